@@ -1,0 +1,1 @@
+"""perstack-egress: the allow-listing CONNECT proxy of the sandboxes."""

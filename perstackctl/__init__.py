@@ -1,0 +1,1 @@
+"""perstackctl: the command line client of perstackd, and its typed client library."""

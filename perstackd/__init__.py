@@ -1,0 +1,1 @@
+"""perstackd: runs Perstack experts in warm, hardened Docker sandboxes."""

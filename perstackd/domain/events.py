@@ -1,0 +1,439 @@
+"""Events: the facts of a job. State events carry only what is new; a run's or a job's state is a fold of them.
+
+Names and meaning are Perstack's where it has the event; `jobCreated` ... `egressDenied` are ours. Payload classes
+may gain fields with defaults within a schema version; any other change raises the version in `SCHEMA`.
+"""
+
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias
+
+from perstackd.domain.ids import EventId, JobId, RunId, SandboxId, TenantId
+from perstackd.domain.messages import JsonObject, ToolResultPart, ToolSpec, Turn, Usage
+
+SCHEMA: Final = 1
+
+
+# --- of a job -------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class JobCreated:
+    """A caller's request was accepted. `definition_digest` names the definition blob that it is pinned to."""
+
+    expert_key: str
+    query: str
+    definition_digest: str
+    workspace: str
+    provider: str
+    model: str
+    required_env: tuple[str, ...] = ()
+    allow_domains: tuple[str, ...] = ()
+    type: Literal["jobCreated"] = "jobCreated"
+
+
+@dataclass(frozen=True, slots=True)
+class JobQueued:
+    """It waits: its place (1 is next) and why."""
+
+    place: int
+    reason: str
+    type: Literal["jobQueued"] = "jobQueued"
+
+
+@dataclass(frozen=True, slots=True)
+class JobAdmitted:
+    """Its coordinator's run begins."""
+
+    type: Literal["jobAdmitted"] = "jobAdmitted"
+
+
+@dataclass(frozen=True, slots=True)
+class JobFinished:
+    """The last event of a job. `outcome` is completed, failed, stopped, cancelled or refused."""
+
+    outcome: str
+    exit_code: int
+    answer: str = ""
+    reason: str = ""
+    message: str = ""
+    type: Literal["jobFinished"] = "jobFinished"
+
+
+# --- of a run's sandbox ---------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class SandboxAssigned:
+    """A sandbox was claimed for the run; `fence` rises with each."""
+
+    sandbox_id: SandboxId
+    container_id: str
+    fence: int
+    template: str
+    role: str = "expert"
+    type: Literal["sandboxAssigned"] = "sandboxAssigned"
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxReleased:
+    """The run gave it up. `cause`: finished, cancelled, oomKilled, exited, lost, misbehaved, drained, unknown."""
+
+    sandbox_id: SandboxId
+    cause: str
+    detail: str = ""
+    type: Literal["sandboxReleased"] = "sandboxReleased"
+
+
+@dataclass(frozen=True, slots=True)
+class InitializeRuntime:
+    """The runner inside took over: the first event that comes from a sandbox."""
+
+    sandbox_id: SandboxId
+    runner_version: str
+    workspace_path: str
+    type: Literal["initializeRuntime"] = "initializeRuntime"
+
+
+@dataclass(frozen=True, slots=True)
+class SecretReleased:
+    """A value went into the sandbox: its name only, and for which skill."""
+
+    name: str
+    skill: str
+    type: Literal["secretReleased"] = "secretReleased"
+
+
+@dataclass(frozen=True, slots=True)
+class SkillStarting:
+    """A skill's server is being started."""
+
+    skill: str
+    type: Literal["skillStarting"] = "skillStarting"
+
+
+@dataclass(frozen=True, slots=True)
+class SkillConnected:
+    """A skill's tools are known."""
+
+    skill: str
+    server_name: str
+    server_version: str
+    tools: tuple[str, ...]
+    type: Literal["skillConnected"] = "skillConnected"
+
+
+@dataclass(frozen=True, slots=True)
+class SkillStderr:
+    """What a skill's server wrote to its standard error."""
+
+    skill: str
+    text: str
+    type: Literal["skillStderr"] = "skillStderr"
+
+
+@dataclass(frozen=True, slots=True)
+class SkillDisconnected:
+    """A skill's server is gone, or could not be started."""
+
+    skill: str
+    detail: str
+    type: Literal["skillDisconnected"] = "skillDisconnected"
+
+
+@dataclass(frozen=True, slots=True)
+class EgressDenied:
+    """A connection out was refused; the reason says which rule."""
+
+    host: str
+    port: int
+    reason: str
+    type: Literal["egressDenied"] = "egressDenied"
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyAccess:
+    """A connection out ended."""
+
+    host: str
+    port: int
+    bytes_up: int
+    bytes_down: int
+    duration_ms: int
+    type: Literal["proxyAccess"] = "proxyAccess"
+
+
+# --- of a run -------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class StartRun:
+    """A run begins, with all that its model requests hold beside the history: nothing is hidden.
+
+    `call_id` is the parent's call that it answers; empty for the coordinator. `max_steps` 0 means none of its own.
+    """
+
+    query: str
+    system: str
+    tools: tuple[ToolSpec, ...]
+    provider: str
+    model: str
+    reasoning: str | int
+    depth: int = 0
+    call_id: str = ""
+    max_steps: int = 0
+    max_retries: int = 5
+    type: Literal["startRun"] = "startRun"
+
+
+@dataclass(frozen=True, slots=True)
+class StartGeneration:
+    """The model is asked for this step's turn."""
+
+    type: Literal["startGeneration"] = "startGeneration"
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """The generation gave nothing usable and is tried again after `delay_ms`. `turn` is kept when the model must see it."""
+
+    reason: str
+    message: str
+    delay_ms: int = 0
+    turn: Turn | None = None
+    results: tuple[ToolResultPart, ...] = ()
+    type: Literal["retry"] = "retry"
+
+
+@dataclass(frozen=True, slots=True)
+class CallTools:
+    """The model's turn, with its calls."""
+
+    turn: Turn
+    type: Literal["callTools"] = "callTools"
+
+
+@dataclass(frozen=True, slots=True)
+class DelegateCall:
+    """One delegation: the expert and what it is asked."""
+
+    call_id: str
+    expert_key: str
+    query: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallDelegate:
+    """Children are started. `results` are the turn's results so far."""
+
+    calls: tuple[DelegateCall, ...]
+    results: tuple[ToolResultPart, ...] = ()
+    type: Literal["callDelegate"] = "callDelegate"
+
+
+@dataclass(frozen=True, slots=True)
+class CallInteractiveTool:
+    """A person is asked. `results` are the turn's results so far."""
+
+    call_id: str
+    skill: str
+    tool: str
+    arguments: JsonObject
+    results: tuple[ToolResultPart, ...] = ()
+    type: Literal["callInteractiveTool"] = "callInteractiveTool"
+
+
+@dataclass(frozen=True, slots=True)
+class TodoItem:
+    """One entry of a run's todo list."""
+
+    id: int
+    title: str
+    completed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ResolveToolResults:
+    """All calls of the turn are answered. `todos` is the new list when one of them changed it."""
+
+    results: tuple[ToolResultPart, ...]
+    todos: tuple[TodoItem, ...] | None = None
+    type: Literal["resolveToolResults"] = "resolveToolResults"
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptCompletion:
+    """The expert says that it is done. `results` are the turn's other results."""
+
+    call_id: str
+    results: tuple[ToolResultPart, ...] = ()
+    todos: tuple[TodoItem, ...] | None = None
+    type: Literal["attemptCompletion"] = "attemptCompletion"
+
+
+@dataclass(frozen=True, slots=True)
+class FinishToolCall:
+    """The tool message is complete. `results` are those that no earlier event of the step carried."""
+
+    results: tuple[ToolResultPart, ...] = ()
+    type: Literal["finishToolCall"] = "finishToolCall"
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeToolCalls:
+    """A run that was taken up again goes on with the calls that have no result."""
+
+    call_ids: tuple[str, ...]
+    type: Literal["resumeToolCalls"] = "resumeToolCalls"
+
+
+@dataclass(frozen=True, slots=True)
+class FinishAllToolCalls:
+    """A run that was taken up again found all its calls answered."""
+
+    type: Literal["finishAllToolCalls"] = "finishAllToolCalls"
+
+
+@dataclass(frozen=True, slots=True)
+class ContinueToNextStep:
+    """The step is over; the next one has number `step`."""
+
+    step: int
+    type: Literal["continueToNextStep"] = "continueToNextStep"
+
+
+@dataclass(frozen=True, slots=True)
+class CompleteRun:
+    """The run's answer. `turn` is there when no earlier event carried it."""
+
+    text: str
+    usage: Usage
+    turn: Turn | None = None
+    type: Literal["completeRun"] = "completeRun"
+
+
+@dataclass(frozen=True, slots=True)
+class StopRunByInteractiveTool:
+    """The sandbox is given up while a person is asked."""
+
+    call_ids: tuple[str, ...]
+    type: Literal["stopRunByInteractiveTool"] = "stopRunByInteractiveTool"
+
+
+@dataclass(frozen=True, slots=True)
+class StopRunByDelegate:
+    """The sandbox is given up while children run."""
+
+    call_ids: tuple[str, ...]
+    type: Literal["stopRunByDelegate"] = "stopRunByDelegate"
+
+
+@dataclass(frozen=True, slots=True)
+class StopRunByExceededMaxSteps:
+    """The step limit: whose it is (`run` or `job`) and what it was."""
+
+    limit: int
+    scope: str
+    type: Literal["stopRunByExceededMaxSteps"] = "stopRunByExceededMaxSteps"
+
+
+@dataclass(frozen=True, slots=True)
+class StopRunByExceededBudget:
+    """Another limit of the job: `wallClock`, `tokens`, `money`, `toolCalls`."""
+
+    budget: str
+    limit: int
+    type: Literal["stopRunByExceededBudget"] = "stopRunByExceededBudget"
+
+
+@dataclass(frozen=True, slots=True)
+class StopRunByError:
+    """The run failed: a stable reason and a sentence."""
+
+    reason: str
+    message: str
+    type: Literal["stopRunByError"] = "stopRunByError"
+
+
+@dataclass(frozen=True, slots=True)
+class StopRunByCancel:
+    """The caller cancelled."""
+
+    message: str = ""
+    type: Literal["stopRunByCancel"] = "stopRunByCancel"
+
+
+JobPayload: TypeAlias = JobCreated | JobQueued | JobAdmitted | JobFinished
+RuntimePayload: TypeAlias = (
+    SandboxAssigned
+    | SandboxReleased
+    | InitializeRuntime
+    | SecretReleased
+    | SkillStarting
+    | SkillConnected
+    | SkillStderr
+    | SkillDisconnected
+    | EgressDenied
+    | ProxyAccess
+)
+RunPayload: TypeAlias = (
+    StartRun
+    | StartGeneration
+    | Retry
+    | CallTools
+    | CallDelegate
+    | CallInteractiveTool
+    | ResolveToolResults
+    | AttemptCompletion
+    | FinishToolCall
+    | ResumeToolCalls
+    | FinishAllToolCalls
+    | ContinueToNextStep
+    | CompleteRun
+    | StopRunByInteractiveTool
+    | StopRunByDelegate
+    | StopRunByExceededMaxSteps
+    | StopRunByExceededBudget
+    | StopRunByError
+    | StopRunByCancel
+)
+Payload: TypeAlias = JobPayload | RuntimePayload | RunPayload
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Which run an event is of; empty ids for events of the job itself."""
+
+    run_id: RunId = RunId("")
+    parent_run_id: RunId = RunId("")
+    expert_key: str = ""
+    step: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A fact with its place. `seq` counts 1, 2, 3 ... per job; `timestamp` is milliseconds since the epoch."""
+
+    id: EventId
+    seq: int
+    tenant: TenantId
+    job_id: JobId
+    origin: Origin
+    timestamp: int
+    payload: Payload
+    schema: int = SCHEMA
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEvent:
+    """An event as it is kept and sent: the payload's canonical JSON was written once and is never made again."""
+
+    event: Event
+    document: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StreamPiece:
+    """A live-only piece of text: `offset` in UTF-8 bytes of the text that `stream_id` names."""
+
+    after_seq: int
+    stream_id: str
+    offset: int
+    type: str
+    job_id: JobId
+    origin: Origin
+    delta: str
+    call_id: str = ""

@@ -1,0 +1,256 @@
+"""A runner's session: what its messages mean here, and which is legal when.
+
+The table is proto/perstack/v1/session.json; a test holds both to each other. Nothing in a message names a tenant,
+job or run: the session is bound to them when its sandbox is claimed.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, TypeAlias
+
+from perstackd.domain.messages import ToolResultPart, ToolSpec
+
+
+# --- the runner asks ------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """The first message of a stream."""
+
+    protocol_version: int
+    runner_version: str
+    python_version: str
+    landlock_abi: int
+    dumpable: bool
+    session_token: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The assignment was taken over."""
+
+    workspace_path: str
+
+
+class SkillPhase(StrEnum):
+    """What happened to a skill's server."""
+
+    STARTING = "starting"
+    CONNECTED = "connected"
+    FAILED = "failed"
+    DISCONNECTED = "disconnected"
+    STDERR = "stderr"
+
+
+@dataclass(frozen=True, slots=True)
+class SkillReport:
+    """News of a skill's server."""
+
+    skill: str
+    phase: SkillPhase
+    tools: tuple[ToolSpec, ...] = ()
+    detail: str = ""
+    server_name: str = ""
+    server_version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NextTurn:
+    """Asks for the turn of a step; may be asked again."""
+
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class ToolResults:
+    """Results of a turn's calls, all of them, in order."""
+
+    step: int
+    results: tuple[ToolResultPart, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Output of a running call, for watchers only."""
+
+    call_id: str
+    offset: int
+    delta: str
+
+
+@dataclass(frozen=True, slots=True)
+class BlobChunk:
+    """Part of a blob that a result will refer to."""
+
+    digest: str
+    offset: int
+    data: bytes
+    last: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """The runner cannot go on."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class LinkLost:
+    """The stream ended; made by the link, never sent."""
+
+    detail: str
+
+
+Ask: TypeAlias = Hello | Ready | SkillReport | NextTurn | ToolResults | Progress | BlobChunk | Failure | LinkLost
+
+
+# --- the daemon orders ----------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class SkillOrder:
+    """A skill to start: argv and the environment that it alone gets."""
+
+    name: str
+    command: tuple[str, ...]
+    env: tuple[tuple[str, str], ...] = ()
+    pick: tuple[str, ...] = ()
+    omit: tuple[str, ...] = ()
+    lazy_init: bool = False
+    tool_timeout_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Assign:
+    """Binds the sandbox to a run. Its environment values are secrets: never log it."""
+
+    expert_key: str
+    workspace_path: str
+    workspace_read_only: bool
+    skills: tuple[SkillOrder, ...]
+    base_tools: tuple[str, ...]
+    exec_env: tuple[tuple[str, str], ...]
+    step: int = 1
+    tool_timeout_ms: int = 60_000
+    skill_start_timeout_ms: int = 60_000
+    inline_result_bytes: int = 32 << 10
+    result_bytes: int = 10 << 20
+
+    def __repr__(self) -> str:
+        return f"Assign(expert_key={self.expert_key!r}, skills={[skill.name for skill in self.skills]!r})"
+
+
+@dataclass(frozen=True, slots=True)
+class RoutedCall:
+    """A call for the sandbox that owns the tool, by the owner's name. `skill` is empty for base tools."""
+
+    call_id: str
+    skill: str
+    tool: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class TurnOrder:
+    """The calls of a step that this sandbox runs, perhaps none."""
+
+    step: int
+    calls: tuple[RoutedCall, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The run is over."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class CancelCalls:
+    """Stop these calls, or all when empty."""
+
+    call_ids: tuple[str, ...] = ()
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """What the runner asked is not allowed now."""
+
+    reason: str
+
+
+Order: TypeAlias = Assign | TurnOrder | Finish | CancelCalls | Refused
+
+
+# --- which is legal when --------------------------------------------------------------------------------------------
+MAX_REFUSALS: Final = 3
+
+_ASKS: Final[dict[tuple[str, type], str]] = {
+    ("new", Hello): "idle",
+    ("assigned", Ready): "preparing",
+    ("preparing", SkillReport): "preparing",
+    ("preparing", NextTurn): "waiting",
+    ("waiting", SkillReport): "waiting",
+    ("waiting", NextTurn): "waiting",
+    ("running", SkillReport): "running",
+    ("running", Progress): "running",
+    ("running", BlobChunk): "running",
+    ("running", ToolResults): "reported",
+    ("reported", SkillReport): "reported",
+    ("reported", NextTurn): "waiting",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """Where a session stands. `step` is the step in hand; `calls` the ids that a ToolResults must answer, in order."""
+
+    state: str = "new"
+    step: int = 1
+    calls: tuple[str, ...] = ()
+    refusals: int = 0
+
+    @property
+    def misbehaved(self) -> bool:
+        """Whether the run must end with `runner_misbehaved`."""
+        return self.refusals >= MAX_REFUSALS
+
+
+def asked(session: Session, ask: Ask) -> tuple[Session, str]:
+    """The session after a message of the runner, and why it was refused: empty when it was legal."""
+    if isinstance(ask, Failure | LinkLost):
+        return session, ""
+    following = _ASKS.get((session.state, type(ask)))
+    refusal = f"{type(ask).__name__} is not allowed while {session.state}" if following is None else _content(session, ask)
+    if refusal or following is None:
+        return Session(session.state, session.step, session.calls, session.refusals + 1), refusal
+    return Session(following, session.step, session.calls, session.refusals), ""
+
+
+def _content(session: Session, ask: Ask) -> str:
+    match ask:
+        case NextTurn(step=step) if step != session.step:
+            return f"step {step} was asked for, the run is at step {session.step}"
+        case ToolResults(step=step) if step != session.step:
+            return f"results of step {step} came, the run is at step {session.step}"
+        case ToolResults(results=results) if tuple(result.call_id for result in results) != session.calls:
+            return "the results do not answer the turn's calls one by one, in order"
+        case Progress(call_id=call_id) if call_id not in session.calls:
+            return "progress of a call that this turn does not have"
+        case _:
+            return ""
+
+
+def ordered(session: Session, order: Order) -> Session:
+    """The session after a message of the daemon; a turn advances the step that may be asked for next."""
+    match order:
+        case Assign(step=step):
+            return Session("assigned", step, (), session.refusals)
+        case TurnOrder(step=step, calls=calls) if calls:
+            return Session("running", step, tuple(call.call_id for call in calls), session.refusals)
+        case TurnOrder(step=step):
+            return Session("reported", step + 1, (), session.refusals)
+        case Finish():
+            return Session("finished", session.step, (), session.refusals)
+        case _:
+            return session

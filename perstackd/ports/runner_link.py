@@ -1,0 +1,43 @@
+"""The link into each sandbox: one socket, one session. Orders go in, asks come out."""
+
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+from perstackd.domain.ids import SandboxId
+from perstackd.domain.session import Ask, Hello, Order
+
+
+class RunnerLink(Protocol):
+    """One sandbox's session. Asks are already bounded, decoded and rate-limited, and are not trusted any further."""
+
+    async def hello(self, deadline: float) -> Hello:
+        """Wait for the first stream, at most `deadline` seconds; from then on nobody else can dial.
+
+        Raises:
+            PerstackError: TIMEOUT `runner_silent`; PRECONDITION `runner_protocol` when its version is not ours or one older.
+        """
+        ...
+
+    async def send(self, order: Order) -> None:
+        """Queue an order. Raises PerstackError UNAVAILABLE `link_lost` when the stream is gone."""
+        ...
+
+    def asks(self) -> AsyncIterator[Ask]:
+        """Asks in order, without repeats; LinkLost once, as the last. To be iterated by one reader."""
+        ...
+
+    def acknowledge(self) -> None:
+        """All asks read so far are stored; the runner may forget them."""
+        ...
+
+    async def close(self) -> None:
+        """End the session and the server. Idempotent."""
+        ...
+
+
+class RunnerLinks(Protocol):
+    """Makes links."""
+
+    async def listen(self, sandbox_id: SandboxId, path: str) -> RunnerLink:
+        """Make the socket at `path` (at most 107 bytes), mode 0666: only this sandbox has the directory."""
+        ...

@@ -1,0 +1,1 @@
+"""perstack-runner: the program inside a sandbox."""
