@@ -25,6 +25,13 @@ class Hello:
 
 
 @dataclass(frozen=True, slots=True)
+class ProbeResult:
+    """What an idle sandbox saw at the path of a Probe: None when nothing was there."""
+
+    content: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
 class Ready:
     """The assignment was taken over."""
 
@@ -102,10 +109,17 @@ class LinkLost:
     detail: str
 
 
-Ask: TypeAlias = Hello | Ready | SkillReport | NextTurn | ToolResults | Progress | BlobChunk | Failure | LinkLost
+Ask: TypeAlias = Hello | ProbeResult | Ready | SkillReport | NextTurn | ToolResults | Progress | BlobChunk | Failure | LinkLost
 
 
 # --- the daemon orders ----------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Asks an idle sandbox for the content of a small file below /mnt."""
+
+    path: str
+
+
 @dataclass(frozen=True, slots=True)
 class SkillOrder:
     """A skill to start: argv and the environment that it alone gets."""
@@ -179,7 +193,7 @@ class Refused:
     reason: str
 
 
-Order: TypeAlias = Assign | TurnOrder | Finish | CancelCalls | Refused
+Order: TypeAlias = Probe | Assign | TurnOrder | Finish | CancelCalls | Refused
 
 
 # --- which is legal when --------------------------------------------------------------------------------------------
@@ -187,6 +201,7 @@ MAX_REFUSALS: Final = 3
 
 _ASKS: Final[dict[tuple[str, type], str]] = {
     ("new", Hello): "idle",
+    ("idle", ProbeResult): "idle",
     ("assigned", Ready): "preparing",
     ("preparing", SkillReport): "preparing",
     ("preparing", NextTurn): "waiting",
@@ -224,7 +239,9 @@ def asked(session: Session, ask: Ask) -> tuple[Session, str]:
     refusal = f"{type(ask).__name__} is not allowed while {session.state}" if following is None else _content(session, ask)
     if refusal or following is None:
         return Session(session.state, session.step, session.calls, session.refusals + 1), refusal
-    return Session(following, session.step, session.calls, session.refusals), ""
+    step = session.step + 1 if isinstance(ask, ToolResults) else session.step
+    calls = () if isinstance(ask, ToolResults) else session.calls
+    return Session(following, step, calls, session.refusals), ""
 
 
 def _content(session: Session, ask: Ask) -> str:

@@ -32,6 +32,7 @@ class FromRunner(_message.Message):
     PROGRESS_FIELD_NUMBER: _builtins.int
     BLOB_CHUNK_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
+    PROBE_RESULT_FIELD_NUMBER: _builtins.int
     counter: _builtins.int
     """1, 2, 3 ... per session, except on Hello and Progress where it is 0. The daemon acknowledges the highest it has stored and drops
     repeats, so what is unacknowledged may be sent again after a reconnect.
@@ -52,6 +53,8 @@ class FromRunner(_message.Message):
     def blob_chunk(self) -> Global___BlobChunk: ...
     @_builtins.property
     def failure(self) -> Global___Failure: ...
+    @_builtins.property
+    def probe_result(self) -> Global___ProbeResult: ...
     def __init__(
         self,
         *,
@@ -64,12 +67,13 @@ class FromRunner(_message.Message):
         progress: Global___Progress | None = ...,
         blob_chunk: Global___BlobChunk | None = ...,
         failure: Global___Failure | None = ...,
+        probe_result: Global___ProbeResult | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["blob_chunk", b"blob_chunk", "failure", b"failure", "hello", b"hello", "message", b"message", "next_turn", b"next_turn", "progress", b"progress", "ready", b"ready", "skill_state", b"skill_state", "tool_results", b"tool_results"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["blob_chunk", b"blob_chunk", "failure", b"failure", "hello", b"hello", "message", b"message", "next_turn", b"next_turn", "probe_result", b"probe_result", "progress", b"progress", "ready", b"ready", "skill_state", b"skill_state", "tool_results", b"tool_results"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["blob_chunk", b"blob_chunk", "counter", b"counter", "failure", b"failure", "hello", b"hello", "message", b"message", "next_turn", b"next_turn", "progress", b"progress", "ready", b"ready", "skill_state", b"skill_state", "tool_results", b"tool_results"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blob_chunk", b"blob_chunk", "counter", b"counter", "failure", b"failure", "hello", b"hello", "message", b"message", "next_turn", b"next_turn", "probe_result", b"probe_result", "progress", b"progress", "ready", b"ready", "skill_state", b"skill_state", "tool_results", b"tool_results"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "ready", "skill_state", "next_turn", "tool_results", "progress", "blob_chunk", "failure"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "ready", "skill_state", "next_turn", "tool_results", "progress", "blob_chunk", "failure", "probe_result"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -86,6 +90,7 @@ class ToRunner(_message.Message):
     ACK_FIELD_NUMBER: _builtins.int
     CANCEL_CALLS_FIELD_NUMBER: _builtins.int
     REFUSED_FIELD_NUMBER: _builtins.int
+    PROBE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome: ...
     @_builtins.property
@@ -100,6 +105,8 @@ class ToRunner(_message.Message):
     def cancel_calls(self) -> Global___CancelCalls: ...
     @_builtins.property
     def refused(self) -> Global___Refused: ...
+    @_builtins.property
+    def probe(self) -> Global___Probe: ...
     def __init__(
         self,
         *,
@@ -110,12 +117,13 @@ class ToRunner(_message.Message):
         ack: Global___Ack | None = ...,
         cancel_calls: Global___CancelCalls | None = ...,
         refused: Global___Refused | None = ...,
+        probe: Global___Probe | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "assign", b"assign", "cancel_calls", b"cancel_calls", "finish", b"finish", "message", b"message", "refused", b"refused", "turn", b"turn", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "assign", b"assign", "cancel_calls", b"cancel_calls", "finish", b"finish", "message", b"message", "probe", b"probe", "refused", b"refused", "turn", b"turn", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "assign", b"assign", "cancel_calls", b"cancel_calls", "finish", b"finish", "message", b"message", "refused", b"refused", "turn", b"turn", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "assign", b"assign", "cancel_calls", b"cancel_calls", "finish", b"finish", "message", b"message", "probe", b"probe", "refused", b"refused", "turn", b"turn", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "assign", "turn", "finish", "ack", "cancel_calls", "refused"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "assign", "turn", "finish", "ack", "cancel_calls", "refused", "probe"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -189,6 +197,50 @@ class Welcome(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Welcome: _TypeAlias = Welcome  # noqa: Y015
+
+@_typing.final
+class Probe(_message.Message):
+    """Asks an idle sandbox what it sees at a path below /mnt, to prove that a workspace can be attached late."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["path", b"path"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Probe: _TypeAlias = Probe  # noqa: Y015
+
+@_typing.final
+class ProbeResult(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONTENT_FIELD_NUMBER: _builtins.int
+    FOUND_FIELD_NUMBER: _builtins.int
+    content: _builtins.bytes
+    """At most 4 KiB; empty and found = false when there is no such file."""
+    found: _builtins.bool
+    def __init__(
+        self,
+        *,
+        content: _builtins.bytes = ...,
+        found: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "found", b"found"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProbeResult: _TypeAlias = ProbeResult  # noqa: Y015
 
 @_typing.final
 class Assign(_message.Message):
