@@ -1,0 +1,20 @@
+"""What every test has: uvloop under anyio, and a detector that fails a test whose event loop is blocked."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from blockbuster import BlockBuster, blockbuster_ctx
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> tuple[str, dict[str, Any]]:
+    return ("asyncio", {"use_uvloop": True})
+
+
+@pytest.fixture(autouse=True)
+def blocking_calls() -> Iterator[BlockBuster]:
+    """Blocking calls made by our own code on the event loop raise BlockingError."""
+    ours = ["perstackd", "perstackctl", "perstack_egress", "perstack_runner"]
+    with blockbuster_ctx(scanned_modules=ours) as detector:
+        yield detector
