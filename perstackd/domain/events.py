@@ -5,6 +5,7 @@ may gain fields with defaults within a schema version; any other change raises t
 """
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Final, Literal, TypeAlias
 
 from perstackd.domain.ids import EventId, JobId, RunId, SandboxId, TenantId
@@ -159,6 +160,25 @@ class ProxyAccess:
 
 
 # --- of a run -------------------------------------------------------------------------------------------------------
+class Owner(StrEnum):
+    """Who answers a call: a sandbox, the daemon itself, a child run, a person."""
+
+    SANDBOX = "sandbox"
+    DAEMON = "daemon"
+    DELEGATE = "delegate"
+    PERSON = "person"
+
+
+@dataclass(frozen=True, slots=True)
+class ToolRoute:
+    """From the name shown to the model to its owner: `skill` is empty for base tools; `target` is the tool's own name, or the delegate's key."""
+
+    name: str
+    owner: Owner
+    target: str
+    skill: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class StartRun:
     """A run begins, with all that its model requests hold beside the history: nothing is hidden.
@@ -169,6 +189,7 @@ class StartRun:
     query: str
     system: str
     tools: tuple[ToolSpec, ...]
+    routes: tuple[ToolRoute, ...]
     provider: str
     model: str
     reasoning: str | int
@@ -207,6 +228,15 @@ class CallTools:
 
 
 @dataclass(frozen=True, slots=True)
+class TodoItem:
+    """One entry of a run's todo list."""
+
+    id: int
+    title: str
+    completed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class DelegateCall:
     """One delegation: the expert and what it is asked."""
 
@@ -221,6 +251,7 @@ class CallDelegate:
 
     calls: tuple[DelegateCall, ...]
     results: tuple[ToolResultPart, ...] = ()
+    todos: tuple[TodoItem, ...] | None = None
     type: Literal["callDelegate"] = "callDelegate"
 
 
@@ -234,15 +265,6 @@ class CallInteractiveTool:
     arguments: JsonObject
     results: tuple[ToolResultPart, ...] = ()
     type: Literal["callInteractiveTool"] = "callInteractiveTool"
-
-
-@dataclass(frozen=True, slots=True)
-class TodoItem:
-    """One entry of a run's todo list."""
-
-    id: int
-    title: str
-    completed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

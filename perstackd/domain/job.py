@@ -68,8 +68,8 @@ class JobRecord:
         """What `perstackctl run` exits with; 0 while the job goes on."""
         return EXIT_CODES.get(self.state, 0)
 
-    def finished(self, state: JobState, now: int, *, answer: str = "", reason: str = "", message: str = "") -> "JobRecord":
+    def finished(
+        self, state: JobState, now: int, *, answer: str = "", reason: str = "", message: str = ""
+    ) -> "JobRecord":
         """The record once the job ended."""
-        return replace(
-            self, state=state, finished_at=now, answer=answer, error_reason=reason, error_message=message
-        )
+        return replace(self, state=state, finished_at=now, answer=answer, error_reason=reason, error_message=message)

@@ -109,7 +109,9 @@ class LinkLost:
     detail: str
 
 
-Ask: TypeAlias = Hello | ProbeResult | Ready | SkillReport | NextTurn | ToolResults | Progress | BlobChunk | Failure | LinkLost
+Ask: TypeAlias = (
+    Hello | ProbeResult | Ready | SkillReport | NextTurn | ToolResults | Progress | BlobChunk | Failure | LinkLost
+)
 
 
 # --- the daemon orders ----------------------------------------------------------------------------------------------
@@ -236,7 +238,9 @@ def asked(session: Session, ask: Ask) -> tuple[Session, str]:
     if isinstance(ask, Failure | LinkLost):
         return session, ""
     following = _ASKS.get((session.state, type(ask)))
-    refusal = f"{type(ask).__name__} is not allowed while {session.state}" if following is None else _content(session, ask)
+    refusal = (
+        f"{type(ask).__name__} is not allowed while {session.state}" if following is None else _content(session, ask)
+    )
     if refusal or following is None:
         return Session(session.state, session.step, session.calls, session.refusals + 1), refusal
     step = session.step + 1 if isinstance(ask, ToolResults) else session.step

@@ -1,0 +1,202 @@
+"""The client: one channel to one daemon, typed methods, every call with a deadline."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from types import TracebackType
+from typing import Final, Self, TypeVar
+
+import grpc
+import grpc.aio
+from perstack.v1 import jobs_pb2, jobs_pb2_grpc
+
+from perstackctl.client import convert
+from perstackctl.client import values as v
+from perstackctl.client.address import DEFAULT_ADDRESS, diagnose, socket_path
+from perstackctl.client.errors import ClientError
+from perstackctl.client.status import from_rpc
+from perstackctl.client.watch import Patience, Stream, Watch
+
+_RETRY_SECONDS: Final = 0.1
+# Set, because gRPC's own back-off (1 s and more) would make a restarted daemon look down.
+_OPTIONS: Final = (
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.min_reconnect_backoff_ms", 50),
+    ("grpc.max_reconnect_backoff_ms", 250),
+    ("grpc.max_receive_message_length", 64 << 20),
+    ("grpc.max_send_message_length", 64 << 20),
+    ("grpc.enable_http_proxy", 0),
+)
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+OnCut = Callable[[ClientError, int], None]
+
+
+class Client:  # more than 12 methods: one per method of the API
+    """`async with Client(address) as client:`. Every method raises ClientError and nothing else of the wire.
+
+    `address` is `unix:PATH` or a path. `timeout` bounds each call, `reconnect_seconds` how long a watch waits for a
+    daemon that went away. Calls that are safe to repeat are repeated once when the connection broke.
+    """
+
+    def __init__(self, address: str = "", *, timeout: float = 30.0, reconnect_seconds: float = 10.0) -> None:
+        self.path = socket_path(address or DEFAULT_ADDRESS)
+        self._timeout = timeout
+        self._reconnect_seconds = reconnect_seconds
+        self._opened: grpc.aio.Channel | None = None
+
+    async def __aenter__(self) -> Self:
+        self._opened = grpc.aio.insecure_channel(f"unix:{self.path}", options=_OPTIONS)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        channel, self._opened = self._channel, None
+        await channel.close()
+
+    async def create_job(self, request: v.JobRequest) -> v.CreatedJob:
+        """Make a job; durable when it returns. Sent again after a broken connection only with an idempotency key."""
+        stub = jobs_pb2_grpc.JobServiceStub(self._channel)
+        message = convert.create_request(request)
+        return convert.created(await self._call(stub.CreateJob, message, repeat=bool(request.idempotency_key)))
+
+    async def get_job(self, job_id: str) -> v.Job:
+        """One job by its full id."""
+        stub = jobs_pb2_grpc.JobServiceStub(self._channel)
+        return convert.job((await self._call(stub.GetJob, jobs_pb2.GetJobRequest(job_id=job_id))).job)
+
+    async def list_jobs(
+        self, *, tenant: str = "", states: Iterable[v.JobState] = (), page_size: int = 100
+    ) -> AsyncIterator[v.Job]:
+        """Jobs, newest first; pages are fetched as they are needed."""
+        stub = jobs_pb2_grpc.JobServiceStub(self._channel)
+        wanted, token = tuple(states), ""
+        while True:
+            page = await self._call(stub.ListJobs, convert.list_request(tenant, wanted, page_size, token))
+            for message in page.jobs:
+                yield convert.job(message)
+            token = page.next_page_token
+            if not token:
+                return
+
+    async def cancel_job(self, job_id: str, reason: str = "") -> v.Job:
+        """Ask for a job's end; the end itself is an event. Idempotent."""
+        stub = jobs_pb2_grpc.JobServiceStub(self._channel)
+        request = jobs_pb2.CancelJobRequest(job_id=job_id, reason=reason)
+        return convert.job((await self._call(stub.CancelJob, request)).job)
+
+    def watch_job(
+        self,
+        job_id: str,
+        after_seq: int = 0,
+        include_streaming: bool = False,  # noqa: FBT001, FBT002 - the API's own parameter
+        *,
+        follow: bool = True,
+        on_cut: OnCut | None = None,
+    ) -> AsyncIterator[v.Batch]:
+        """Events after `after_seq` in order, without gap or repeat, over cuts and restarts of the daemon.
+
+        Ends after `jobFinished`; without `follow` at the end of the log. Close it (`aclosing`) when leaving early.
+
+        Raises:
+            ConnectionLostError: nothing new for `reconnect_seconds` of trying; has the last sequence number.
+            NotFoundError: there is no such job.
+        """
+        stub = jobs_pb2_grpc.JobServiceStub(self._channel)
+
+        def open_stream(last_seq: int) -> Stream:
+            request = jobs_pb2.WatchJobRequest(
+                job_id=job_id, after_seq=last_seq, include_streaming=include_streaming, no_follow=not follow
+            )
+            return stub.WatchJob(request)
+
+        patience = Patience(self._reconnect_seconds)
+        return Watch(job_id, after_seq, open_stream, self._explain, patience, on_cut).batches()
+
+    async def resolve(self, definition: v.Definition, expert_key: str = "") -> v.Resolution:
+        """What a definition says; every expert of it when no key is given.
+
+        Raises:
+            InvalidError: reason `definition_invalid`, all problems in the message.
+        """
+        from perstack.v1 import experts_pb2, experts_pb2_grpc
+
+        request = experts_pb2.ResolveRequest(definition=convert.definition_message(definition), expert_key=expert_key)
+        stub = experts_pb2_grpc.ExpertServiceStub(self._channel)
+        return convert.resolution(await self._call(stub.Resolve, request))
+
+    async def list_runs(self, job_id: str) -> tuple[v.Run, ...]:
+        """The runs of a job, parents before their children."""
+        from perstack.v1 import runs_pb2, runs_pb2_grpc
+
+        stub = runs_pb2_grpc.RunServiceStub(self._channel)
+        response = await self._call(stub.ListRuns, runs_pb2.ListRunsRequest(job_id=job_id))
+        return tuple(map(convert.run, response.runs))
+
+    async def list_sandboxes(self, tenant: str = "") -> tuple[v.Sandbox, ...]:
+        """The sandboxes that live, oldest first."""
+        from perstack.v1 import sandboxes_pb2, sandboxes_pb2_grpc
+
+        stub = sandboxes_pb2_grpc.SandboxServiceStub(self._channel)
+        response = await self._call(stub.ListSandboxes, sandboxes_pb2.ListSandboxesRequest(tenant=tenant))
+        return tuple(map(convert.sandbox, response.sandboxes))
+
+    async def get_sandbox(self, sandbox_id: str) -> v.Sandbox:
+        """One sandbox by its id or by a prefix that only it has."""
+        from perstack.v1 import sandboxes_pb2, sandboxes_pb2_grpc
+
+        stub = sandboxes_pb2_grpc.SandboxServiceStub(self._channel)
+        response = await self._call(stub.GetSandbox, sandboxes_pb2.GetSandboxRequest(sandbox_id=sandbox_id))
+        return convert.sandbox(response.sandbox)
+
+    async def posture(self, sandbox_id: str) -> v.Posture:
+        """What the kernel says about a sandbox; kept for 10 minutes after its end. Needs the full id."""
+        from perstack.v1 import sandboxes_pb2, sandboxes_pb2_grpc
+
+        stub = sandboxes_pb2_grpc.SandboxServiceStub(self._channel)
+        request = sandboxes_pb2.GetPostureRequest(sandbox_id=sandbox_id)
+        return convert.posture(await self._call(stub.GetPosture, request))
+
+    async def pools(self) -> tuple[v.Pool, ...]:
+        """Every pool."""
+        from perstack.v1 import pools_pb2, pools_pb2_grpc
+
+        stub = pools_pb2_grpc.PoolServiceStub(self._channel)
+        response = await self._call(stub.ListPools, pools_pb2.ListPoolsRequest())
+        return tuple(map(convert.pool, response.pools))
+
+    async def info(self) -> v.Info:
+        """The daemon itself."""
+        from perstack.v1 import system_pb2, system_pb2_grpc
+
+        stub = system_pb2_grpc.SystemServiceStub(self._channel)
+        return convert.info(await self._call(stub.GetInfo, system_pb2.GetInfoRequest()))
+
+    @property
+    def _channel(self) -> grpc.aio.Channel:
+        if self._opened is None:
+            raise RuntimeError("the client is not open: use `async with Client(address) as client:`")
+        return self._opened
+
+    async def _call(
+        self, method: Callable[..., Awaitable[Response]], request: object, *, repeat: bool = True
+    ) -> Response:
+        try:
+            return await method(request, timeout=self._timeout)
+        except grpc.aio.AioRpcError as error:
+            failure = await self._explain(error)
+            if not (repeat and error.code() is grpc.StatusCode.UNAVAILABLE and failure.reason == "unreachable"):
+                raise failure from None
+        # The socket takes connections, so the break was of this one connection: a restart, most likely.
+        await asyncio.sleep(_RETRY_SECONDS)
+        try:
+            return await method(request, timeout=self._timeout)
+        except grpc.aio.AioRpcError as error:
+            raise await self._explain(error) from None
+
+    async def _explain(self, error: grpc.aio.AioRpcError) -> ClientError:
+        failure = from_rpc(error)
+        if error.code() is grpc.StatusCode.UNAVAILABLE and failure.reason == "unreachable":
+            return await asyncio.to_thread(diagnose, self.path) or failure
+        return failure

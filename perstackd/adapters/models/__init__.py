@@ -1,0 +1,1 @@
+"""Models: the providers, and recorded conversations that stand in for them."""

@@ -1,0 +1,161 @@
+"""Puts a turn together from the events of Anthropic's stream, and takes nothing for finished that is not.
+
+Source of the events and their order: https://platform.claude.com/docs/en/build-with-claude/streaming
+"""
+
+import json
+from dataclasses import dataclass, field
+from typing import Any, Final, cast
+
+from perstackd.domain.messages import (
+    FinishReason,
+    JsonObject,
+    TextDelta,
+    TextPart,
+    ThinkingDelta,
+    ThinkingPart,
+    ToolCallPart,
+    Turn,
+    Usage,
+)
+
+MAX_CHARACTERS: Final = 16 * 2**20
+"""Far more than a model can say; a server that never stops must not fill the daemon's memory."""
+
+_FINISH: Final = {
+    "end_turn": FinishReason.STOP,
+    "stop_sequence": FinishReason.STOP,
+    "tool_use": FinishReason.TOOL_CALLS,
+    "max_tokens": FinishReason.LENGTH,
+    "model_context_window_exceeded": FinishReason.LENGTH,
+    "refusal": FinishReason.CONTENT_FILTER,
+}
+
+
+class BrokenStreamError(Exception):
+    """The events do not make a turn; the text says why."""
+
+
+@dataclass(slots=True)
+class _Block:
+    type: str
+    start: Any
+    pieces: list[str] = field(default_factory=list)
+    signature: list[str] = field(default_factory=list)
+    closed: bool = False
+
+
+class TurnBuilder:
+    """Feed it every event in order, then ask for the turn. Any misfit raises `BrokenStreamError`."""
+
+    def __init__(self) -> None:
+        self._blocks: dict[int, _Block] = {}
+        self._model = ""
+        self._usage: dict[str, int] = {}
+        self._stop_reason = ""
+        self._characters = 0
+        self.finished = False
+
+    def feed(self, event: Any) -> TextDelta | ThinkingDelta | None:
+        """Take in one raw event of the SDK; returns what a watcher can already be shown."""
+        try:
+            return self._feed(event)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            # The SDK builds its values without checking them, so a damaged event shows only where it is used.
+            raise BrokenStreamError(f"a {getattr(event, 'type', '?')!r} event is damaged") from error
+
+    def turn(self) -> Turn:
+        """The complete turn."""
+        if not self.finished:
+            raise BrokenStreamError("it ended without message_stop")
+        if not self._stop_reason or not all(block.closed for block in self._blocks.values()):
+            raise BrokenStreamError("its end came before the end of its parts")
+        parts = tuple(part for index in sorted(self._blocks) if (part := self._part(self._blocks[index])) is not None)
+        has_calls = any(isinstance(part, ToolCallPart) for part in parts)
+        # Reasons that are newer than the table, and a paused turn, are judged by what the turn holds.
+        unnamed = FinishReason.TOOL_CALLS if has_calls else FinishReason.STOP
+        return Turn(parts, _FINISH.get(self._stop_reason, unnamed), self._total(), self._model)
+
+    def _feed(self, event: Any) -> TextDelta | ThinkingDelta | None:
+        match event.type:
+            case "message_start":
+                self._model = str(event.message.model)
+                self._count(event.message.usage)
+            case "content_block_start":
+                self._blocks[event.index] = _Block(event.content_block.type, event.content_block)
+            case "content_block_delta":
+                return self._delta(self._blocks[event.index], event.delta)
+            case "content_block_stop":
+                self._blocks[event.index].closed = True
+            case "message_delta":
+                self._stop_reason = event.delta.stop_reason or self._stop_reason
+                self._count(event.usage)
+            case "message_stop":
+                self.finished = True
+            case _:
+                pass  # The API adds event types within a version, and says to pass over unknown ones.
+        return None
+
+    def _delta(self, block: _Block, delta: Any) -> TextDelta | ThinkingDelta | None:
+        match delta.type:
+            case "text_delta":
+                return TextDelta(self._add(block.pieces, delta.text))
+            case "thinking_delta":
+                return ThinkingDelta(self._add(block.pieces, delta.thinking))
+            case "signature_delta":
+                self._add(block.signature, delta.signature)
+            case "input_json_delta":
+                self._add(block.pieces, delta.partial_json)
+            case _:
+                pass  # Citations and newer kinds carry nothing that we keep.
+        return None
+
+    def _add(self, pieces: list[str], piece: str) -> str:
+        self._characters += len(piece)
+        if self._characters > MAX_CHARACTERS:
+            raise BrokenStreamError(f"it is longer than {MAX_CHARACTERS} characters")
+        pieces.append(piece)
+        return piece
+
+    def _part(self, block: _Block) -> TextPart | ThinkingPart | ToolCallPart | None:
+        match block.type:
+            case "text":
+                return TextPart((block.start.text or "") + "".join(block.pieces))
+            case "thinking":
+                text = (block.start.thinking or "") + "".join(block.pieces)
+                return ThinkingPart(text, (block.start.signature or "") + "".join(block.signature))
+            case "redacted_thinking":
+                return ThinkingPart("", redacted=block.start.data)
+            case "tool_use":
+                return ToolCallPart(block.start.id, block.start.name, self._arguments(block))
+            case _:
+                return None  # Blocks of server tools, which we never ask for.
+
+    def _arguments(self, block: _Block) -> JsonObject:
+        """A call that the bound of the answer cut off has no arguments; the turn's finish reason says so."""
+        text = "".join(block.pieces)
+        try:
+            arguments = json.loads(text) if text.strip() else block.start.input or {}
+        except (ValueError, RecursionError) as error:
+            if _FINISH.get(self._stop_reason) is FinishReason.LENGTH:
+                return {}
+            raise BrokenStreamError(f"the arguments of a call of {block.start.name!r} are no JSON") from error
+        if not isinstance(arguments, dict):
+            raise BrokenStreamError(f"the arguments of a call of {block.start.name!r} are no object")
+        return cast("JsonObject", arguments)
+
+    def _count(self, usage: Any) -> None:
+        """Counts are cumulative, and an event may leave out what an earlier one said."""
+        names = ("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
+        self._usage |= {name: count for name in names if (count := getattr(usage, name, None)) is not None}
+        details = getattr(usage, "output_tokens_details", None)
+        thinking = getattr(details, "thinking_tokens", None)
+        if thinking is not None:
+            self._usage["thinking"] = thinking
+
+    def _total(self) -> Usage:
+        """The API's input_tokens are only those that neither came from the cache nor went into it."""
+        count = self._usage.get
+        read = count("cache_read_input_tokens", 0)
+        everything = count("input_tokens", 0) + read + count("cache_creation_input_tokens", 0)
+        return Usage(everything, count("output_tokens", 0), read, count("thinking", 0))

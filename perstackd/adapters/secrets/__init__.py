@@ -1,0 +1,1 @@
+"""Secrets at rest: authenticated encryption under a key that the operator holds."""

@@ -1,0 +1,156 @@
+"""Blobs: files named by the SHA-256 of their bytes, STATE/blobs/ab/cdef...
+
+All sizes are files. Most puts are of content that is there already (a definition, per job) and cost a look; a new one
+costs two syncs outside the database, so that no large value ever passes through the log that every append shares.
+"""
+
+import asyncio
+import hashlib
+import os
+import re
+import secrets
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final, TypeVar
+
+from perstackd.adapters.store.failures import closed, corrupt, of_system
+from perstackd.domain.errors import Kind, PerstackError
+
+T = TypeVar("T")
+
+_DIGEST: Final = re.compile(r"sha256:([0-9a-f]{2})([0-9a-f]{62})")
+
+
+def digest_of(data: bytes) -> str:
+    """`sha256:HEX`."""
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def parts_of(digest: str) -> tuple[str, str]:
+    """Directory and file name of a digest. Raises PerstackError INVALID `digest_invalid`."""
+    match = _DIGEST.fullmatch(digest)
+    if match is None:
+        message = f"{digest[:80]!r} is not a digest; write sha256: and 64 characters of 0-9 a-f"
+        raise PerstackError(Kind.INVALID, "digest_invalid", message)
+    return match[1], match[2]
+
+
+def not_found(digest: str) -> PerstackError:
+    """NOT_FOUND `blob_not_found`."""
+    message = f"there is no blob {digest}; it was never stored here, or its job was deleted"
+    return PerstackError(Kind.NOT_FOUND, "blob_not_found", message, fields={"digest": digest})
+
+
+def check_range(offset: int, length: int | None) -> None:
+    """Raises PerstackError INVALID `range_invalid` for negative numbers."""
+    if offset < 0 or (length is not None and length < 0):
+        message = f"the range {offset}+{length} of a blob is not valid; offset and length are 0 or more bytes"
+        raise PerstackError(Kind.INVALID, "range_invalid", message)
+
+
+class FileBlobs:
+    """Owns the directory and its threads, from `open` to `close`."""
+
+    def __init__(self, root: Path, threads: int, waiting: int) -> None:
+        self._root = root
+        self._unfinished = root / "tmp"
+        self._places = asyncio.Semaphore(waiting)
+        self._closing = False
+        self._executor = ThreadPoolExecutor(threads, "perstack-store-blobs")
+
+    @classmethod
+    async def open(cls, root: Path, *, threads: int, waiting: int) -> "FileBlobs":
+        """Make the directory, drop what an earlier process left unfinished. Raises PerstackError `store_unavailable`."""
+        blobs = cls(root, threads, waiting)
+        await blobs._run(blobs._prepare)
+        return blobs
+
+    async def put(self, data: bytes) -> str:
+        return await self._run(lambda: self._put(data))
+
+    async def get(self, digest: str, offset: int = 0, length: int | None = None) -> bytes:
+        """As the port says; the whole of a blob is checked against its digest (`store_corrupt`), a range cannot be."""
+        first, rest = parts_of(digest)
+        check_range(offset, length)
+        return await self._run(lambda: self._get(self._root / first / rest, digest, offset, length))
+
+    async def close(self) -> None:
+        """Finish what was begun. Idempotent."""
+        self._closing = True
+        await asyncio.to_thread(self._executor.shutdown)
+
+    async def _run(self, act: Callable[[], T]) -> T:
+        async with self._places:
+            if self._closing:
+                raise closed(self._root)
+            return await asyncio.get_running_loop().run_in_executor(self._executor, self._told, act)
+
+    # --- in the threads ---------------------------------------------------------------------------------------------
+    def _told(self, act: Callable[[], T]) -> T:
+        try:
+            return act()
+        except OSError as error:
+            raise of_system(error, self._root) from error
+
+    def _prepare(self) -> None:
+        self._directory(self._root)
+        self._directory(self._unfinished)
+        for left in self._unfinished.iterdir():
+            left.unlink()
+
+    def _put(self, data: bytes) -> str:
+        digest = digest_of(data)
+        first, rest = parts_of(digest)
+        directory = self._root / first
+        target = directory / rest
+        if not _holds(target, len(data)):
+            self._directory(directory)
+            self._write(target, data)
+        # Also when it was there: its writer may not have come to this line.
+        _sync_directory(directory)
+        return digest
+
+    def _write(self, target: Path, data: bytes) -> None:
+        unfinished = self._unfinished / secrets.token_hex(16)
+        try:
+            descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            with open(descriptor, "wb") as file:  # noqa: PTH123 - a descriptor
+                file.write(data)
+                file.flush()
+                os.fsync(descriptor)
+            unfinished.replace(target)
+        except OSError:
+            unfinished.unlink(missing_ok=True)
+            raise
+
+    def _get(self, path: Path, digest: str, offset: int, length: int | None) -> bytes:
+        try:
+            with path.open("rb") as file:
+                file.seek(offset)
+                data = file.read(-1 if length is None else length)
+        except FileNotFoundError:
+            raise not_found(digest) from None
+        if offset == 0 and length is None and digest_of(data) != digest:
+            raise corrupt(path, "its bytes do not have its digest")
+        return data
+
+    def _directory(self, path: Path) -> None:
+        if not path.is_dir():
+            path.mkdir(mode=0o700, exist_ok=True)
+            _sync_directory(path.parent)
+
+
+def _holds(path: Path, size: int) -> bool:
+    try:
+        return path.stat().st_size == size
+    except FileNotFoundError:
+        return False
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,1 @@
+"""Workspaces on a Linux host: found by descriptor, attached to running sandboxes as idmapped bind mounts."""

@@ -1,0 +1,173 @@
+"""The live side of the event log: hands what was just stored, and pieces of text, to whoever watches a job.
+
+Above it are the servicers; below the store, which it asks for what a watcher has missed. A watcher never slows a job:
+one that cannot keep up is cut and told where to go on.
+"""
+
+from collections import deque
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+import anyio
+
+from perstackd.domain.errors import Kind, PerstackError
+from perstackd.domain.events import JobFinished, StoredEvent, StreamPiece
+from perstackd.domain.ids import JobId
+from perstackd.ports.event_store import EventStore
+
+BACKLOG: Final = 10_000
+BATCH: Final = 500
+TEXT_KEPT: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Stored events in order, and the pieces of text that came after them."""
+
+    events: tuple[StoredEvent, ...]
+    pieces: tuple[StreamPiece, ...] = ()
+
+    @property
+    def last(self) -> bool:
+        """Whether the job's last event is among them."""
+        return bool(self.events) and isinstance(self.events[-1].event.payload, JobFinished)
+
+
+@dataclass(slots=True, eq=False)
+class _Watcher:
+    streaming: bool
+    events: deque[StoredEvent] = field(default_factory=deque)
+    pieces: deque[StreamPiece] = field(default_factory=deque)
+    wake: anyio.Event = field(default_factory=anyio.Event)
+    cut: bool = False
+
+    def take(self) -> Batch:
+        batch = Batch(tuple(self.events), tuple(self.pieces))
+        self.events.clear()
+        self.pieces.clear()
+        self.wake = anyio.Event()
+        return batch
+
+
+@dataclass(slots=True)
+class _Text:
+    """A text so far: its first piece, and all pieces' content."""
+
+    first: StreamPiece
+    content: list[str] = field(default_factory=list)
+    size: int = 0
+
+    def add(self, piece: StreamPiece) -> None:
+        if self.size <= TEXT_KEPT:
+            self.content.append(piece.delta)
+            self.size += len(piece.delta)
+
+    def whole(self) -> StreamPiece:
+        return replace(self.first, delta="".join(self.content))
+
+
+@dataclass(slots=True)
+class _Channel:
+    watchers: list[_Watcher] = field(default_factory=list)
+    texts: dict[str, _Text] = field(default_factory=dict)
+    running: bool = False
+
+
+class Feed:
+    """Watchers of all jobs. All methods are called on the loop."""
+
+    def __init__(self, store: EventStore) -> None:
+        self._store = store
+        self._channels: dict[JobId, _Channel] = {}
+
+    def open(self, job_id: JobId) -> None:
+        """A job runs: keep its texts so far, also while nobody watches."""
+        self._channels.setdefault(job_id, _Channel()).running = True
+
+    def close(self, job_id: JobId) -> None:
+        """A job ended. Idempotent."""
+        if channel := self._channels.get(job_id):
+            channel.running = False
+            self._drop(job_id, channel)
+
+    def _drop(self, job_id: JobId, channel: _Channel) -> None:
+        if not channel.running and not channel.watchers:
+            self._channels.pop(job_id, None)
+
+    def publish(self, job_id: JobId, events: Sequence[StoredEvent]) -> None:
+        """Hand on what is durable now. Texts end with the state event that holds them whole."""
+        channel = self._channels.get(job_id)
+        if channel is None:
+            return
+        ended = {stored.event.origin.run_id for stored in events}
+        channel.texts = {key: text for key, text in channel.texts.items() if text.first.origin.run_id not in ended}
+        for watcher in channel.watchers:
+            watcher.events.extend(events)
+            watcher.cut = watcher.cut or len(watcher.events) > BACKLOG
+            watcher.wake.set()
+
+    def stream(self, piece: StreamPiece) -> None:
+        """Hand on a piece of text. Pieces may be dropped by a watcher that lags; the whole text follows as an event."""
+        channel = self._channels.get(piece.job_id)
+        if channel is None:
+            return
+        channel.texts.setdefault(piece.stream_id, _Text(piece)).add(piece)
+        for watcher in channel.watchers:
+            if watcher.streaming and len(watcher.pieces) < BACKLOG:
+                watcher.pieces.append(piece)
+                watcher.wake.set()
+
+    async def watch(self, job_id: JobId, after_seq: int, *, streaming: bool, follow: bool) -> AsyncIterator[Batch]:
+        """Batches from `after_seq` on, without gap or repeat, until the job's last event.
+
+        Raises:
+            PerstackError: CONFLICT `watch_cut` with field `seq`, the last event that was handed over.
+        """
+        with self._watching(job_id, streaming=streaming) as (watcher, texts):
+            seq = after_seq
+            async for batch in self._stored(job_id, seq):
+                seq = batch.events[-1].event.seq
+                yield batch
+                if batch.last:
+                    return
+            if not follow:
+                return
+            if texts:
+                yield Batch((), texts)
+            async for batch in self._live(watcher, seq):
+                yield batch
+
+    async def _stored(self, job_id: JobId, after_seq: int) -> AsyncIterator[Batch]:
+        while events := await self._store.read(job_id, after_seq, BATCH):
+            after_seq = events[-1].event.seq
+            yield Batch(events)
+
+    async def _live(self, watcher: _Watcher, seq: int) -> AsyncIterator[Batch]:
+        while True:
+            await watcher.wake.wait()
+            if watcher.cut:
+                message = f"this watcher fell behind and was cut; watch again from event {seq}"
+                raise PerstackError(Kind.CONFLICT, "watch_cut", message, fields={"seq": str(seq)}, retryable=True)
+            batch = watcher.take()
+            fresh = tuple(stored for stored in batch.events if stored.event.seq > seq)
+            if not fresh and not batch.pieces:
+                continue
+            seq = fresh[-1].event.seq if fresh else seq
+            batch = Batch(fresh, batch.pieces)
+            yield batch
+            if batch.last:
+                return
+
+    @contextmanager
+    def _watching(self, job_id: JobId, *, streaming: bool) -> Iterator[tuple[_Watcher, tuple[StreamPiece, ...]]]:
+        """Listen before the store is read, so that nothing falls between."""
+        channel = self._channels.setdefault(job_id, _Channel())
+        watcher = _Watcher(streaming)
+        channel.watchers.append(watcher)
+        try:
+            yield watcher, tuple(text.whole() for text in channel.texts.values()) if streaming else ()
+        finally:
+            channel.watchers.remove(watcher)
+            self._drop(job_id, channel)

@@ -1,0 +1,82 @@
+"""One model call of a run: the request from the run's state, its pieces to the watchers, its end as a command."""
+
+import anyio
+
+from perstackd.app.run_context import JobContext, RunPlan, RunServices
+from perstackd.domain.assignment import chosen_model
+from perstackd.domain.errors import PerstackError
+from perstackd.domain.events import StreamPiece
+from perstackd.domain.messages import ModelRequest, TextDelta, ThinkingDelta, Turn
+from perstackd.domain.run import Generated, GenerationFailed, RunState, request_messages
+
+
+def model_request(context: JobContext, plan: RunPlan, state: RunState) -> ModelRequest:
+    """All that the next turn depends on."""
+    start = state.start
+    if start is None:
+        raise ValueError("a run that has not started has no request")
+    choice = chosen_model(context.model, plan.expert.model, context.definition.model, context.default_model)
+    return ModelRequest(
+        provider=start.provider,
+        model=start.model,
+        system=start.system,
+        tools=start.tools,
+        messages=request_messages(state),
+        reasoning=start.reasoning,
+        base_url=choice.base_url,
+        headers=choice.headers,
+        timeout_ms=context.definition.timeout_ms or context.limits.generation_timeout_ms,
+    )
+
+
+async def generate(
+    services: RunServices, context: JobContext, plan: RunPlan, state: RunState
+) -> Generated | GenerationFailed:
+    """Ask the model for a turn; returns what came of it and raises nothing that a model can cause."""
+    request = model_request(context, plan, state)
+    pieces = _Pieces(services, context, plan, state.step)
+    try:
+        with anyio.fail_after(request.timeout_ms / 1000):
+            async for event in services.models.stream(request):
+                match event:
+                    case TextDelta(text=text):
+                        pieces.add("RunResult", text)
+                    case ThinkingDelta(text=text):
+                        pieces.add("Reasoning", text)
+                    case Turn():
+                        pieces.complete()
+                        return Generated(event)
+    except TimeoutError:
+        message = f"the model did not finish its turn within {request.timeout_ms / 1000:g} s; raise timeout or try again"
+        return GenerationFailed("model_timeout", message, retryable=True)
+    except PerstackError as error:
+        wait = error.fields.get("retry_after_ms", "0")
+        return GenerationFailed(error.reason, error.message, error.retryable, int(wait) if wait.isdigit() else 0)
+    return GenerationFailed("model_stream_broken", "the model's answer ended before it was complete", retryable=True)
+
+
+class _Pieces:
+    """Numbers the pieces of a turn's texts: one stream of reasoning, one of visible text."""
+
+    def __init__(self, services: RunServices, context: JobContext, plan: RunPlan, step: int) -> None:
+        self._log = context.log
+        self._origin = plan.origin(step)
+        self._clock = services.clock
+        self._streams: dict[str, tuple[str, int]] = {}
+
+    def add(self, kind: str, text: str) -> None:
+        if kind not in self._streams:
+            self._streams[kind] = (self._clock.new_id(), 0)
+            self._send(f"startStreaming{kind}", kind, "")
+        self._send(f"stream{kind}", kind, text)
+
+    def complete(self) -> None:
+        for kind in self._streams:
+            self._send(f"completeStreaming{kind}", kind, "")
+
+    def _send(self, event_type: str, kind: str, delta: str) -> None:
+        stream_id, offset = self._streams[kind]
+        record = self._log.record
+        piece = StreamPiece(record.last_seq, stream_id, offset, event_type, record.id, self._origin, delta)
+        self._streams[kind] = (stream_id, offset + len(delta.encode()))
+        self._log.stream(piece)

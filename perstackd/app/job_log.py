@@ -1,0 +1,71 @@
+"""The one owner of a job's log: numbers its events, writes them, then tells the feed."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Final, TypeAlias
+
+import anyio
+
+from perstackd.app.feed import Feed
+from perstackd.domain.events import ContinueToNextStep, Event, Origin, Payload, StartRun, StreamPiece
+from perstackd.domain.ids import EventId
+from perstackd.domain.job import JobRecord
+from perstackd.domain.run import Tally
+from perstackd.ports.clock import Clock
+from perstackd.ports.event_store import EventStore
+
+Entry: TypeAlias = tuple[Origin, Payload]
+Change: TypeAlias = Callable[[JobRecord], JobRecord]
+JOB: Final = Origin()
+
+
+class JobLog:
+    """Appends of parallel runs are put in one order here and nowhere else."""
+
+    def __init__(self, record: JobRecord, max_steps: int, store: EventStore, feed: Feed, clock: Clock) -> None:
+        self.record = record
+        self._max_steps = max_steps
+        self._store = store
+        self._feed = feed
+        self._clock = clock
+        self._lock = anyio.Lock()
+
+    @property
+    def tally(self) -> Tally:
+        """What the job's runs have used so far."""
+        return Tally(self.record.steps, self._max_steps)
+
+    async def append(self, entries: Sequence[Entry], change: Change | None = None) -> None:
+        """Durable on return, and on its way to the watchers. `change` updates the record in the same write.
+
+        Not cancellable half-way: what was handed to the store is known to be kept or not. Raises as EventStore.append does.
+        """
+        if not entries:
+            return
+        with anyio.CancelScope(shield=True):
+            async with self._lock:
+                events = numbered(self.record, entries, self._clock)
+                record = _counted(change(self.record) if change else self.record, events)
+                stored = await self._store.append(record, events)
+                self.record = record
+                self._feed.publish(record.id, stored)
+
+    def stream(self, piece: StreamPiece) -> None:
+        """Show a piece of text to whoever watches; never stored."""
+        self._feed.stream(piece)
+
+
+def numbered(record: JobRecord, entries: Sequence[Entry], clock: Clock) -> tuple[Event, ...]:
+    """The entries as events that follow the record's last."""
+    now = clock.now_ms()
+    return tuple(
+        Event(EventId(clock.new_id()), record.last_seq + place, record.tenant, record.id, origin, now, payload)
+        for place, (origin, payload) in enumerate(entries, start=1)
+    )
+
+
+def _counted(record: JobRecord, events: Sequence[Event]) -> JobRecord:
+    """A retry starts a generation anew but is no new step."""
+    steps = sum(isinstance(event.payload, StartRun | ContinueToNextStep) for event in events)
+    runs = sum(isinstance(event.payload, StartRun) for event in events)
+    return replace(record, last_seq=events[-1].seq, steps=record.steps + steps, runs=record.runs + runs)

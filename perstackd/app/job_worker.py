@@ -1,0 +1,170 @@
+"""Carries out one job: opens its workspace, runs its coordinator and the children that are delegated to, writes its end.
+
+Above it is `Jobs`, which owns its task; below are the run workers. Shutdown order: runs (each gives its sandbox back), the
+workspace, the log's last event, the feed.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import assert_never
+
+import anyio
+import structlog
+
+from perstackd.app.feed import Feed
+from perstackd.app.job_log import JOB
+from perstackd.app.run_context import JobContext, RunPlan, RunServices
+from perstackd.app.run_worker import RunWorker
+from perstackd.domain.errors import PerstackError
+from perstackd.domain.events import DelegateCall, JobAdmitted, JobFinished, JobQueued
+from perstackd.domain.expert import Expert
+from perstackd.domain.ids import RunId
+from perstackd.domain.job import EXIT_CODES, JobRecord, JobState
+from perstackd.domain.messages import TextPart, ToolResultPart
+from perstackd.domain.run import Cancel, Exhaust, Fail, Outcome, RunEnd
+from perstackd.domain.tool_calls import error_result
+from perstackd.domain.workspace import WorkspaceSpec
+
+_log = structlog.get_logger()
+_STATES = {
+    Outcome.COMPLETED: JobState.COMPLETED,
+    Outcome.FAILED: JobState.FAILED,
+    Outcome.STOPPED: JobState.STOPPED,
+    Outcome.CANCELLED: JobState.CANCELLED,
+}
+
+
+class JobWorker:
+    """One job. `run` is called once; `experts` are all that the coordinator can reach."""
+
+    def __init__(
+        self,
+        services: RunServices,
+        context: JobContext,
+        experts: tuple[Expert, ...],
+        query: str,
+        workspace: WorkspaceSpec,
+        feed: Feed,
+    ) -> None:
+        self.context = context
+        self.queue: tuple[int, str] | None = None
+        self.runs: dict[RunId, RunWorker] = {}
+        self._services = services
+        self._experts = {expert.key: expert for expert in experts}
+        self._coordinator = RunPlan(RunId(services.clock.new_id()), experts[0], query)
+        self._workspace = workspace
+        self._feed = feed
+        self._scope = anyio.CancelScope()
+        self._queued = anyio.Event()
+
+    def stop(self, command: Cancel | Fail | Exhaust) -> None:
+        """End all runs with this order. The first order counts."""
+        if not self._scope.cancel_called:
+            self.context.stop.command = command
+            self._scope.cancel()
+
+    async def run(self) -> None:
+        """Go on until the job's last event is in the log. Raises nothing but cancellation."""
+        self._feed.open(self.context.job_id)
+        try:
+            end = await self._guarded()
+            with anyio.CancelScope(shield=True):
+                await self._finish(end)
+        finally:
+            self._feed.close(self.context.job_id)
+
+    async def _guarded(self) -> RunEnd:
+        """An error that nobody foresaw ends the job with a log id, and never the daemon."""
+        try:
+            return await self._carry_out()
+        except PerstackError as error:
+            return RunEnd(Outcome.FAILED, "", error.reason, error.message)
+        except Exception:
+            log_id = self._services.clock.new_id()
+            _log.exception("job failed unexpectedly", job_id=self.context.job_id, log_id=log_id)
+            return RunEnd(Outcome.FAILED, "", "internal", f"an internal error; the daemon's log has it under {log_id}")
+
+    async def _carry_out(self) -> RunEnd:
+        workspaces, job_id = self._services.workspaces, self.context.job_id
+        end: RunEnd | None = None
+        with self._scope:
+            await self.context.log.append([(JOB, JobAdmitted())], _running)
+            try:
+                await workspaces.open(job_id, self.context.tenant, self._workspace)
+                end = await self._coordinate()
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await workspaces.close(job_id)
+        return end or _end_of(self.context.stop.command)
+
+    async def _coordinate(self) -> RunEnd:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._announce)
+            end = await self._run(self._coordinator, self._wait)
+            tasks.cancel_scope.cancel()
+        return end
+
+    async def _run(self, plan: RunPlan, waiting: Callable[[int, str], None]) -> RunEnd:
+        worker = RunWorker(self._services, self.context, plan, self._delegate, waiting)
+        self.runs[plan.run_id] = worker
+        return await worker.run()
+
+    async def _delegate(self, parent: RunPlan, call: DelegateCall) -> ToolResultPart:
+        """A child's end as its parent's tool result: whatever went wrong is an error result with the true cause."""
+        plan = RunPlan(
+            RunId(self._services.clock.new_id()),
+            self._experts[call.expert_key],
+            call.query,
+            parent.depth + 1,
+            parent.run_id,
+            call.call_id,
+        )
+        end = await self._run(plan, _ignore)
+        if end.outcome is Outcome.COMPLETED:
+            return ToolResultPart(call.call_id, (TextPart(end.text),))
+        return error_result(call.call_id, end.reason, f"the delegate {call.expert_key} did not finish: {end.message}")
+
+    # --- waiting ----------------------------------------------------------------------------------------------------
+    def _wait(self, place: int, reason: str) -> None:
+        self.queue = (place, reason)
+        self._queued.set()
+
+    async def _announce(self) -> None:
+        """One event when the job has to wait; the place in hand is in `queue`."""
+        await self._queued.wait()
+        if self.queue:
+            place, reason = self.queue
+            await self.context.log.append([(JOB, JobQueued(place, reason))])
+
+    # --- the end ----------------------------------------------------------------------------------------------------
+    async def _finish(self, end: RunEnd) -> None:
+        state = _STATES[end.outcome]
+        now = self._services.clock.now_ms()
+        event = JobFinished(state.value, EXIT_CODES[state], end.text, end.reason, end.message)
+        try:
+            await self.context.log.append(
+                [(JOB, event)],
+                lambda record: record.finished(state, now, answer=end.text, reason=end.reason, message=end.message),
+            )
+        except PerstackError as error:
+            _log.error("the end of a job could not be written", job_id=self.context.job_id, reason=error.reason)
+
+
+def _running(record: JobRecord) -> JobRecord:
+    return replace(record, state=JobState.RUNNING)
+
+
+def _ignore(_place: int, _reason: str) -> None:
+    """A child's wait is not the job's: it goes before all new jobs."""
+
+
+def _end_of(order: Cancel | Fail | Exhaust) -> RunEnd:
+    match order:
+        case Cancel(message=message):
+            return RunEnd(Outcome.CANCELLED, "", "cancelled", message or "cancelled by the caller")
+        case Fail(reason=reason, message=message):
+            return RunEnd(Outcome.FAILED, "", reason, message)
+        case Exhaust(budget=budget, limit=limit):
+            return RunEnd(Outcome.STOPPED, "", f"budget_{budget}", f"the job's limit of {limit} {budget} is reached")
+        case _:
+            assert_never(order)

@@ -1,0 +1,84 @@
+"""What the runs of one job share, and what one run is asked to do."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from perstackd.app.job_log import JobLog
+from perstackd.app.warm_pool import WarmPool
+from perstackd.domain.events import Origin
+from perstackd.domain.expert import Definition, Expert, ModelChoice
+from perstackd.domain.ids import JobId, RunId, TenantId
+from perstackd.domain.messages import ToolSpec
+from perstackd.domain.run import Cancel, Exhaust, Fail
+from perstackd.ports.clock import Clock
+from perstackd.ports.egress import Egress
+from perstackd.ports.event_store import Blobs
+from perstackd.ports.models import Models
+from perstackd.ports.workspaces import Workspaces
+
+
+@dataclass(frozen=True, slots=True)
+class RunServices:
+    """Ports and the pool, the same for all jobs."""
+
+    pool: WarmPool
+    workspaces: Workspaces
+    egress: Egress
+    models: Models
+    blobs: Blobs
+    clock: Clock
+    base_tools: tuple[ToolSpec, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RunLimits:
+    """Operator's bounds on one run. Milliseconds and bytes."""
+
+    max_retries: int = 5
+    generation_timeout_ms: int = 300_000
+    tool_timeout_ms: int = 60_000
+    skill_start_timeout_ms: int = 60_000
+    inline_result_bytes: int = 32 << 10
+    result_bytes: int = 10 << 20
+
+
+@dataclass(slots=True)
+class StopOrder:
+    """Set before a job's scope is cancelled: why its runs end."""
+
+    command: Cancel | Fail | Exhaust = field(default_factory=Cancel)
+
+
+@dataclass(frozen=True, slots=True)
+class JobContext:
+    """A job as its runs see it. `env` holds secret values: never log it."""
+
+    job_id: JobId
+    tenant: TenantId
+    created_at: int
+    definition: Definition
+    template: str
+    model: ModelChoice
+    default_model: ModelChoice
+    read_only: bool
+    env: Mapping[str, str] = field(repr=False)
+    allow_domains: tuple[str, ...]
+    limits: RunLimits
+    log: JobLog
+    stop: StopOrder
+
+
+@dataclass(frozen=True, slots=True)
+class RunPlan:
+    """One activation of an expert. `call_id` is the parent's call that it answers; empty for the coordinator."""
+
+    run_id: RunId
+    expert: Expert
+    query: str
+    depth: int = 0
+    parent_run_id: RunId = RunId("")
+    call_id: str = ""
+
+    def origin(self, step: int) -> Origin:
+        """Where its events come from."""
+        return Origin(self.run_id, self.parent_run_id, self.expert.key, step)

@@ -1,0 +1,341 @@
+"""Runs one expert: claims a sandbox, feeds the law of the run with what the sandbox asks and what models and children
+answer, and carries out what follows.
+
+Above it is the job's worker, which may cancel it at any point; below are the pool, the sandbox's link, the models and the
+log. One task reads the link, model calls and children run in tasks of their own; all commands meet in one bounded inbox, so
+that decisions are made one after the other. Shutdown order: tasks, workspace and sandbox (by the pool), then the caller.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from typing import TypeAlias, assert_never
+
+import anyio
+import structlog
+from anyio.abc import TaskGroup
+
+from perstackd.app.blob_intake import BlobIntake
+from perstackd.app.generation import generate
+from perstackd.app.errors import single_errors
+from perstackd.app.run_context import JobContext, RunPlan, RunServices
+from perstackd.app.run_opening import Opening, assign, egress_rules, start_run
+from perstackd.app.warm_pool import ClaimRequest, Lease
+from perstackd.domain.assignment import released_secrets
+from perstackd.domain.errors import PerstackError
+from perstackd.domain.events import (
+    AttemptCompletion,
+    CallDelegate,
+    CallTools,
+    DelegateCall,
+    EgressDenied,
+    InitializeRuntime,
+    Payload,
+    ProxyAccess,
+    Retry,
+    RunPayload,
+    SandboxAssigned,
+    SandboxReleased,
+    StartGeneration,
+    StreamPiece,
+)
+from perstackd.domain.messages import ToolResultPart
+from perstackd.domain.run import (
+    Begin,
+    Cancel,
+    ChildrenAnswered,
+    Command,
+    Exhaust,
+    Fail,
+    Generate,
+    Generated,
+    GenerationFailed,
+    Phase,
+    RunEnd,
+    RunState,
+    SandboxAnswered,
+    decide,
+    evolve,
+)
+from perstackd.domain.session import (
+    Ask,
+    BlobChunk,
+    Failure,
+    Finish,
+    Hello,
+    LinkLost,
+    NextTurn,
+    Order,
+    ProbeResult,
+    Progress,
+    Ready,
+    Refused,
+    Session,
+    SkillReport,
+    ToolResults,
+    TurnOrder,
+    asked,
+    ordered,
+)
+from perstackd.domain.turn_order import turn_order
+from perstackd.ports.egress import EgressAccess, EgressRule
+from perstackd.ports.sandboxes import EndCause
+
+Item: TypeAlias = Ask | Command | EgressAccess
+Delegate: TypeAlias = Callable[[RunPlan, DelegateCall], Awaitable[ToolResultPart]]
+_COMMANDS = (Begin, Generate, Generated, GenerationFailed, SandboxAnswered, ChildrenAnswered, Cancel, Fail, Exhaust)
+_log = structlog.get_logger()
+
+
+class RunWorker:
+    """One run. `run` is called once; `delegate` starts a child and returns its result."""
+
+    def __init__(
+        self, services: RunServices, context: JobContext, plan: RunPlan, delegate: Delegate, waiting: Callable[[int, str], None]
+    ) -> None:
+        self.state = RunState()
+        self.plan = plan
+        self._services = services
+        self._context = context
+        self._delegate = delegate
+        self._waiting = waiting
+        self._session = Session("idle")
+        self._opening = Opening()
+        self._blobs = BlobIntake(services.blobs, context.limits.result_bytes)
+        self._turn: TurnOrder | None = None
+        self.sandbox_id = ""
+        self._send, self._inbox = anyio.create_memory_object_stream[Item](64)
+
+    async def run(self) -> RunEnd:
+        """Go on until the run has ended; its end is in the log by then.
+
+        Cancelled from outside, it records the context's stop order, gives everything back, and passes the cancellation on.
+        """
+        try:
+            lease = await self._claim()
+            try:
+                await self._work(lease)
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await self._release(lease)
+        except PerstackError as error:
+            await self._record(Fail(error.reason, error.message))
+        except anyio.get_cancelled_exc_class():
+            with anyio.CancelScope(shield=True):
+                await self._record(self._context.stop.command)
+            raise
+        finally:
+            self._send.close()
+            self._inbox.close()
+        return self._ended()
+
+    @property
+    def claimed(self) -> bool:
+        """Whether it has, or had, a sandbox."""
+        return bool(self.sandbox_id)
+
+    def saw(self, access: EgressAccess) -> None:
+        """The sandbox tried to connect somewhere; the record is made in order, or dropped when too many wait."""
+        try:
+            self._send.send_nowait(access)
+        except (anyio.WouldBlock, anyio.ClosedResourceError, anyio.BrokenResourceError):
+            _log.warning("egress access not recorded", run_id=self.plan.run_id, host=access.host)
+
+    def _ended(self) -> RunEnd:
+        if self.state.end is None:
+            raise RuntimeError(f"run {self.plan.run_id} returned before its end")
+        return self.state.end
+
+    # --- the sandbox ------------------------------------------------------------------------------------------------
+    async def _claim(self) -> Lease:
+        context, plan = self._context, self.plan
+        request = ClaimRequest(
+            tenant=context.tenant,
+            job_id=context.job_id,
+            run_id=plan.run_id,
+            template=context.template,
+            depth=plan.depth,
+            fence=1,
+            job_created_at=context.created_at,
+        )
+        return await self._services.pool.claim(request, self._waiting)
+
+    async def _release(self, lease: Lease) -> None:
+        cause, detail = await self._cause(lease)
+        await self._services.pool.release(lease, cause)
+        await self._note(SandboxReleased(lease.record.id, cause, detail))
+
+    async def _cause(self, lease: Lease) -> tuple[str, str]:
+        if self._opening.lost is None:
+            return (self.state.end.outcome.value if self.state.end else "cancelled"), ""
+        end = await self._services.pool.end(lease)
+        cause = {EndCause.RUNNING: "linkLost", EndCause.GONE: "lost"}.get(end.cause, end.cause.value)
+        return cause, end.detail or f"exit code {end.exit_code}"
+
+    async def _work(self, lease: Lease) -> None:
+        context, record = self._context, lease.record
+        self.sandbox_id = record.id
+        rules = egress_rules(self.plan.expert, context.allow_domains)
+        await self._services.workspaces.attach(context.job_id, record.id, lease.slot, record.uid)
+        if rules:
+            await self._services.egress.allow(record.id, [EgressRule(host) for host in rules])
+        await self._note(
+            SandboxAssigned(record.id, record.container_id, record.fence, lease.template.name),
+            *released_secrets(self.plan.expert, context.env),
+        )
+        async with single_errors(), anyio.create_task_group() as tasks:
+            tasks.start_soon(self._listen, lease)
+            await self._order(lease, assign(context, self.plan, lease, self._services.base_tools))
+            while self.state.end is None:
+                await self._take(lease, tasks, await self._inbox.receive())
+            tasks.cancel_scope.cancel()
+        await self._farewell(lease)
+
+    async def _listen(self, lease: Lease) -> None:
+        async for ask in lease.link.asks():
+            await self._send.send(ask)
+
+    async def _farewell(self, lease: Lease) -> None:
+        await self._order(lease, Finish(self._ended().outcome.value))
+
+    async def _order(self, lease: Lease, order: Order) -> None:
+        """A lost link is told by LinkLost, which the listener is about to read."""
+        self._session = ordered(self._session, order)
+        try:
+            await lease.link.send(order)
+        except PerstackError as error:
+            _log.info("order not delivered", reason=error.reason, run_id=self.plan.run_id)
+
+    # --- asks -------------------------------------------------------------------------------------------------------
+    async def _take(self, lease: Lease, tasks: TaskGroup, item: Item) -> None:
+        if isinstance(item, EgressAccess):
+            await self._note(_access_event(item))
+        elif isinstance(item, _COMMANDS):
+            await self._carry_out(lease, tasks, item)
+        else:
+            self._session, refusal = asked(self._session, item)
+            if not refusal:
+                await self._hear(lease, tasks, item)
+                lease.link.acknowledge()
+            elif self._session.misbehaved:
+                await self._carry_out(lease, tasks, Fail("runner_misbehaved", f"the sandbox broke its protocol: {refusal}"))
+            else:
+                _log.warning("ask refused", run_id=self.plan.run_id, refusal=refusal)
+                await self._order(lease, Refused(refusal))
+
+    async def _hear(self, lease: Lease, tasks: TaskGroup, ask: Ask) -> None:
+        match ask:
+            case Ready(workspace_path=path):
+                await self._note(InitializeRuntime(lease.record.id, lease.hello.runner_version, path[:256]))
+            case SkillReport():
+                await self._note(*self._opening.heard(ask))
+                if failed := self._opening.failed:
+                    await self._carry_out(lease, tasks, failed)
+            case NextTurn() if self.state.phase is Phase.INIT:
+                begin = start_run(self._context, self.plan, self._services.base_tools, self._opening.served)
+                await self._carry_out(lease, tasks, begin)
+            case NextTurn():
+                await self._deliver(lease)
+            case ToolResults(results=results):
+                answered = SandboxAnswered(self._blobs.checked(results))
+                await self._carry_out(lease, tasks, answered)
+            case Progress():
+                self._show(ask)
+            case BlobChunk():
+                await self._blobs.take(ask)
+            case Failure(reason=reason, message=message):
+                await self._carry_out(lease, tasks, Fail("runner_failed", f"the sandbox gave up: {reason[:64]}: {message[:500]}"))
+            case LinkLost():
+                self._opening.lost = ask
+                cause, detail = await self._cause(lease)
+                message = f"the sandbox {lease.record.id} ended during the run ({cause}: {detail}); start the job again"
+                await self._carry_out(lease, tasks, Fail("sandbox_lost", message))
+            case Hello() | ProbeResult():
+                raise RuntimeError(f"{type(ask).__name__} is never legal once claimed")
+            case _:
+                assert_never(ask)
+
+    def _show(self, progress: Progress) -> None:
+        record, origin = self._context.log.record, self.plan.origin(self.state.step)
+        self._context.log.stream(
+            StreamPiece(
+                record.last_seq,
+                progress.call_id,
+                progress.offset,
+                "streamToolOutput",
+                record.id,
+                origin,
+                progress.delta,
+                progress.call_id,
+            )
+        )
+
+    async def _deliver(self, lease: Lease) -> None:
+        """Hand over the turn's calls once there is a turn and the runner asked for it, whichever came last."""
+        turn = self._turn if self.state.end is None else None
+        if turn is not None and self._session.state == "waiting" and self._session.step == turn.step:
+            self._turn = None
+            await self._order(lease, turn)
+
+    # --- facts ------------------------------------------------------------------------------------------------------
+    async def _carry_out(self, lease: Lease, tasks: TaskGroup, command: Command) -> None:
+        for step, fact in await self._record(command):
+            self._start(tasks, fact, step)
+        await self._deliver(lease)
+
+    async def _record(self, command: Command) -> Sequence[tuple[int, RunPayload]]:
+        """Decide, write, then believe: the state changes only once its facts are durable. Returns (step, fact)."""
+        state, facts = self.state, []
+        for fact in decide(state, command, self._context.log.tally):
+            facts.append((state.step, fact))
+            state = evolve(state, fact)
+        entries = [(self.plan.origin(step), fact) for step, fact in facts]
+        used, before = state.usage, self.state.usage
+        await self._context.log.append(entries, lambda record: replace(record, usage=record.usage + (used - before)))
+        self.state = state
+        return facts
+
+    async def _note(self, *payloads: Payload) -> None:
+        origin = self.plan.origin(self.state.step)
+        await self._context.log.append([(origin, payload) for payload in payloads])
+
+    def _start(self, tasks: TaskGroup, fact: RunPayload, step: int) -> None:
+        match fact:
+            case StartGeneration():
+                tasks.start_soon(self._generate)
+            case Retry(delay_ms=delay):
+                tasks.start_soon(self._retry, delay)
+            case CallTools(turn=turn) if self.state.start is not None:
+                self._turn = turn_order(self.state.start, turn, step)
+            case CallDelegate(calls=calls):
+                tasks.start_soon(self._delegate_all, calls)
+            case AttemptCompletion() if self.state.phase is Phase.RESULT:
+                tasks.start_soon(self._generate)
+            case _:
+                pass
+
+    async def _generate(self) -> None:
+        await self._send.send(await generate(self._services, self._context, self.plan, self.state))
+
+    async def _retry(self, delay_ms: int) -> None:
+        await anyio.sleep(delay_ms / 1000)
+        if self.state.phase is Phase.RESULT:
+            await self._generate()
+        else:
+            await self._send.send(Generate())
+
+    async def _delegate_all(self, calls: tuple[DelegateCall, ...]) -> None:
+        results: list[ToolResultPart | None] = [None] * len(calls)
+
+        async def one(place: int, call: DelegateCall) -> None:
+            results[place] = await self._delegate(self.plan, call)
+
+        async with anyio.create_task_group() as children:
+            for place, call in enumerate(calls):
+                children.start_soon(one, place, call)
+        await self._send.send(ChildrenAnswered(tuple(result for result in results if result is not None)))
+
+
+def _access_event(access: EgressAccess) -> Payload:
+    if not access.allowed:
+        return EgressDenied(access.host[:255], access.port, access.reason)
+    return ProxyAccess(access.host[:255], access.port, access.bytes_up, access.bytes_down, access.duration_ms)

@@ -1,0 +1,127 @@
+"""A runner's link while the pool holds it. `asks()` has one reader: the pool until the claim, then the claimer."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import assert_never
+
+from perstackd.domain.errors import Kind, PerstackError
+from perstackd.domain.session import (
+    Ask,
+    BlobChunk,
+    Failure,
+    Hello,
+    LinkLost,
+    NextTurn,
+    Order,
+    Probe,
+    ProbeResult,
+    Progress,
+    Ready,
+    SkillReport,
+    ToolResults,
+)
+from perstackd.ports.runner_link import RunnerLink
+
+
+class HeldLink:
+    """Implements RunnerLink, and watches the link while nobody else reads it.
+
+    The next ask is always awaited in one task of its own. To hand over, the watcher is taken off and the task stays:
+    cancelling a read would end the iterator or lose an ask. `close` cancels and awaits it.
+    """
+
+    def __init__(self, link: RunnerLink) -> None:
+        self._link = link
+        self._asks: AsyncIterator[Ask] | None = None
+        self._next: asyncio.Task[Ask] | None = None
+        self._ended: Callable[[str], None] | None = None
+
+    async def hello(self, deadline: float) -> Hello:
+        return await self._link.hello(deadline)
+
+    async def send(self, order: Order) -> None:
+        await self._link.send(order)
+
+    def acknowledge(self) -> None:
+        self._link.acknowledge()
+
+    async def asks(self) -> AsyncIterator[Ask]:
+        """Asks from where the pool stopped. After the one that is awaited already, the link's own iterator serves."""
+        self._ended = None
+        try:
+            yield await self._read()
+        except StopAsyncIteration:
+            return
+        async for ask in self._iterator():
+            yield ask
+
+    async def close(self) -> None:
+        self._ended = None
+        reading, self._next = self._next, None
+        if reading is not None:
+            reading.cancel()
+            await asyncio.wait({reading})
+            if not reading.cancelled():
+                reading.exception()
+        await self._link.close()
+
+    def watch(self, ended: Callable[[str], None]) -> None:
+        """Call `ended` once, with why, when the idle runner is gone or says what an idle runner does not say."""
+        self._ended = ended
+        self._reading().add_done_callback(self._woke)
+
+    def unwatch(self) -> None:
+        """The claimer reads from now on."""
+        self._ended = None
+
+    async def probe(self, path: str, seconds: float) -> bytes | None:
+        """What the idle sandbox sees at `path`; None when nothing is there.
+
+        Raises:
+            PerstackError: UNAVAILABLE `link_lost`; TIMEOUT `probe_unanswered`; PRECONDITION `runner_misbehaved`.
+        """
+        await self._link.send(Probe(path))
+        try:
+            async with asyncio.timeout(seconds):
+                while not isinstance(answer := await self._read(), ProbeResult):
+                    if trouble := _trouble(answer):
+                        raise PerstackError(Kind.PRECONDITION, "runner_misbehaved", f"asked for {path}, {trouble}")
+        except TimeoutError as error:
+            message = f"the runner did not say within {seconds:g} s what it sees at {path}"
+            raise PerstackError(Kind.TIMEOUT, "probe_unanswered", message, retryable=True) from error
+        except StopAsyncIteration as error:
+            message = f"the runner went away while asked for {path}"
+            raise PerstackError(Kind.UNAVAILABLE, "link_lost", message, retryable=True) from error
+        return answer.content
+
+    def _iterator(self) -> AsyncIterator[Ask]:
+        if self._asks is None:
+            self._asks = self._link.asks()
+        return self._asks
+
+    def _reading(self) -> "asyncio.Task[Ask]":
+        if self._next is None:
+            self._next = asyncio.create_task(_first(self._iterator()), name="runner-link-read")
+        return self._next
+
+    async def _read(self) -> Ask:
+        reading = self._reading()
+        await asyncio.wait({reading})
+        self._next = None
+        return _result(reading)
+
+    def _woke(self, reading: "asyncio.Task[Ask]") -> None:
+        if self._ended is None or reading.cancelled():
+            return
+        try:
+            trouble = _trouble(_result(reading))
+        except StopAsyncIteration:
+            trouble = "the link ended"
+        except PerstackError as error:
+            trouble = error.message
+        ended, self._next = self._ended, None
+        if trouble:
+            self._ended = None
+            ended(trouble)
+        else:
+            self.watch(ended)

@@ -1,0 +1,172 @@
+"""Which experts a job needs: the one asked for and all that it can delegate to, checked before anything starts."""
+
+import difflib
+import re
+from collections.abc import Iterator
+from typing import Final, TypeAlias
+
+from perstackd.domain.errors import Kind, PerstackError
+from perstackd.domain.expert import Definition, Expert
+from perstackd.domain.tool_names import without_version
+
+MAX_DEPTH: Final = 8
+
+_Graph: TypeAlias = "dict[str, tuple[str, ...]]"
+_VERSION: Final = re.compile(r"(\d+)\.(\d+)\.(\d+)(?:-[0-9A-Za-z.-]+)?(?:\+[0-9A-Za-z.-]+)?")
+_NO_REGISTRY: Final = "No registry is configured, so only experts of the file can be used."
+
+
+def resolve(definition: Definition, key: str) -> tuple[Expert, ...]:
+    """The asked expert first, then everyone it can reach, depth first in the order of `delegates`, each once.
+
+    Raises:
+        PerstackError: NOT_FOUND `expert_not_found`; INVALID `delegate_missing`, `delegation_cycle`,
+            `delegation_too_deep` (more than 8 levels below the asked expert).
+    """
+    experts = {expert.key: expert for expert in definition.experts}
+    asked = _lookup(experts, key)
+    if asked is None:
+        raise _expert_not_found(definition, key)
+    graph = _reachable(definition.source, experts, asked)
+    for loop in _cycles(graph):
+        raise _cycle(definition.source, loop)
+    _check_depth(graph, asked.key)
+    return tuple(experts[reached] for reached in graph)
+
+
+def delegate_of(definition: Definition, reference: str) -> Expert | None:
+    """The expert of the file that a reference means: `name`, `name@1.2.0`, `name@^1.2.0`, `name@~1.2.0` or
+    `name@latest`. None when there is none, or when its version is another."""
+    return _lookup({expert.key: expert for expert in definition.experts}, reference)
+
+
+def cycles(definition: Definition) -> tuple[tuple[str, ...], ...]:
+    """The delegation cycles of a whole file as paths `(a, b, a)`: at least one wherever there is any."""
+    experts = {expert.key: expert for expert in definition.experts}
+    graph = {
+        expert.key: tuple(child.key for reference in expert.delegates if (child := _lookup(experts, reference)))
+        for expert in definition.experts
+    }
+    return tuple(_cycles(graph))
+
+
+def _reachable(source: str, experts: dict[str, Expert], asked: Expert) -> _Graph:
+    """Who delegates to whom, below `asked`, in order of discovery."""
+    graph: _Graph = {}
+    pending = [asked]
+    while pending:
+        expert = pending.pop()
+        if expert.key in graph:
+            continue
+        children = [_delegate(source, experts, expert, reference) for reference in expert.delegates]
+        graph[expert.key] = tuple(child.key for child in children)
+        pending.extend(reversed(children))
+    return graph
+
+
+def _delegate(source: str, experts: dict[str, Expert], owner: Expert, reference: str) -> Expert:
+    child = _lookup(experts, reference)
+    if child is None:
+        raise _delegate_missing(source, experts, owner.key, reference)
+    return child
+
+
+def _cycles(graph: _Graph) -> Iterator[tuple[str, ...]]:
+    """Depth first with a stack of its own: a file may hold more experts than Python has frames."""
+    done: set[str] = set()
+    for start in graph:
+        path, on_path, pending = [start], {start}, [iter(graph[start])]
+        while pending and start not in done:
+            child = next(pending[-1], None)
+            if child is None:
+                pending.pop()
+                on_path.discard(path[-1])
+                done.add(path.pop())
+            elif child in on_path:
+                yield (*path[path.index(child) :], child)
+            elif child not in done:
+                path.append(child)
+                on_path.add(child)
+                pending.append(iter(graph[child]))
+
+
+def _check_depth(graph: _Graph, asked: str) -> None:
+    """Level by level; the graph has no cycle by now, so a level past the limit is a real chain."""
+    level: dict[str, tuple[str, ...]] = {asked: (asked,)}
+    for _ in range(MAX_DEPTH + 1):
+        level = {child: (*path, child) for key, path in level.items() for child in graph[key]}
+    for path in level.values():
+        raise PerstackError(
+            Kind.INVALID,
+            "delegation_too_deep",
+            f"Delegation goes {MAX_DEPTH} levels deep at most, this goes deeper: {' -> '.join(path)}. "
+            "Let an expert further up delegate directly.",
+            fields={"path": " -> ".join(path)},
+        )
+
+
+def _lookup(experts: dict[str, Expert], reference: str) -> Expert | None:
+    if reference in experts:
+        return experts[reference]
+    name = without_version(reference)
+    expert = experts.get(name)
+    if expert is None or name == reference:
+        return None
+    return expert if _satisfies(expert.version, reference[len(name) + 1 :]) else None
+
+
+def _satisfies(version: str, wanted: str) -> bool:
+    """npm's meaning of an exact version, `^` and `~`; tags other than latest live in a registry only."""
+    if wanted in ("latest", version):
+        return True
+    have = _VERSION.fullmatch(version)
+    least = _VERSION.fullmatch(wanted[1:])
+    if wanted[:1] not in ("^", "~") or have is None or least is None:
+        return False
+    ours = tuple(int(part) for part in have.groups())
+    low = tuple(int(part) for part in least.groups())
+    leading = next((index for index, part in enumerate(low) if part), len(low) - 1)
+    fixed = 2 if wanted[0] == "~" else leading + 1
+    return ours >= low and ours[:fixed] == low[:fixed]
+
+
+def _near(experts: dict[str, Expert], key: str) -> str:
+    matches = difflib.get_close_matches(key, list(experts), n=1)
+    return f" Did you mean {matches[0]!r}?" if matches else ""
+
+
+def _expert_not_found(definition: Definition, key: str) -> PerstackError:
+    experts = {expert.key: expert for expert in definition.experts}
+    return PerstackError(
+        Kind.NOT_FOUND,
+        "expert_not_found",
+        f"{definition.source} has no expert {key!r}; {_has(experts)}.{_near(experts, key)} {_NO_REGISTRY}",
+        fields={"expert": key, "source": definition.source},
+    )
+
+
+def _delegate_missing(source: str, experts: dict[str, Expert], owner: str, reference: str) -> PerstackError:
+    local = experts.get(without_version(reference))
+    why = f"the file's is version {local.version}" if local else _has(experts)
+    return PerstackError(
+        Kind.INVALID,
+        "delegate_missing",
+        f"The expert {owner!r} delegates to {reference!r}, which {source} does not have: {why}."
+        f"{'' if local else _near(experts, reference)} {_NO_REGISTRY}",
+        fields={"expert": owner, "delegate": reference, "source": source},
+    )
+
+
+def _cycle(source: str, path: tuple[str, ...]) -> PerstackError:
+    return PerstackError(
+        Kind.INVALID,
+        "delegation_cycle",
+        f"Delegation in {source} goes round in a circle: {' -> '.join(path)}. Take one of these delegates away.",
+        fields={"path": " -> ".join(path), "source": source},
+    )
+
+
+def _has(experts: dict[str, Expert]) -> str:
+    names = sorted(experts)
+    shown = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+    return f"it has {shown}" if names else "it has no experts"

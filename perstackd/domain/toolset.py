@@ -1,0 +1,74 @@
+"""The tools of a run: what the model is shown and where each call goes. Fixed and sorted when the run starts."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from perstackd.domain import tool_names
+from perstackd.domain.assignment import base_tools, picked, stdio_skills
+from perstackd.domain.events import Owner, ToolRoute
+from perstackd.domain.expert import Definition, Expert
+from perstackd.domain.messages import ToolSpec
+from perstackd.domain.resolution import delegate_of
+from perstackd.domain.tool_calls import DAEMON_TOOLS
+
+_DELEGATE_SCHEMA: Final[Mapping[str, object]] = {
+    "type": "object",
+    "properties": {"query": {"type": "string", "description": "All that the delegate needs to know and to do"}},
+    "required": ["query"],
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Toolset:
+    """Tools by shown name, sorted, and a route for each. `delegates` are (tool name, expert)."""
+
+    tools: tuple[ToolSpec, ...]
+    routes: tuple[ToolRoute, ...]
+    delegates: tuple[tuple[str, Expert], ...]
+
+
+def toolset(
+    definition: Definition, expert: Expert, catalogue: Sequence[ToolSpec], served: Mapping[str, Sequence[ToolSpec]]
+) -> Toolset:
+    """The tools of `expert`; `served` are the tools that each of its skills' servers offered.
+
+    Raises:
+        ValueError: a skill's pick or omit names a tool that its server does not offer; the sentence says which.
+    """
+    base = {tool.name: tool for tool in base_tools(expert, catalogue)}
+    delegates = {
+        reference: found for reference in expert.delegates if (found := delegate_of(definition, reference)) is not None
+    }
+    skills = {(skill, tool.name): tool for skill, tools in _offered(expert, served).items() for tool in tools}
+    tools, routes, experts = [], [], []
+    for named in tool_names.name_tools(tuple(base), tuple(delegates), tuple(skills)):
+        match named.owner:
+            case tool_names.Owner.BASE:
+                owner = Owner.DAEMON if named.tool in DAEMON_TOOLS else Owner.SANDBOX
+                tools.append(base[named.tool])
+                routes.append(ToolRoute(named.shown, owner, named.tool))
+            case tool_names.Owner.DELEGATE:
+                delegate = delegates[named.source]
+                experts.append((named.shown, delegate))
+                tools.append(ToolSpec(named.shown, delegate.description or delegate.key, dict(_DELEGATE_SCHEMA)))  # type: ignore[arg-type]
+                routes.append(ToolRoute(named.shown, Owner.DELEGATE, delegate.key))
+            case tool_names.Owner.SKILL:
+                tools.append(replace(skills[(named.source, named.tool)], name=named.shown))
+                routes.append(ToolRoute(named.shown, Owner.SANDBOX, named.tool, named.source))
+    return Toolset(tuple(tools), tuple(routes), tuple(experts))
+
+
+def _offered(expert: Expert, served: Mapping[str, Sequence[ToolSpec]]) -> dict[str, tuple[ToolSpec, ...]]:
+    offered = {}
+    for skill in stdio_skills(expert):
+        tools = served.get(skill.name, ())
+        names = {tool.name for tool in tools}
+        unknown = sorted({*skill.pick, *skill.omit} - names)
+        if unknown:
+            have = ", ".join(sorted(names)) or "none"
+            raise ValueError(f"the skill {skill.name!r} picks or omits {unknown[0]!r}, but its server offers: {have}")
+        offered[skill.name] = picked(tools, skill.pick, skill.omit)
+    return offered
+
+
