@@ -46,7 +46,7 @@ def confine(uid: int, gid: int) -> None:
 
 def _bound_resources() -> None:
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    files = _DESCRIPTORS if os.geteuid() == 0 or hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
+    files = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (_ADDRESS_SPACE, _ADDRESS_SPACE))
@@ -54,8 +54,9 @@ def _bound_resources() -> None:
 
 def _drop_bounding_set() -> None:
     capability = 0
-    while _library().prctl(_PR_CAPBSET_READ, capability, 0, 0, 0) >= 0:  # EINVAL after the kernel's last one
-        _prctl(_PR_CAPBSET_DROP, capability)
+    while (held := _library().prctl(_PR_CAPBSET_READ, capability, 0, 0, 0)) >= 0:  # EINVAL after the kernel's last one
+        if held:
+            _prctl(_PR_CAPBSET_DROP, capability)
         capability += 1
 
 

@@ -4,7 +4,7 @@ import asyncio
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from perstack_egress import answer
 from perstack_egress.addresses import Address, may_dial
@@ -29,8 +29,8 @@ class Outcome:
     port: int
     allowed: bool
     reason: str
-    counts: Counts
-    seconds: float
+    counts: Counts = field(default_factory=Counts)
+    seconds: float = 0.0
 
 
 class _ClientGone(Exception):  # noqa: N818 - an end, not a fault
@@ -66,6 +66,7 @@ class Connection:
                 raise
             allowed, reason = self._established, self._ended
         finally:
+            self._task = None  # what comes after, the report, is not to be ended
             self._client.close()
             if self._upstream is not None:
                 self._upstream.close()

@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from google.protobuf.message import DecodeError
-
 from perstack.v1 import egress_pb2 as pb
+
 from perstack_egress.connection import Outcome
 from perstack_egress.limits import Limits
 from perstack_egress.listener import Listener
@@ -45,7 +45,7 @@ class Control:
     """Carries out orders until the control socket closes."""
 
     def __init__(self, control: socket.socket, limits: Limits) -> None:
-        control.setblocking(False)
+        control.settimeout(0)
         self._control = control
         self._limits = limits
         # Bounded: when the daemon does not read, connections wait to be reported and keep their places.
@@ -103,7 +103,7 @@ class Control:
             raise OrderRefused(f"no_socket: Listen came with {len(descriptors)} descriptors instead of one")
         policy = _policy(order.policy)
         listening = socket.socket(fileno=os.dup(descriptors[0]))
-        listening.setblocking(False)
+        listening.settimeout(0)
 
         async def report(outcome: Outcome) -> None:
             await self._outgoing.put(_access(order.sandbox_id, outcome))

@@ -11,7 +11,6 @@ from perstack_egress.log import log
 from perstack_egress.policy import Policy
 from perstack_egress.refusal import Refused
 from perstack_egress.resolve import Resolver
-from perstack_egress.tunnel import Counts
 
 
 class Pace:
@@ -89,7 +88,7 @@ class Listener:
                 await asyncio.sleep(0.1)
                 continue
             if len(self._connections) >= self._limits.connections:
-                group.create_task(self._turn_away(client))
+                await self._turn_away(client)
             else:
                 connection = Connection(client, lambda: self._policy, self._limits, self._resolver)
                 self._connections.add(connection)
@@ -97,12 +96,13 @@ class Listener:
             await asyncio.sleep(pace.take(loop.time()))
 
     async def _serve(self, connection: Connection) -> None:
+        # The place is free only when the report is handed over: a daemon that does not read slows sandboxes down.
         try:
             outcome = await connection.serve()
+            if outcome is not None:
+                await self._report(outcome)
         finally:
             self._connections.discard(connection)
-        if outcome is not None:
-            await self._report(outcome)
 
     async def _turn_away(self, client: socket.socket) -> None:
         refused = Refused(
@@ -115,4 +115,4 @@ class Listener:
             log("turn_away_failed")
         finally:
             client.close()
-        await self._report(Outcome("", 0, False, refused.reason, Counts(), 0.0))
+        await self._report(Outcome("", 0, allowed=False, reason=refused.reason))

@@ -1,12 +1,16 @@
 """One model call of a run: the request from the run's state, its pieces to the watchers, its end as a command."""
 
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import cast
+
 import anyio
 
 from perstackd.app.run_context import JobContext, RunPlan, RunServices
 from perstackd.domain.assignment import chosen_model
 from perstackd.domain.errors import PerstackError
 from perstackd.domain.events import StreamPiece
-from perstackd.domain.messages import ModelRequest, TextDelta, ThinkingDelta, Turn
+from perstackd.domain.messages import ModelEvent, ModelRequest, TextDelta, ThinkingDelta, Turn
 from perstackd.domain.run import Generated, GenerationFailed, RunState, request_messages
 
 
@@ -37,22 +41,32 @@ async def generate(
     pieces = _Pieces(services, context, plan, state.step)
     try:
         with anyio.fail_after(request.timeout_ms / 1000):
-            async for event in services.models.stream(request):
-                match event:
-                    case TextDelta(text=text):
-                        pieces.add("RunResult", text)
-                    case ThinkingDelta(text=text):
-                        pieces.add("Reasoning", text)
-                    case Turn():
-                        pieces.complete()
-                        return Generated(event)
+            turn = await _read(services, request, pieces)
     except TimeoutError:
         message = f"the model did not finish its turn within {request.timeout_ms / 1000:g} s; raise timeout or try again"
         return GenerationFailed("model_timeout", message, retryable=True)
     except PerstackError as error:
         wait = error.fields.get("retry_after_ms", "0")
         return GenerationFailed(error.reason, error.message, error.retryable, int(wait) if wait.isdigit() else 0)
-    return GenerationFailed("model_stream_broken", "the model's answer ended before it was complete", retryable=True)
+    if turn is None:
+        return GenerationFailed("model_stream_broken", "the model's answer ended before it was complete", retryable=True)
+    return Generated(turn)
+
+
+async def _read(services: RunServices, request: ModelRequest, pieces: "_Pieces") -> Turn | None:
+    """The turn, or None when the stream ended without one. Closing the stream is what ends the provider's call."""
+    stream = cast("AsyncGenerator[ModelEvent, None]", services.models.stream(request))
+    async with aclosing(stream) as events:
+        async for event in events:
+            match event:
+                case TextDelta(text=text):
+                    pieces.add("RunResult", text)
+                case ThinkingDelta(text=text):
+                    pieces.add("Reasoning", text)
+                case Turn():
+                    pieces.complete()
+                    return event
+    return None
 
 
 class _Pieces:

@@ -19,14 +19,14 @@ from perstackd.app.job_log import JOB, JobLog, numbered
 from perstackd.app.job_request import JobRequest, ResolvedRequest, check, resolved
 from perstackd.app.job_worker import JobWorker
 from perstackd.app.run_context import JobContext, RunLimits, RunServices, StopOrder
-from perstackd.app.run_worker import RunWorker
 from perstackd.domain.assignment import chosen_model
 from perstackd.domain.errors import Kind, PerstackError
-from perstackd.domain.events import JobCreated, JobFinished, Origin
+from perstackd.domain.events import Event, JobCreated, JobFinished, Origin
 from perstackd.domain.expert import Finding, ModelChoice
 from perstackd.domain.ids import JobId, TenantId, is_id
 from perstackd.domain.job import EXIT_CODES, JobRecord, JobState
 from perstackd.domain.run import Cancel, Fail
+from perstackd.domain.run_record import RunRecord, run_records
 from perstackd.ports.definitions import Definitions
 from perstackd.ports.egress import EgressAccess
 from perstackd.ports.event_store import Store
@@ -68,7 +68,7 @@ class Jobs:
         self._defaults = defaults
         self._check_provider = check_provider
         self._workers: dict[JobId, JobWorker] = {}
-        self._draining = False
+        self.draining = False
         self._tasks: TaskGroup = anyio.create_task_group()
         self._stack = AsyncExitStack()
 
@@ -81,7 +81,7 @@ class Jobs:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
-        self._draining = True
+        self.draining = True
         for worker in self._workers.values():
             worker.stop(Fail("daemon_stopped", "perstackd was stopped before the job was done; start the job again"))
         return await self._stack.__aexit__(kind, error, trace)
@@ -131,7 +131,7 @@ class Jobs:
 
     async def drain(self, seconds: float) -> None:
         """Take no new jobs and wait for the running ones, at most `seconds`."""
-        self._draining = True
+        self.draining = True
         with anyio.move_on_after(seconds):
             while self._workers:
                 await anyio.sleep(0.05)
@@ -157,10 +157,18 @@ class Jobs:
         worker = self._workers.get(job_id)
         return worker.queue if worker and not any(run.claimed for run in worker.runs.values()) else None
 
-    def runs(self, job_id: JobId) -> tuple[RunWorker, ...]:
-        """The runs of a job that goes on, in order of their start; none once it ended."""
-        worker = self._workers.get(job_id)
-        return tuple(worker.runs.values()) if worker else ()
+    async def runs(self, job_id: JobId) -> tuple[RunRecord, ...]:
+        """The runs of a job in order of their start, folded from its log. Raises PerstackError NOT_FOUND `job_not_found`."""
+        await self.get(job_id)
+        events: list[Event] = []
+        while stored := await self._store.read(job_id, len(events), _PAGE):
+            events.extend(each.event for each in stored)
+        return run_records(events)
+
+    def model_of(self, found: ResolvedRequest) -> ModelChoice:
+        """Who answers the first of the experts."""
+        own = found.experts[0].model if found.experts else ModelChoice()
+        return chosen_model(own, found.definition.model, self._defaults.model)
 
     def counts(self) -> tuple[int, int]:
         """Running and waiting jobs."""
@@ -178,7 +186,7 @@ class Jobs:
 
     # --- inside -----------------------------------------------------------------------------------------------------
     def _admit(self) -> None:
-        if self._draining:
+        if self.draining:
             raise PerstackError(Kind.UNAVAILABLE, "draining", "perstackd is stopping; try again when it is up", retryable=True)
         if len(self._workers) >= self._defaults.max_running:
             message = f"{len(self._workers)} jobs are running or waiting, the limit is {self._defaults.max_running}; try again later"

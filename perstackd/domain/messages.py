@@ -93,6 +93,14 @@ class Usage:
             self.reasoning_tokens + other.reasoning_tokens,
         )
 
+    def __sub__(self, other: "Usage") -> "Usage":
+        return Usage(
+            self.input_tokens - other.input_tokens,
+            self.output_tokens - other.output_tokens,
+            self.cached_input_tokens - other.cached_input_tokens,
+            self.reasoning_tokens - other.reasoning_tokens,
+        )
+
 
 class FinishReason(StrEnum):
     """Why a turn ended."""

@@ -1,8 +1,9 @@
 """Which experts a job needs: the one asked for and all that it can delegate to, checked before anything starts."""
 
 import difflib
+import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final, TypeAlias
 
 from perstackd.domain.errors import Kind, PerstackError
@@ -10,6 +11,7 @@ from perstackd.domain.expert import Definition, Expert
 from perstackd.domain.tool_names import without_version
 
 MAX_DEPTH: Final = 8
+MAX_CYCLES: Final = 20
 
 _Graph: TypeAlias = "dict[str, tuple[str, ...]]"
 _VERSION: Final = re.compile(r"(\d+)\.(\d+)\.(\d+)(?:-[0-9A-Za-z.-]+)?(?:\+[0-9A-Za-z.-]+)?")
@@ -24,7 +26,7 @@ def resolve(definition: Definition, key: str) -> tuple[Expert, ...]:
             `delegation_too_deep` (more than 8 levels below the asked expert).
     """
     experts = {expert.key: expert for expert in definition.experts}
-    asked = _lookup(experts, key)
+    asked = find(experts, key)
     if asked is None:
         raise _expert_not_found(definition, key)
     graph = _reachable(definition.source, experts, asked)
@@ -37,17 +39,17 @@ def resolve(definition: Definition, key: str) -> tuple[Expert, ...]:
 def delegate_of(definition: Definition, reference: str) -> Expert | None:
     """The expert of the file that a reference means: `name`, `name@1.2.0`, `name@^1.2.0`, `name@~1.2.0` or
     `name@latest`. None when there is none, or when its version is another."""
-    return _lookup({expert.key: expert for expert in definition.experts}, reference)
+    return find({expert.key: expert for expert in definition.experts}, reference)
 
 
 def cycles(definition: Definition) -> tuple[tuple[str, ...], ...]:
-    """The delegation cycles of a whole file as paths `(a, b, a)`: at least one wherever there is any."""
+    """The delegation cycles of a whole file as paths `(a, b, a)`; the first 20 are enough to begin with."""
     experts = {expert.key: expert for expert in definition.experts}
     graph = {
-        expert.key: tuple(child.key for reference in expert.delegates if (child := _lookup(experts, reference)))
+        expert.key: tuple(child.key for reference in expert.delegates if (child := find(experts, reference)))
         for expert in definition.experts
     }
-    return tuple(_cycles(graph))
+    return tuple(itertools.islice(_cycles(graph), MAX_CYCLES))
 
 
 def _reachable(source: str, experts: dict[str, Expert], asked: Expert) -> _Graph:
@@ -65,7 +67,7 @@ def _reachable(source: str, experts: dict[str, Expert], asked: Expert) -> _Graph
 
 
 def _delegate(source: str, experts: dict[str, Expert], owner: Expert, reference: str) -> Expert:
-    child = _lookup(experts, reference)
+    child = find(experts, reference)
     if child is None:
         raise _delegate_missing(source, experts, owner.key, reference)
     return child
@@ -105,7 +107,8 @@ def _check_depth(graph: _Graph, asked: str) -> None:
         )
 
 
-def _lookup(experts: dict[str, Expert], reference: str) -> Expert | None:
+def find(experts: Mapping[str, Expert], reference: str) -> Expert | None:
+    """As `delegate_of`, for experts by their keys."""
     if reference in experts:
         return experts[reference]
     name = without_version(reference)

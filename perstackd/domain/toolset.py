@@ -43,17 +43,17 @@ def toolset(
     skills = {(skill, tool.name): tool for skill, tools in _offered(expert, served).items() for tool in tools}
     tools, routes, experts = [], [], []
     for named in tool_names.name_tools(tuple(base), tuple(delegates), tuple(skills)):
-        match named.owner:
-            case tool_names.Owner.BASE:
+        match named.origin:
+            case tool_names.Origin.BASE:
                 owner = Owner.DAEMON if named.tool in DAEMON_TOOLS else Owner.SANDBOX
                 tools.append(base[named.tool])
                 routes.append(ToolRoute(named.shown, owner, named.tool))
-            case tool_names.Owner.DELEGATE:
+            case tool_names.Origin.DELEGATE:
                 delegate = delegates[named.source]
                 experts.append((named.shown, delegate))
                 tools.append(ToolSpec(named.shown, delegate.description or delegate.key, dict(_DELEGATE_SCHEMA)))  # type: ignore[arg-type]
                 routes.append(ToolRoute(named.shown, Owner.DELEGATE, delegate.key))
-            case tool_names.Owner.SKILL:
+            case tool_names.Origin.SKILL:
                 tools.append(replace(skills[(named.source, named.tool)], name=named.shown))
                 routes.append(ToolRoute(named.shown, Owner.SANDBOX, named.tool, named.source))
     return Toolset(tuple(tools), tuple(routes), tuple(experts))

@@ -83,7 +83,7 @@ def _turns(messages: tuple[Message, ...], blobs: Mapping[str, str]) -> list[Json
     return [{"role": role, "content": list(blocks)} for role, blocks in turns]
 
 
-def _block(part: Part, blobs: Mapping[str, str]) -> JsonObject | None:
+def _block(part: Part, blobs: Mapping[str, str]) -> "JsonObject | None":
     """None for what the API refuses and nobody misses: blank text, thinking that another provider left unsigned."""
     match part:
         case TextPart():
@@ -98,11 +98,11 @@ def _block(part: Part, blobs: Mapping[str, str]) -> JsonObject | None:
             return _result(part, blobs)
 
 
-def _text(text: str) -> JsonObject | None:
+def _text(text: str) -> "JsonObject | None":
     return {"type": "text", "text": text} if text.strip() else None
 
 
-def _thinking(part: ThinkingPart) -> JsonObject | None:
+def _thinking(part: ThinkingPart) -> "JsonObject | None":
     if part.redacted:
         return {"type": "redacted_thinking", "data": part.redacted}
     return {"type": "thinking", "thinking": part.text, "signature": part.signature} if part.signature else None

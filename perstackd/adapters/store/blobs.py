@@ -61,7 +61,7 @@ class FileBlobs:
 
     @classmethod
     async def open(cls, root: Path, *, threads: int, waiting: int) -> "FileBlobs":
-        """Make the directory, drop what an earlier process left unfinished. Raises PerstackError `store_unavailable`."""
+        """Make the directory, drop what an earlier process left unfinished. Raises `store_unavailable`."""
         blobs = cls(root, threads, waiting)
         await blobs._run(blobs._prepare)
         return blobs
@@ -94,10 +94,15 @@ class FileBlobs:
             raise of_system(error, self._root) from error
 
     def _prepare(self) -> None:
-        self._directory(self._root)
-        self._directory(self._unfinished)
+        # All directories now: a directory that a put makes would not be durable yet for the next put into it.
+        self._root.mkdir(mode=0o700, exist_ok=True)
+        there = {entry.name for entry in self._root.iterdir()}
+        for name in {"tmp", *(f"{number:02x}" for number in range(256))} - there:
+            (self._root / name).mkdir(mode=0o700)
         for left in self._unfinished.iterdir():
             left.unlink()
+        _sync_directory(self._root)
+        _sync_directory(self._root.parent)
 
     def _put(self, data: bytes) -> str:
         digest = digest_of(data)
@@ -105,7 +110,6 @@ class FileBlobs:
         directory = self._root / first
         target = directory / rest
         if not _holds(target, len(data)):
-            self._directory(directory)
             self._write(target, data)
         # Also when it was there: its writer may not have come to this line.
         _sync_directory(directory)
@@ -134,11 +138,6 @@ class FileBlobs:
         if offset == 0 and length is None and digest_of(data) != digest:
             raise corrupt(path, "its bytes do not have its digest")
         return data
-
-    def _directory(self, path: Path) -> None:
-        if not path.is_dir():
-            path.mkdir(mode=0o700, exist_ok=True)
-            _sync_directory(path.parent)
 
 
 def _holds(path: Path, size: int) -> bool:

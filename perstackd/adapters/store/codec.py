@@ -30,7 +30,9 @@ _NO_BRACKETS: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[^\[\]{}"]++')
 
 # --- writing --------------------------------------------------------------------------------------------------------
 _Writer: TypeAlias = Callable[[Any], str]
-_JSON: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=dict)
+_JSON: Final = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=dict
+)
 _quote: Final[_Writer] = json.encoder.encode_basestring
 
 
@@ -62,7 +64,7 @@ class _Writers(dict[type, _Writer]):
         value = f"v.{field.name}"
         written = f"'\"{key}\":' + W[type({value})]({value}) + ','"
         if field.name == "type":  # the tag of a union is written though it is a default, and is the same for a class
-            return f"'\"type\":\"{field.default}\",'"
+            return f'\'"type":"{field.default}",\''
         if field.default is MISSING and field.default_factory is MISSING:
             return written
         scope[f"D{field.name}"] = field.default if field.default_factory is MISSING else field.default_factory()
@@ -114,7 +116,7 @@ def stored_payload(payload: Payload) -> tuple[bytes, Payload]:
     try:
         return _checked(text.encode(), payload.type), payload
     except UnicodeEncodeError:
-        document = _checked(_SURROGATE.sub("\ufffd", text).encode(), payload.type)
+        document = _checked(repaired(text).encode(), payload.type)
         return document, decode_document(SCHEMA, document)
 
 
@@ -127,14 +129,19 @@ def stored_event(event: Event) -> StoredEvent:
     return StoredEvent(kept, document)
 
 
+def repaired(text: str) -> str:
+    """The text with U+FFFD for each character that UTF-8 does not have."""
+    return _SURROGATE.sub("\ufffd", text)
+
+
 def encode_job(record: JobRecord) -> str:
-    """The record's document."""
-    return _SURROGATE.sub("\ufffd", _text(record, "job record"))
+    """The record's document. Raises as `encode` does."""
+    return repaired(_text(record, "job record"))
 
 
 def encode_sandbox(record: SandboxRecord) -> str:
-    """The record's document."""
-    return _SURROGATE.sub("\ufffd", _text(record, "sandbox record"))
+    """The record's document. Raises as `encode` does."""
+    return repaired(_text(record, "sandbox record"))
 
 
 # --- reading --------------------------------------------------------------------------------------------------------

@@ -36,8 +36,7 @@ def open_writer(path: Path, busy_timeout_ms: int) -> sqlite3.Connection:
         PerstackError: PRECONDITION `store_newer`, `store_foreign`, `store_corrupt`; UNAVAILABLE `store_unavailable`.
     """
     with _told(path):
-        # Made first, so that the log beside it inherits the mode.
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+        _make_private(path)
         connection = _connect(f"{path.absolute().as_uri()}?mode=rw", busy_timeout_ms)
         try:
             _prepare(connection, path)
@@ -63,22 +62,31 @@ def _told(path: Path) -> Iterator[None]:
         raise of_system(error, path) from error
 
 
+def _make_private(path: Path) -> None:
+    # Before SQLite opens it: the log beside it inherits the mode. A file that is there is not opened, since closing
+    # any descriptor of a file drops the locks that this process has on it.
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        path.chmod(0o600)
+
+
 def _connect(uri: str, busy_timeout_ms: int) -> sqlite3.Connection:
     timeout = busy_timeout_ms / 1000
     return sqlite3.connect(uri, timeout=timeout, isolation_level=None, check_same_thread=False, uri=True)
 
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:
-    migrations = _migrations()
+    scripts = migrations()
     version = _number(connection, "PRAGMA user_version")
-    _check(connection, path, version, len(migrations))
+    _check(connection, path, version, len(scripts))
     if version == 0:
         connection.execute(f"PRAGMA page_size = {PAGE_SIZE}")
     for pragma in _WRITER_PRAGMAS:
         connection.execute(pragma).fetchall()
     if _number(connection, "PRAGMA synchronous") != 2:
         raise corrupt(path, "it does not take synchronous = FULL")
-    for number, script in enumerate(migrations, start=1):
+    for number, script in enumerate(scripts, start=1):
         if number > version:
             _migrate(connection, number, script)
 
@@ -109,7 +117,8 @@ def _migrate(connection: sqlite3.Connection, number: int, script: str) -> None:
             connection.execute("ROLLBACK")
 
 
-def _migrations() -> list[str]:
+def migrations() -> list[str]:
+    """The scripts in their order; the first makes an empty store."""
     found = files("perstackd.adapters.store").joinpath("migrations").iterdir()
     scripts = sorted((file.name, file) for file in found if file.name.endswith(".sql"))
     return [file.read_text("utf-8") for _, file in scripts]

@@ -30,7 +30,8 @@ class Readers:
         """What `query` returns, run in a reading thread.
 
         Raises:
-            PerstackError: what the query raised; UNAVAILABLE `store_unavailable`, `store_closed`; PRECONDITION `store_corrupt`.
+            PerstackError: what the query raised; UNAVAILABLE `store_unavailable`, `store_closed`;
+                PRECONDITION `store_corrupt`.
         """
         async with self._places:
             if self._closing:

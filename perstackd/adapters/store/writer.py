@@ -15,7 +15,6 @@ from queue import Empty, SimpleQueue
 from typing import Any, Final, TypeVar
 
 from perstackd.adapters.store.failures import closed, of_sqlite
-from perstackd.domain.errors import PerstackError
 
 T = TypeVar("T")
 Unit = Callable[[sqlite3.Connection], T]
@@ -45,8 +44,14 @@ class Writer:
         self._queue: SimpleQueue[_Request | None] = SimpleQueue()
         self._places = asyncio.Semaphore(queue_units)
         self._closing = False
+        self._taken = 0
         self._thread = threading.Thread(target=self._work, name="perstack-store-writer", daemon=True)
         self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """Units that were taken and not settled yet."""
+        return self._taken
 
     async def run(self, unit: Unit[T]) -> T:
         """Run `unit` in the writer's thread; its changes are durable on return. Units run in the order of the calls.
@@ -56,12 +61,14 @@ class Writer:
         Raises:
             PerstackError: what the unit raised; UNAVAILABLE `store_unavailable`, `store_closed`.
         """
-        async with self._places:
-            if self._closing:
-                raise closed(self._path)
-            future: asyncio.Future[T] = self._loop.create_future()
-            self._queue.put(_Request(unit, future))
-            return await future
+        await self._places.acquire()  # given back by _settle, also when the caller is gone by then
+        if self._closing:
+            self._places.release()
+            raise closed(self._path)
+        self._taken += 1
+        future: asyncio.Future[T] = self._loop.create_future()
+        self._queue.put(_Request(unit, future))
+        return await future
 
     async def close(self) -> None:
         """Commit what was taken, then end the thread. Idempotent."""
@@ -72,6 +79,17 @@ class Writer:
         if self._thread.is_alive():
             raise closed(self._path)
 
+    def _settle(self, batch: list[_Request]) -> None:
+        for request in batch:
+            self._taken -= 1
+            self._places.release()
+            if request.future.done():  # its caller was cancelled
+                continue
+            if request.error is None:
+                request.future.set_result(request.result)
+            else:
+                request.future.set_exception(request.error)
+
     # --- in the thread ----------------------------------------------------------------------------------------------
     def _work(self) -> None:
         last = False
@@ -79,7 +97,7 @@ class Writer:
             batch, last = self._batch()
             if batch:
                 self._commit(batch)
-                self._loop.call_soon_threadsafe(_settle, batch)
+                self._loop.call_soon_threadsafe(self._settle, batch)
 
     def _batch(self) -> tuple[list[_Request], bool]:
         batch: list[_Request] = []
@@ -100,7 +118,8 @@ class Writer:
             for request in batch:
                 self._attempt(request)
             self._connection.execute("COMMIT")
-        except Exception as error:  # noqa: BLE001 - whatever it is, every caller is told and the thread goes on
+        except Exception as error:
+            # Whatever it is, every caller is told and the thread goes on.
             self._roll_back()
             for request in batch:
                 request.error = self._told(error)
@@ -126,13 +145,3 @@ class Writer:
 
     def _told(self, error: Exception) -> Exception:
         return of_sqlite(error, self._path) if isinstance(error, sqlite3.Error) else error
-
-
-def _settle(batch: list[_Request]) -> None:
-    for request in batch:
-        if request.future.done():  # its caller was cancelled
-            continue
-        if request.error is None:
-            request.future.set_result(request.result)
-        else:
-            request.future.set_exception(request.error)

@@ -5,8 +5,9 @@ The copy gets all its attributes while it is detached, so a sandbox never sees i
 
 import errno
 import os
-import stat
 from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Final
 
 from perstackd.adapters.workspaces import syscalls
@@ -42,108 +43,111 @@ class Binder:
             PerstackError: PRECONDITION `workspace_unsupported` when the file system refuses it.
         """
         if source.kind is not WorkspaceKind.EPHEMERAL:
-            os.close(self._mapped_tree(source, source.owner.uid, _RESTRICTED))
+            os.close(self._mapped_tree(_Wanted(source, source.owner.uid, _RESTRICTED)))
 
     def bind(self, source: Source, slot: str, uid: int, *, read_only: bool) -> None:
         """Mount `source` on `slot`/workspace with its owner shown as `uid`. Nothing stays mounted when it raises.
 
         Raises:
-            PerstackError: PRECONDITION `workspace_unsupported`, `slot_missing`, `workspace_unsafe`; CONFLICT `slot_taken`.
+            PerstackError: PRECONDITION `workspace_unsupported`, `slot_missing`, `workspace_unsafe`,
+                `workspace_attach_failed`; CONFLICT `slot_taken`.
         """
-        attributes = _RESTRICTED | (syscalls.MOUNT_ATTR_RDONLY if read_only else 0)
-        outer, target = self._root.open_target(slot)
-        try:
-            tree = self._tree(source, uid, attributes)
+        wanted = _Wanted(source, uid, _RESTRICTED | (syscalls.MOUNT_ATTR_RDONLY if read_only else 0))
+        with ExitStack() as held:
+            outer, target = self._root.open_target(slot)
+            held.callback(os.close, outer)
+            held.callback(os.close, target)
+            tree = self._tree(wanted)
+            held.callback(os.close, tree)
+            wanted.verify(tree)
             try:
-                _verify(tree, source, uid, attributes)
                 syscalls.attach_tree(tree, target)
-            finally:
-                os.close(tree)
-            self._verify_attached(outer, source, slot, uid, attributes)
-        finally:
-            os.close(target)
-            os.close(outer)
+            except OSError as error:
+                message = f"the workspace {source.name} cannot be mounted on {slot}: {error}"
+                raise PerstackError(Kind.PRECONDITION, "workspace_attach_failed", message) from error
+            self._verify_attached(outer, slot, wanted)
 
-    def _verify_attached(self, outer: int, source: Source, slot: str, uid: int, attributes: int) -> None:  # noqa: PLR0917: what was asked
+    def _verify_attached(self, outer: int, slot: str, wanted: "_Wanted") -> None:
         try:
             seen = syscalls.openat2(outer, WORKSPACE, syscalls.DIRECTORY, syscalls.INSIDE)
             try:
-                _verify(seen, source, uid, attributes)
+                wanted.verify(seen)
             finally:
                 os.close(seen)
         except (OSError, PerstackError):
             self._root.clear_slot(slot)
             raise
 
-    def _tree(self, source: Source, uid: int, attributes: int) -> int:
+    def _tree(self, wanted: "_Wanted") -> int:
         try:
-            return self._mapped_tree(source, uid, attributes)
+            return self._mapped_tree(wanted)
         except PerstackError as error:
-            if source.kind is WorkspaceKind.EPHEMERAL and error.reason == "workspace_unsupported":
-                return self._given_tree(source, uid, attributes)
+            if wanted.source.kind is WorkspaceKind.EPHEMERAL and error.reason == "workspace_unsupported":
+                return self._given_tree(wanted)
             raise
 
-    def _mapped_tree(self, source: Source, uid: int, attributes: int) -> int:
-        namespace = self._namespaces.get(source.owner, uid)
-        tree = _clone(source)
+    def _mapped_tree(self, wanted: "_Wanted") -> int:
+        namespace = self._namespaces.get(wanted.source.owner, wanted.uid)
         try:
-            self._set_attributes(tree, attributes | syscalls.MOUNT_ATTR_IDMAP, namespace)
+            return self._tree_with(wanted.source, wanted.attributes | syscalls.MOUNT_ATTR_IDMAP, namespace)
+        finally:
+            os.close(namespace)
+
+    def _given_tree(self, wanted: "_Wanted") -> int:
+        """Before Linux 6.3 a tmpfs cannot be idmapped: give an ephemeral workspace to its first sandbox instead."""
+        source = wanted.source
+        if os.fstat(source.descriptor).st_uid not in (source.owner.uid, wanted.uid):
+            raise PerstackError(
+                Kind.PRECONDITION,
+                "workspace_unsupported",
+                f"the ephemeral workspace {source.name} cannot be shared by two sandboxes before Linux 6.3; "
+                "use a named workspace",
+            )
+        os.chown(f"/proc/self/fd/{source.descriptor}", wanted.uid, wanted.uid)
+        return self._tree_with(source, wanted.attributes, 0)
+
+    def _tree_with(self, source: Source, attributes: int, namespace: int) -> int:
+        try:
+            tree = syscalls.clone_tree(source.descriptor)
+            try:
+                self._set_attributes(tree, attributes, namespace)
+            except OSError:
+                os.close(tree)
+                raise
         except OSError as error:
-            os.close(tree)
             if error.errno in _REFUSALS:
                 raise _unsupported(source, error) from error
             raise
         return tree
 
-    def _given_tree(self, source: Source, uid: int, attributes: int) -> int:
-        """Before Linux 6.3 a tmpfs cannot be idmapped: give an ephemeral workspace to its first sandbox instead."""
-        if os.fstat(source.descriptor).st_uid not in (source.owner.uid, uid):
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    source: Source
+    uid: int
+    attributes: int
+
+    def verify(self, descriptor: int) -> None:
+        """Compare what the kernel shows with what was asked: a kernel or engine that forgets a flag says nothing."""
+        wrong = [name for name, right in self._findings(descriptor) if not right]
+        if wrong:
             raise PerstackError(
                 Kind.PRECONDITION,
-                "workspace_unsupported",
-                f"the {source.name} cannot be shared by two sandboxes before Linux 6.3; use a named workspace",
+                "workspace_unsafe",
+                f"the workspace {self.source.name} was not attached: its {', '.join(wrong)} would differ from what was "
+                "asked; see whether its owner was changed meanwhile",
+                fields={"differences": ",".join(wrong)},
             )
-        os.chown(f"/proc/self/fd/{source.descriptor}", uid, uid)
-        tree = _clone(source)
-        try:
-            self._set_attributes(tree, attributes, 0)
-        except OSError:
-            os.close(tree)
-            raise
-        return tree
 
-
-def _clone(source: Source) -> int:
-    try:
-        return syscalls.clone_tree(source.descriptor)
-    except OSError as error:
-        if error.errno in _REFUSALS:
-            raise _unsupported(source, error) from error
-        raise
-
-
-def _verify(descriptor: int, source: Source, uid: int, attributes: int) -> None:
-    """Compare what the kernel shows with what was asked; a kernel that forgets a flag without a word is the reason."""
-    flags = os.fstatvfs(descriptor).f_flag
-    seen, held = os.fstat(descriptor), os.fstat(source.descriptor)
-    wrong = [
-        name
-        for name, right in (
-            ("nosuid", flags & os.ST_NOSUID),
-            ("nodev", flags & os.ST_NODEV),
-            ("ro", flags & os.ST_RDONLY or not attributes & syscalls.MOUNT_ATTR_RDONLY),
-            ("owner", seen.st_uid == uid),
-            ("directory", (seen.st_dev, seen.st_ino) == (held.st_dev, held.st_ino) and stat.S_ISDIR(seen.st_mode)),
-        )
-        if not right
-    ]
-    if wrong:
-        raise PerstackError(
-            Kind.PRECONDITION,
-            "workspace_unsafe",
-            f"the workspace {source.name} was attached with a different {', '.join(wrong)} than asked and was taken away again; "
-            "see whether its owner was changed meanwhile",
-            fields={"differences": ",".join(wrong)},
+    def _findings(self, descriptor: int) -> tuple[tuple[str, bool], ...]:
+        flags = os.fstatvfs(descriptor).f_flag
+        seen, held = os.fstat(descriptor), os.fstat(self.source.descriptor)
+        return (
+            ("nosuid", bool(flags & os.ST_NOSUID)),
+            ("nodev", bool(flags & os.ST_NODEV)),
+            ("ro", bool(flags & os.ST_RDONLY) or not self.attributes & syscalls.MOUNT_ATTR_RDONLY),
+            ("owner", seen.st_uid == self.uid),
+            ("directory", (seen.st_dev, seen.st_ino) == (held.st_dev, held.st_ino)),
         )
 
 
@@ -152,7 +156,7 @@ def _unsupported(source: Source, error: OSError) -> PerstackError:
     return PerstackError(
         Kind.PRECONDITION,
         "workspace_unsupported",
-        f"the workspace {source.name} is on {kind}, which refuses an idmapped mount ({error}); use a directory on ext4, xfs or "
-        "btrfs that is not idmapped itself, or a named workspace, and Linux 5.12 or newer",
+        f"the workspace {source.name} is on {kind}, which refuses an idmapped mount ({error}); use a directory on "
+        "ext4, xfs or btrfs that is not idmapped itself, or a named workspace, and Linux 5.12 or newer",
         fields={"file_system": kind},
     )

@@ -60,4 +60,6 @@ def _read_below(root: int, relative: str, limit: int) -> bytes:
 
 
 def _refused(relative: str, why: str) -> PerstackError:
-    return PerstackError(Kind.DENIED, "workspace_file_refused", f"the file {relative!r} is not read from the host: {why}")
+    return PerstackError(
+        Kind.DENIED, "workspace_file_refused", f"the file {relative!r} is not read from the host: {why}"
+    )

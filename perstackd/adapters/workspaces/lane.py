@@ -3,11 +3,15 @@
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import TypeVar
+
+import structlog
 
 from perstackd.domain.errors import Kind, PerstackError
 
 T = TypeVar("T")
+_log = structlog.get_logger(__name__)
 
 
 class Lane:
@@ -19,19 +23,23 @@ class Lane:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix=name)
 
     async def run(self, work: Callable[[], T], undo: Callable[[T], object] | None = None) -> T:
-        """The result of `work`. A call that has begun goes on when the caller leaves; `undo` then gets its result.
+        """The result of `work`. It is carried out even when the caller leaves; `undo` then gets it, in the lane.
 
         Raises:
             PerstackError: TIMEOUT `workspace_stuck` after `limit` seconds, and whatever `work` raises.
         """
         future = self._executor.submit(work)
+        limit = asyncio.timeout(self._limit)
         try:
-            async with asyncio.timeout(self._limit) as waiting:
-                return await asyncio.wrap_future(future)
+            async with limit:
+                return await asyncio.shield(asyncio.wrap_future(future))
         except (TimeoutError, asyncio.CancelledError) as error:
+            timed_out = limit.expired()
+            if isinstance(error, TimeoutError) and not timed_out:
+                raise  # ETIMEDOUT of the work itself
             if undo is not None:
-                future.add_done_callback(lambda done: _undone(done, undo))
-            if not waiting.expired():
+                self.later(partial(_undo, future, undo))
+            if not timed_out:
                 raise
             raise PerstackError(
                 Kind.TIMEOUT,
@@ -40,11 +48,23 @@ class Lane:
                 retryable=True,
             ) from error
 
+    def later(self, work: Callable[[], object]) -> None:
+        """Do `work` after all that was asked before, without a waiter; a failure is logged."""
+        self._executor.submit(_logged, work)
+
     def shutdown(self) -> None:
-        """Take no more work and wait for what has begun; blocks."""
+        """Take no more work and wait for what has begun; blocks. Idempotent."""
         self._executor.shutdown(cancel_futures=True)
 
 
-def _undone(done: Future[T], undo: Callable[[T], object]) -> None:
+def _undo(done: Future[T], undo: Callable[[T], object]) -> None:
+    """Runs after `done`, which is in the same lane."""
     if not done.cancelled() and done.exception() is None:
         undo(done.result())
+
+
+def _logged(work: Callable[[], object]) -> None:
+    try:
+        work()
+    except Exception:
+        _log.exception("workspace_clean_up_failed")

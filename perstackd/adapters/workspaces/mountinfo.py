@@ -1,4 +1,4 @@
-"""What is mounted where, as /proc/self/mountinfo tells it (proc_pid_mountinfo(5)), in this process's mount namespace."""
+"""What is mounted where in this process's mount namespace, see proc_pid_mountinfo(5)."""
 
 import re
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class MountPoint:
 
 
 def parse(text: bytes) -> tuple[MountPoint, ...]:
-    """The mounts of a mountinfo file, in its order: a mount comes after the one that it covers."""
+    """The mounts of a mountinfo file, in its order."""
     return tuple(_mount_point(line) for line in text.splitlines() if line)
 
 
@@ -31,10 +31,10 @@ def mounts() -> tuple[MountPoint, ...]:
 
 
 def mounts_at_or_below(directory: str) -> tuple[MountPoint, ...]:
-    """Mounts at `directory` or deeper, those that must be unmounted first at the front."""
+    """Mounts at `directory` or below it, the deepest first."""
     inside = directory.rstrip("/") + "/"
     found = [mount for mount in mounts() if mount.path == directory or mount.path.startswith(inside)]
-    return tuple(reversed(found))
+    return tuple(sorted(found, key=lambda mount: -mount.path.count("/")))
 
 
 def file_system_of(descriptor: int) -> str:

@@ -6,7 +6,6 @@ Each is found or made and handed out as a `Source`, a descriptor: from then on n
 import errno
 import os
 import re
-import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +13,12 @@ from typing import Final, TypeVar
 
 from perstackd.adapters.workspaces import syscalls
 from perstackd.adapters.workspaces.root import RuntimeRoot, unmount_all
+from perstackd.adapters.workspaces.settings import HostSettings
 from perstackd.adapters.workspaces.userns import MIN_OWNER, Owner
 from perstackd.domain.errors import Kind, PerstackError
 from perstackd.domain.ids import JobId, TenantId, is_id
 from perstackd.domain.workspace import WorkspaceKind, WorkspaceSpec
 
-MARKER: Final = "marker"
 T = TypeVar("T")
 _TENANT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
@@ -37,20 +36,16 @@ class Source:
 class Places:
     """Finds and makes. Blocking."""
 
-    def __init__(self, state: str, runtime: RuntimeRoot, roots: tuple[str, ...], managed_uid: int, tmpfs_options: str) -> None:
-        self._state = Path(state)
+    def __init__(self, settings: HostSettings, runtime: RuntimeRoot) -> None:
+        self._settings = settings
         self._runtime = runtime
-        self._roots = tuple(root.rstrip("/") or "/" for root in roots)
-        self._managed = Owner(managed_uid, managed_uid)
-        self._tmpfs_options = tmpfs_options
+        self._roots = tuple(root.rstrip("/") or "/" for root in settings.roots)
+        self._named_root = Path(settings.state, "workspaces")
 
     def prepare(self) -> None:
-        """Make the directories that only root may enter, and forget markers of an earlier process. Idempotent."""
-        for directory in (self._state / "workspaces", self._state / "markers"):
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            directory.chmod(0o700)
-        for marker in (self._state / "markers").iterdir():
-            self.remove_marker(marker)
+        """Make the directory of named workspaces, which only root may enter. Idempotent."""
+        self._named_root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._named_root.chmod(0o700)
 
     def find(self, job_id: JobId, tenant: TenantId, spec: WorkspaceSpec) -> Source:
         """Find or make what `spec` asks for.
@@ -73,29 +68,12 @@ class Places:
         if directory.exists():
             directory.rmdir()
 
-    def make_marker(self) -> tuple[Source, Path, str]:
-        """A directory with a file `marker` of random content, on the file system of managed workspaces."""
-        token = secrets.token_hex(16)
-        directory = self._state / "markers" / secrets.token_hex(8)
-        directory.mkdir(mode=0o700)
-        (directory / MARKER).write_text(token)
-        for path in (directory / MARKER, directory):
-            os.chown(path, self._managed.uid, self._managed.gid)
-        return _hold(syscalls.AT_FDCWD, str(directory), syscalls.WITHOUT_LINKS, str(directory)), directory, token
-
-    @staticmethod
-    def remove_marker(directory: Path) -> None:
-        """Idempotent."""
-        (directory / MARKER).unlink(missing_ok=True)
-        if directory.exists():
-            directory.rmdir()
-
     def _path(self, path: str) -> Source:
         root = self._root_of(path)
         outer = _opened(root, lambda: _directory(syscalls.AT_FDCWD, root, syscalls.WITHOUT_LINKS))
         try:
             inner = os.path.relpath(path, root)
-            return _opened(path, lambda: _hold(outer, inner, syscalls.INSIDE, path))
+            return _opened(path, lambda: _held(outer, inner, WorkspaceKind.PATH, path))
         finally:
             os.close(outer)
 
@@ -113,18 +91,18 @@ class Places:
         )
 
     def _named(self, tenant: TenantId, name: str) -> Source:
-        path = managed_directory(str(self._state), tenant, name)
-        outer = _directory(syscalls.AT_FDCWD, str(self._state / "workspaces"), syscalls.WITHOUT_LINKS)
+        _check_tenant(tenant)
+        outer = _directory(syscalls.AT_FDCWD, str(self._named_root), syscalls.WITHOUT_LINKS)
         try:
             for part in (tenant, name):
                 _make(outer, part)
                 inner = _directory(outer, part, syscalls.INSIDE)
                 os.close(outer)
                 outer = inner
-            # new, or left by a process that died before it got here: only root can have made anything at this level
+            # new, or left by a process that died before it got here: only root can make anything at this level
             if os.fstat(outer).st_uid == 0:
-                os.chown(f"/proc/self/fd/{outer}", self._managed.uid, self._managed.gid)
-            return _hold(outer, ".", syscalls.INSIDE, path)
+                os.chown(f"/proc/self/fd/{outer}", self._settings.managed_uid, self._settings.managed_uid)
+            return _held(outer, ".", WorkspaceKind.NAMED, f"{tenant}/{name}")
         finally:
             os.close(outer)
 
@@ -134,8 +112,10 @@ class Places:
             _make(outer, _checked_job(job_id))
             path = str(self._runtime.ephemeral / job_id)
             if not _is_mount_point(outer, job_id):  # one of an earlier process is taken over with its content
-                syscalls.mount("tmpfs", path, "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, self._tmpfs_options)
-            return _hold(outer, job_id, syscalls.INSIDE, f"ephemeral workspace of job {job_id}")
+                syscalls.mount(
+                    "tmpfs", path, "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, self._settings.tmpfs_options
+                )
+            return _held(outer, job_id, WorkspaceKind.EPHEMERAL, path)
         finally:
             os.close(outer)
 
@@ -146,9 +126,13 @@ def managed_directory(state: str, tenant: TenantId, name: str) -> str:
     Raises:
         PerstackError: INVALID `tenant_invalid` for a tenant that cannot be a directory's name.
     """
+    _check_tenant(tenant)
+    return f"{state.rstrip('/')}/workspaces/{tenant}/{name}"
+
+
+def _check_tenant(tenant: TenantId) -> None:
     if not _TENANT.fullmatch(tenant):
         raise PerstackError(Kind.INVALID, "tenant_invalid", f"the tenant {tenant[:80]!r} cannot be a directory's name")
-    return f"{state.rstrip('/')}/workspaces/{tenant}/{name}"
 
 
 def _checked_job(job_id: JobId) -> str:
@@ -178,21 +162,33 @@ def _is_mount_point(outer: int, name: str) -> bool:
     return False
 
 
-def _hold(outer: int, path: str, resolve: int, name: str) -> Source:
+def hold(path: str) -> Source:
+    """Hold a directory of our own making."""
+    return _held(syscalls.AT_FDCWD, path, WorkspaceKind.NAMED, path)
+
+
+def _held(outer: int, path: str, kind: WorkspaceKind, name: str) -> Source:
+    resolve = syscalls.WITHOUT_LINKS if outer == syscalls.AT_FDCWD else syscalls.INSIDE
     descriptor = _directory(outer, path, resolve)
-    found = os.fstat(descriptor)
-    if found.st_uid < MIN_OWNER:
+    try:
+        return Source(descriptor, _owner(os.fstat(descriptor), name), name, kind)
+    except PerstackError:
         os.close(descriptor)
+        raise
+
+
+def _owner(found: os.stat_result, name: str) -> Owner:
+    if found.st_uid < MIN_OWNER:
         raise PerstackError(
             Kind.DENIED,
             "workspace_owner_refused",
-            f"the workspace {name} belongs to uid {found.st_uid}; a file made inside would be that account's on the host, "
-            f"so directories of uids below {MIN_OWNER} are never attached. Use a named workspace, or a directory of a user",
+            f"the workspace {name} belongs to uid {found.st_uid}; a file made inside would be that account's on "
+            f"the host, so directories of uids below {MIN_OWNER} are never attached. Use a named workspace, or a "
+            "directory of a user",
             fields={"path": name, "uid": str(found.st_uid)},
         )
     # a privileged group is not mapped either; files of the sandbox then get the group with the owner's number
-    gid = found.st_gid if found.st_gid >= MIN_OWNER else found.st_uid
-    return Source(descriptor, Owner(found.st_uid, gid), name)
+    return Owner(found.st_uid, found.st_gid if found.st_gid >= MIN_OWNER else found.st_uid)
 
 
 def _opened(path: str, opening: Callable[[], T]) -> T:
@@ -206,7 +202,9 @@ def _open_error(path: str, error: OSError) -> PerstackError:
     match error.errno:
         case errno.ENOENT:
             return PerstackError(
-                Kind.NOT_FOUND, "workspace_not_found", f"the workspace {path} does not exist on the daemon's host; make it first"
+                Kind.NOT_FOUND,
+                "workspace_not_found",
+                f"the workspace {path} does not exist on the daemon's host; make it first",
             )
         case errno.ENOTDIR:
             return PerstackError(Kind.NOT_FOUND, "workspace_not_found", f"the workspace {path} is not a directory")
@@ -219,4 +217,6 @@ def _open_error(path: str, error: OSError) -> PerstackError:
         case errno.ENOSYS:
             return PerstackError(Kind.PRECONDITION, "workspace_unsupported", "workspaces need Linux 5.12 or newer")
         case _:
-            return PerstackError(Kind.PRECONDITION, "workspace_unusable", f"the workspace {path} cannot be opened: {error}")
+            return PerstackError(
+                Kind.PRECONDITION, "workspace_unusable", f"the workspace {path} cannot be opened: {error}"
+            )

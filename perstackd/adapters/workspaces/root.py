@@ -34,8 +34,8 @@ class RuntimeRoot:
             own = [mount for mount in mounts_at_or_below(self.path) if mount.path == self.path]
             if not own:
                 syscalls.mount(self.path, self.path, flags=syscalls.MS_BIND)
-            if not (own and own[0].shared):
-                # private first: a copy of a shared mount would stay in that one's peer group, and every slot appear twice
+            if not (own and all(mount.shared for mount in own)):
+                # private first: a copy of a shared mount stays in its peer group, and every slot would appear twice
                 syscalls.mount("", self.path, flags=syscalls.MS_PRIVATE)
                 syscalls.mount("", self.path, flags=syscalls.MS_SHARED)
         except PermissionError as error:
@@ -52,7 +52,7 @@ class RuntimeRoot:
         return Path(self.path, "ephemeral")
 
     def leftovers(self) -> tuple[MountPoint, ...]:
-        """Every mount below the directory, whoever made it, the one to be unmounted first at the front."""
+        """Every mount below the directory, whoever made it, the deepest first."""
         return tuple(mount for mount in mounts_at_or_below(self.path) if mount.path != self.path)
 
     def cleanup(self) -> None:
@@ -96,7 +96,9 @@ class RuntimeRoot:
 
     def _check(self, slot: str) -> None:
         if not slot.startswith(self.path + "/") or {".", ".."} & set(slot.split("/")):
-            raise PerstackError(Kind.INVALID, "slot_invalid", f"the slot {slot!r} is not a plain path below {self.path}")
+            raise PerstackError(
+                Kind.INVALID, "slot_invalid", f"the slot {slot!r} is not a plain path below {self.path}"
+            )
 
 
 def unmount_all(path: str) -> None:

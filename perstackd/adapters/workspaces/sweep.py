@@ -9,6 +9,7 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from perstackd.adapters.workspaces import syscalls
@@ -71,7 +72,7 @@ class _Walk:
 
     def _clear(self, descriptor: int, mode: int) -> None:
         if mode & _SET_ID:
-            os.chmod(f"/proc/self/fd/{descriptor}", stat.S_IMODE(mode) & ~_SET_ID)
+            Path(f"/proc/self/fd/{descriptor}").chmod(stat.S_IMODE(mode) & ~_SET_ID)
             self.cleared += 1
 
     def _descend(self, descriptor: int, depth: int) -> None:

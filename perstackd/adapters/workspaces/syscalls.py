@@ -63,7 +63,7 @@ def openat2(directory: int, path: str, flags: int, resolve: int) -> int:
 
 
 def clone_tree(source: int) -> int:
-    """A detached copy of the mount at the open directory `source`, without the mounts below it. The caller closes it."""
+    """A detached copy of the mount at the open directory `source`, without mounts below it; the caller closes it."""
     return _call(_OPEN_TREE, "open_tree", source, b"", _OPEN_TREE_CLONE | os.O_CLOEXEC | _AT_EMPTY_PATH)
 
 

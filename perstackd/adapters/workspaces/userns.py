@@ -34,7 +34,7 @@ class UserNamespaces:
     """The helper and a bounded cache of what it made.
 
     `start` comes before the event loop and in the main thread (the helper dies with the thread that made it); `get`
-    blocks and is safe from several threads; a descriptor it returns stays open until 512 newer ones were asked for.
+    blocks, at most 5 s per question, and is safe from several threads.
     """
 
     def __init__(self, spare: int) -> None:
@@ -53,8 +53,13 @@ class UserNamespaces:
         ours.settimeout(_TIMEOUT)
         with theirs:
             command = [sys.executable, "-I", "-S", _PROGRAM, str(theirs.fileno()), str(os.getpid())]
-            self._helper = subprocess.Popen(  # noqa: S603: a constant program of ours
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=(theirs.fileno(),), env={}, cwd="/"
+            self._helper = subprocess.Popen(  # noqa: S603 - a constant program of ours
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(),),
+                env={},
+                cwd="/",
             )
         self._link = ours
 
@@ -72,7 +77,7 @@ class UserNamespaces:
                 self._helper = None
 
     def get(self, owner: Owner, shown_as: int) -> int:
-        """A descriptor of the namespace that shows files of `owner` as `shown_as`. It stays ours.
+        """A descriptor of the namespace that shows files of `owner` as `shown_as`; the caller closes it.
 
         Raises:
             PerstackError: DENIED `workspace_owner_refused`; UNAVAILABLE `userns_unavailable`.
@@ -85,7 +90,7 @@ class UserNamespaces:
             self._cache.move_to_end(key)
             while len(self._cache) > _CACHED:
                 os.close(self._cache.popitem(last=False)[1])
-            return self._cache[key]
+            return os.dup(self._cache[key])
 
     def _refuse(self, owner: Owner, shown_as: int) -> None:
         """The last line: whoever asks, a privileged id and the spare one are never somebody's files."""
@@ -93,8 +98,8 @@ class UserNamespaces:
             raise PerstackError(
                 Kind.DENIED,
                 "workspace_owner_refused",
-                f"files of {owner.uid}:{owner.gid} cannot be shown as uid {shown_as}: ids below {MIN_OWNER} and the spare "
-                f"id {self._spare} are never mapped; give the directory to another owner",
+                f"files of {owner.uid}:{owner.gid} cannot be shown as uid {shown_as}: ids below {MIN_OWNER} and "
+                f"the spare id {self._spare} are never mapped; give the directory to another owner",
             )
 
     def _ask(self, owner: Owner, shown_as: int) -> int:
@@ -112,7 +117,9 @@ class UserNamespaces:
             raise _unavailable(f"the user namespace helper did not answer: {error}") from error
         if code or len(rights) != 1:
             _close(rights)
-            raise _unavailable(f"no user namespace could be made ({stage}): {os.strerror(code)}; see user.max_user_namespaces")
+            raise _unavailable(
+                f"no user namespace could be made ({stage}): {os.strerror(code)}; see user.max_user_namespaces"
+            )
         return rights[0]
 
     @staticmethod

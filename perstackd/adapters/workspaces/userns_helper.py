@@ -72,11 +72,40 @@ def drop_privileges() -> None:
     _checked(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "prctl PR_SET_NO_NEW_PRIVS")
 
 
+class Child:
+    """A process in a fresh user namespace, with its maps and the namespace opened: looking them up is the slow part."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.maps: list[int] = []
+        self.namespace = -1
+        try:
+            for name in ("uid_map", "gid_map"):
+                self.maps.append(os.open(f"/proc/{pid}/{name}", os.O_WRONLY | os.O_CLOEXEC))
+            self.namespace = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            self.end()
+            raise
+
+    def write_maps(self, owner: tuple[int, int], shown_as: int, spare: int) -> None:
+        """Both extents, `owner` (uid, gid) shown as `shown_as` and `spare` shown as 0. Once per child."""
+        for descriptor, of_owner in zip(self.maps, owner, strict=True):
+            os.write(descriptor, f"{of_owner} {shown_as} 1\n{spare} 0 1\n".encode())
+
+    def end(self) -> None:
+        """Kill, reap and close."""
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+        for descriptor in (*self.maps, self.namespace):
+            if descriptor >= 0:
+                os.close(descriptor)
+
+
 class Nursery:
-    """Children that sit in a fresh user namespace and wait for their end. `life` is a pipe that only this process writes."""
+    """Children that sit in a fresh user namespace each and wait for the end of a pipe that only this process holds."""
 
     def __init__(self) -> None:
-        self._ready: list[int] = []
+        self._ready: list[Child] = []
         self._life = os.pipe()
 
     def refill(self) -> bool:
@@ -86,11 +115,11 @@ class Nursery:
         self._ready.append(self._child())
         return True
 
-    def take(self) -> int:
-        """The pid of a child whose maps are not written. The caller kills and reaps it."""
+    def take(self) -> Child:
+        """A child whose maps are not written. The caller ends it."""
         return self._ready.pop() if self._ready else self._child()
 
-    def _child(self) -> int:
+    def _child(self) -> Child:
         said, says = os.pipe()
         pid = os.fork()
         if pid == 0:
@@ -100,9 +129,10 @@ class Nursery:
         os.close(said)
         code = struct.unpack("=i", answer)[0] if len(answer) == 4 else errno.EIO  # it died before it could say
         if code:
-            end(pid)
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
             raise OSError(code, "unshare")
-        return pid
+        return Child(pid)
 
     def _wait_for_end(self, says: int) -> NoReturn:
         try:
@@ -115,39 +145,19 @@ class Nursery:
             os._exit(0)
 
 
-def end(pid: int) -> None:
-    """Kill and reap a child."""
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-
-
-def mapped_namespace(pid: int, owner: tuple[int, int], shown_as: int, spare: int) -> int:
-    """Write both extents, `owner` shown as `shown_as` and `spare` shown as 0, and open the namespace of `pid`."""
-    for name, of_owner in zip(("uid_map", "gid_map"), owner, strict=True):
-        descriptor = os.open(f"/proc/{pid}/{name}", os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            os.write(descriptor, f"{of_owner} {shown_as} 1\n{spare} 0 1\n".encode())
-        finally:
-            os.close(descriptor)
-    return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
-
-
 def _answer(link: socket.socket, nursery: Nursery, request: bytes) -> None:
     number, uid, gid, shown_as, spare = REQUEST.unpack(request)
-    pid, stage, rights = 0, "fork", []
+    child, stage = None, b"fork"
     try:
-        pid = nursery.take()
-        stage = "map"
-        rights = [mapped_namespace(pid, (uid, gid), shown_as, spare)]
-        reply = REPLY.pack(number, 0, b"")
+        child = nursery.take()
+        stage = b"map"
+        child.write_maps((uid, gid), shown_as, spare)
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [child.namespace]))]
+        link.sendmsg([REPLY.pack(number, 0, b"")], rights)
     except OSError as error:
-        reply = REPLY.pack(number, error.errno or errno.EIO, stage.encode())
-    control = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", rights))] if rights else []
-    link.sendmsg([reply], control)
-    for descriptor in rights:
-        os.close(descriptor)
-    if pid:
-        end(pid)
+        link.sendmsg([REPLY.pack(number, error.errno or errno.EIO, stage)])
+    if child is not None:
+        child.end()
 
 
 def serve(link: socket.socket) -> None:
@@ -171,7 +181,8 @@ def main() -> None:
         return
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's ^C is the daemon's to handle
     drop_privileges()
-    serve(link)
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the daemon left before it heard the answer
+        serve(link)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Tasks with an owner: a TaskGroup that can also be told to stop.
 
-An unexpected exception in one ends the pool loudly, as in any TaskGroup; expected failures are the tasks' own to handle.
+An unexpected exception in one ends the pool loudly, as in any TaskGroup; expected failures are theirs to handle.
 """
 
 import asyncio
@@ -22,9 +22,9 @@ class Crew:
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool | None:
+    ) -> None:
         await self.stop()
-        return await self._group.__aexit__(kind, error, trace)
+        await self._group.__aexit__(kind, error, trace)
 
     def run(self, work: Coroutine[None, None, None], name: str) -> None:
         """Begin `work`; dropped when the crew was stopped, so the caller's shutdown must not depend on it."""

@@ -2,24 +2,9 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from typing import assert_never
 
 from perstackd.domain.errors import Kind, PerstackError
-from perstackd.domain.session import (
-    Ask,
-    BlobChunk,
-    Failure,
-    Hello,
-    LinkLost,
-    NextTurn,
-    Order,
-    Probe,
-    ProbeResult,
-    Progress,
-    Ready,
-    SkillReport,
-    ToolResults,
-)
+from perstackd.domain.session import Ask, Failure, Hello, LinkLost, Order, Probe, ProbeResult
 from perstackd.ports.runner_link import RunnerLink
 
 
@@ -47,16 +32,16 @@ class HeldLink:
 
     async def asks(self) -> AsyncIterator[Ask]:
         """Asks from where the pool stopped. After the one that is awaited already, the link's own iterator serves."""
-        self._ended = None
-        try:
-            yield await self._read()
-        except StopAsyncIteration:
+        self.unwatch()
+        first = await self._read()
+        yield first
+        if isinstance(first, LinkLost):
             return
         async for ask in self._iterator():
             yield ask
 
     async def close(self) -> None:
-        self._ended = None
+        self.unwatch()
         reading, self._next = self._next, None
         if reading is not None:
             reading.cancel()
@@ -71,28 +56,30 @@ class HeldLink:
         self._reading().add_done_callback(self._woke)
 
     def unwatch(self) -> None:
-        """The claimer reads from now on."""
+        """Another reads from now on."""
         self._ended = None
 
     async def probe(self, path: str, seconds: float) -> bytes | None:
         """What the idle sandbox sees at `path`; None when nothing is there.
 
         Raises:
-            PerstackError: UNAVAILABLE `link_lost`; TIMEOUT `probe_unanswered`; PRECONDITION `runner_misbehaved`.
+            PerstackError: UNAVAILABLE `link_lost`; UNAVAILABLE `probe_failed`; TIMEOUT `probe_unanswered`.
         """
         await self._link.send(Probe(path))
         try:
             async with asyncio.timeout(seconds):
-                while not isinstance(answer := await self._read(), ProbeResult):
-                    if trouble := _trouble(answer):
-                        raise PerstackError(Kind.PRECONDITION, "runner_misbehaved", f"asked for {path}, {trouble}")
+                return await self._answer(path)
         except TimeoutError as error:
             message = f"the runner did not say within {seconds:g} s what it sees at {path}"
             raise PerstackError(Kind.TIMEOUT, "probe_unanswered", message, retryable=True) from error
-        except StopAsyncIteration as error:
-            message = f"the runner went away while asked for {path}"
-            raise PerstackError(Kind.UNAVAILABLE, "link_lost", message, retryable=True) from error
-        return answer.content
+
+    async def _answer(self, path: str) -> bytes | None:
+        while True:
+            ask = await self._read()
+            if isinstance(ask, ProbeResult):
+                return ask.content
+            if trouble := _trouble(ask):
+                raise PerstackError(Kind.UNAVAILABLE, "probe_failed", f"asked for {path}: {trouble}", retryable=True)
 
     def _iterator(self) -> AsyncIterator[Ask]:
         if self._asks is None:
@@ -108,20 +95,34 @@ class HeldLink:
         reading = self._reading()
         await asyncio.wait({reading})
         self._next = None
-        return _result(reading)
+        return reading.result()
 
     def _woke(self, reading: "asyncio.Task[Ask]") -> None:
-        if self._ended is None or reading.cancelled():
+        ended = self._ended
+        if ended is None or reading.cancelled():
             return
-        try:
-            trouble = _trouble(_result(reading))
-        except StopAsyncIteration:
-            trouble = "the link ended"
-        except PerstackError as error:
-            trouble = error.message
-        ended, self._next = self._ended, None
+        error = reading.exception()
+        trouble = f"reading the link failed: {error}" if error else _trouble(reading.result())
         if trouble:
             self._ended = None
             ended(trouble)
         else:
+            self._next = None
             self.watch(ended)
+
+
+async def _first(asks: AsyncIterator[Ask]) -> Ask:
+    return await anext(asks, LinkLost("the link ended"))
+
+
+def _trouble(ask: Ask) -> str:
+    """What is wrong when an idle runner says this; empty when nothing is. A Hello is a reconnect."""
+    match ask:
+        case Hello():
+            return ""
+        case LinkLost(detail=detail):
+            return f"its link was lost: {detail[:200]}"
+        case Failure(reason=reason, message=message):
+            return f"its runner failed: {reason[:80]}: {message[:200]}"
+        case _:
+            return f"its idle runner sent {type(ask).__name__}"

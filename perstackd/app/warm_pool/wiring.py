@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from perstackd.domain.errors import Kind, PerstackError
 from perstackd.ports.clock import Clock
@@ -11,6 +12,8 @@ from perstackd.ports.event_store import SandboxIndex
 from perstackd.ports.runner_link import RunnerLinks
 from perstackd.ports.sandboxes import Sandboxes
 from perstackd.ports.workspaces import Workspaces
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +50,15 @@ class PoolLimits:
     max_waiting: int = 10_000
 
 
-async def bounded(what: str, seconds: float, call: Awaitable[object]) -> None:
-    """Await `call`, at most `seconds`.
+async def bounded(what: str, seconds: float, call: Awaitable[T]) -> T:
+    """What `call` returns, waited for at most `seconds`.
 
     Raises:
         PerstackError: TIMEOUT `pool_step_timeout`, and what the call raises.
     """
     try:
         async with asyncio.timeout(seconds) as scope:
-            await call
+            return await call
     except TimeoutError as error:
         if not scope.expired():
             raise

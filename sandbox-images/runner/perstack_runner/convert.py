@@ -3,6 +3,7 @@
 from typing import assert_never
 
 from perstack.v1 import runner_pb2 as pb
+
 from perstack_runner import PROTOCOL_VERSION, VERSION
 from perstack_runner.messages import (
     Acknowledged,

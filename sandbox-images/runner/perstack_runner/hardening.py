@@ -16,7 +16,18 @@ _PR_SET_CHILD_SUBREAPER: Final = 36
 _PR_GET_NO_NEW_PRIVS: Final = 39
 _M_ARENA_MAX: Final = -8
 _ARENAS: Final = 2
-_STATUS: Final = ("Uid", "Gid", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp", "Seccomp_filters")
+_STATUS: Final = (
+    "Uid",
+    "Gid",
+    "CapInh",
+    "CapPrm",
+    "CapEff",
+    "CapBnd",
+    "CapAmb",
+    "NoNewPrivs",
+    "Seccomp",
+    "Seccomp_filters",
+)
 _MAX_VIEW_LINES: Final = 128
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -66,7 +77,11 @@ def self_view() -> tuple[str, ...]:
     Where a file of /proc cannot be read the line says `unreadable ERRNO` instead of being left out.
     """
     lines = [f"pid {os.getpid()}", f"python {sys.version_info.major}.{sys.version_info.minor}"]
-    for path, read in (("/proc/self/status", _status), ("/proc/self/mountinfo", _mounts), ("/proc/self/net/dev", _interfaces)):
+    for path, read in (
+        ("/proc/self/status", _status),
+        ("/proc/self/mountinfo", _mounts),
+        ("/proc/self/net/dev", _interfaces),
+    ):
         try:
             with open(path, encoding="utf-8", errors="replace") as file:  # noqa: PTH123 - pathlib costs memory here
                 lines += read(file.read(256 << 10))

@@ -72,7 +72,10 @@ def _refer_ruleset() -> int:
     root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         rule = _PathBeneath(_ACCESS_REFER, root)
-        _check(_libc.syscall(_ADD_RULE, ruleset, _RULE_PATH_BENEATH, ctypes.byref(rule), ctypes.c_uint(0)), "landlock_add_rule")
+        _check(
+            _libc.syscall(_ADD_RULE, ruleset, _RULE_PATH_BENEATH, ctypes.byref(rule), ctypes.c_uint(0)),
+            "landlock_add_rule",
+        )
     except OSError:
         os.close(ruleset)
         raise

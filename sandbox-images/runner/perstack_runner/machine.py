@@ -100,7 +100,9 @@ def decide(session: Session, event: Event) -> tuple[Session, tuple[Action, ...]]
                 return session, ()
             return Session("waiting", step + 1), (Report(step, results), AskTurn(step + 1))
         case Finish(reason=reason):
-            return (session._replace(phase="finished"), (Leave(reason),)) if session.phase != "finished" else (session, ())
+            return (
+                (session._replace(phase="finished"), (Leave(reason),)) if session.phase != "finished" else (session, ())
+            )
         case _:
             assert_never(event)
 

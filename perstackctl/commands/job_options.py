@@ -1,0 +1,63 @@
+"""The options of `run` and `start`: what a job is made of."""
+
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+import click
+
+from perstackctl.commands.options import address_option
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_OPTIONS = (
+    click.option(
+        "--config",
+        metavar="PATH",
+        default="",
+        help="The perstack.toml.  [default: the nearest one, from here upwards]",
+    ),
+    click.option(
+        "--workspace",
+        metavar="PATH|NAME|ephemeral",
+        default="",
+        help="The directory that the job works in: a path (with a slash, or .) below one of the daemon's workspace "
+        "roots, a workspace that the daemon keeps under a name, or one that goes with the job.  "
+        "[default: the directory of perstack.toml]",
+    ),
+    click.option("--read-only", is_flag=True, help="The job may not change its workspace."),
+    click.option(
+        "--env-path",
+        metavar="PATH",
+        multiple=True,
+        help="A .env file with required values, instead of those that perstack.toml names. Repeatable, later ones "
+        "win; the environment wins over files.",
+    ),
+    click.option(
+        "--allow-domain",
+        metavar="HOST",
+        multiple=True,
+        help="A host that skills of this job may reach beside their own allowedDomains. Repeatable.",
+    ),
+    click.option("--model", default="", help="Instead of the definition's model."),
+    click.option("--provider", default="", help="Instead of the definition's provider."),
+    click.option(
+        "--max-steps", type=click.IntRange(1, 2**32 - 1), default=None, help="The most steps, all runs together."
+    ),
+    click.option("--tenant", default="", help="Whose job it is.  [default: default]"),
+    click.option(
+        "--idempotency-key",
+        metavar="KEY",
+        default="",
+        help="1 to 128 characters. The same command with the same key returns the first job instead of making another.  "
+        "[default: a new one for each call]",
+    ),
+    address_option,
+)
+
+
+def job_options(function: Callable[P, R]) -> Callable[P, R]:
+    """All of them, in the order of the help."""
+    for option in reversed(_OPTIONS):
+        function = option(function)
+    return function

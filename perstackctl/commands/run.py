@@ -1,0 +1,134 @@
+"""perstackctl run: make a job and stay with it to its end."""
+
+import asyncio
+import os
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from perstackctl.client.values import Job, JobRequest
+from perstackctl.commands.job_options import job_options
+from perstackctl.commands.options import in_loop, make_client, reconnect_option, watch_output_option
+from perstackctl.output import JSON, document, note, say
+from perstackctl.request.definition import DefinitionFile, load, located
+from perstackctl.request.environment import collect, env_files
+from perstackctl.request.query import read_query
+from perstackctl.request.workspace import choose
+from perstackctl.watch.interrupts import Interrupts
+
+if TYPE_CHECKING:
+    from perstackctl.client.client import Client
+
+_EPILOG = """\b
+Examples:
+  perstackctl run fitness-assistant "Start today's session"
+  git diff | perstackctl run reviewer -o text
+  perstackctl run reporter "Weekly numbers" --workspace reports --env-path ci.env
+  ID=$(perstackctl run bug-finder "Look at src/" --detach); perstackctl job watch "$ID"
+
+\b
+Exit codes:
+  0 completed   1 failed   2 usage   3 stopped by a limit   4 waits for an answer
+  5 cancelled   6 refused (quota, rights)   7 daemon unreachable   130 left with Ctrl-C
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """What a job is made of and how it is shown."""
+
+    file: DefinitionFile
+    expert: str
+    query: str
+    workspace: str = ""
+    read_only: bool = False
+    env_path: tuple[str, ...] = ()
+    allow_domain: tuple[str, ...] = ()
+    model: str = ""
+    provider: str = ""
+    max_steps: int = 0
+    tenant: str = ""
+    idempotency_key: str = ""
+    output: str | None = None
+    stream: bool = False
+    detach: bool = False
+
+
+@click.command(epilog=_EPILOG)
+@click.argument("expert")
+@click.argument("query", required=False)
+@job_options
+@watch_output_option
+@click.option("--stream", is_flag=True, help="With JSON lines: also the pieces of text as they arrive.")
+@click.option("--detach", is_flag=True, help="Print the job's id and leave; the job goes on.")
+@reconnect_option
+@click.pass_context
+def run(ctx: click.Context, expert: str, query: str | None, config: str, reconnect: float, **options: Any) -> int:
+    """Run EXPERT of the nearest perstack.toml with QUERY and wait for its end.
+
+    QUERY is read from standard input when it is - or missing and something is piped in. Ctrl-C cancels the job and
+    waits for its end; a second Ctrl-C leaves at once.
+
+    Values for the names that the expert's skills require are taken from the environment and from .env files; only
+    those names are sent, and the daemon seals them.
+    """
+    file = load(config, Path.cwd())
+    options["max_steps"] = options["max_steps"] or 0
+    chosen = RunOptions(file, expert, read_query(query), **options)
+    return in_loop(execute(make_client(ctx, reconnect), chosen))
+
+
+async def execute(client: "Client", options: RunOptions) -> int:
+    """Make the job and follow it; returns the exit code."""
+    with Interrupts() as interrupts:
+        async with client:
+            request = await _request(client, options)
+            interrupts.arm()
+            created = await client.create_job(request)
+            for finding in created.warnings:
+                note(located(finding, request.definition.source))
+            if options.detach:
+                _detached(created.job, options.output)
+                return 0
+            return await _follow(client, created.job, options, interrupts)
+
+
+async def _request(client: "Client", options: RunOptions) -> JobRequest:
+    file = options.file
+    needs = await client.resolve(file.definition, options.expert)
+    cwd = Path.cwd()
+    files = env_files(options.env_path, needs.env_paths, cwd, file.directory)
+    env = await asyncio.to_thread(collect, needs.required_env, files, os.environ)
+    workspace = await asyncio.to_thread(choose, options.workspace, file.directory, cwd, read_only=options.read_only)
+    return JobRequest(
+        definition=file.definition,
+        expert_key=options.expert,
+        query=options.query,
+        workspace=workspace,
+        tenant=options.tenant,
+        idempotency_key=options.idempotency_key or f"perstackctl-{uuid.uuid4()}",
+        env=env,
+        allow_domains=options.allow_domain,
+        max_steps=options.max_steps,
+        model=options.model,
+        provider=options.provider,
+    )
+
+
+def _detached(job: Job, output: str | None) -> None:
+    if output == JSON:
+        document(job)
+    else:
+        say(job.id)
+
+
+async def _follow(client: "Client", job: Job, options: RunOptions, interrupts: Interrupts) -> int:
+    from perstackctl.watch.choice import painter, streams
+    from perstackctl.watch.follow import Follower
+
+    display = painter(options.output)
+    streaming = streams(options.output, wanted=options.stream)
+    return await Follower(client, job.id, display, streaming=streaming, interrupts=interrupts).run()

@@ -1,0 +1,118 @@
+"""perstackctl sandbox: the containers that live, and what the kernel says about them."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from perstackctl.client.values import Posture, Sandbox
+from perstackctl.commands.options import ID_LENGTH, address_option, in_loop, make_client, output_option
+from perstackctl.output import JSON, age, document, pairs, rfc3339, say, table
+
+if TYPE_CHECKING:
+    from perstackctl.client.client import Client
+
+
+@click.group()
+def sandbox() -> None:
+    """Sandboxes: containers that were started for one run each. The pool alone makes and removes them.
+
+    SANDBOX is a full id, or its beginning when no other sandbox begins so.
+    """
+
+
+@sandbox.command("ls", epilog="\b\nExample:\n  perstackctl sandbox ls -o json")
+@click.option("--tenant", default="", help="Only those that run something of this tenant.")
+@output_option
+@address_option
+@click.pass_context
+def list_sandboxes(ctx: click.Context, tenant: str, output: str) -> None:
+    """List the sandboxes that live, oldest first."""
+    found = in_loop(_list(make_client(ctx), tenant))
+    if output == JSON:
+        document(found)
+        return
+    rows = [
+        (s.id, s.template, s.state, s.uid, s.runtime, s.container_id[:12] or "-", s.job_id or "-", age(s.created_at))
+        for s in found
+    ]
+    say(table(("ID", "TEMPLATE", "STATE", "UID", "RUNTIME", "CONTAINER", "JOB", "AGE"), rows, right=("UID",)))
+
+
+async def _list(client: "Client", tenant: str) -> tuple[Sandbox, ...]:
+    async with client:
+        return await client.list_sandboxes(tenant)
+
+
+@sandbox.command(epilog="\b\nExample:\n  perstackctl sandbox get 01JD3Z")
+@click.argument("sandbox_id", metavar="SANDBOX")
+@output_option
+@address_option
+@click.pass_context
+def get(ctx: click.Context, sandbox_id: str, output: str) -> None:
+    """Show one sandbox."""
+    found = in_loop(_get(make_client(ctx), sandbox_id))
+    if output == JSON:
+        document(found)
+        return
+    say(
+        pairs(
+            [
+                ("Sandbox", found.id),
+                ("State", found.state),
+                ("Template", found.template),
+                ("Runtime", found.runtime),
+                ("Container", found.container_id),
+                ("Image", found.image_id),
+                ("Uid", found.uid),
+                ("Tenant", found.tenant),
+                ("Job", found.job_id),
+                ("Run", found.run_id),
+                ("Fence", found.fence if found.run_id else ""),
+                ("Created", f"{rfc3339(found.created_at)} ({age(found.created_at)} ago)"),
+                ("Claimed", f"{rfc3339(found.claimed_at)} ({age(found.claimed_at)} ago)" if found.claimed_at else ""),
+            ]
+        )
+    )
+
+
+async def _get(client: "Client", sandbox_id: str) -> Sandbox:
+    async with client:
+        return await client.get_sandbox(sandbox_id.upper())
+
+
+@sandbox.command(epilog="\b\nExample:\n  perstackctl sandbox posture 01JD3Z || echo 'not as its template asks'")
+@click.argument("sandbox_id", metavar="SANDBOX")
+@output_option
+@address_option
+@click.pass_context
+def posture(ctx: click.Context, sandbox_id: str, output: str) -> int:
+    """Compare what the kernel says about a sandbox with what its template asks for.
+
+    CIS numbers are those of section 5 of the CIS Docker Benchmark. Ends with 1 when something differs.
+    """
+    found = in_loop(_posture(make_client(ctx), sandbox_id))
+    if output == JSON:
+        document(found)
+    else:
+        _show(found)
+    return 0 if found.ok else 1
+
+
+async def _posture(client: "Client", given: str) -> Posture:
+    async with client:
+        sandbox_id = given.upper()
+        if len(sandbox_id) < ID_LENGTH:
+            sandbox_id = (await client.get_sandbox(sandbox_id)).id
+        return await client.posture(sandbox_id)
+
+
+def _show(found: Posture) -> None:
+    rows = [
+        (c.name, c.expected or "-", c.actual or "-", "ok" if c.ok else "DIFFERS", c.cis or "-", c.source or "-")
+        for c in found.checks
+    ]
+    say(table(("CHECK", "EXPECTED", "ACTUAL", "OK", "CIS", "SOURCE"), rows))
+    differing = sum(not check.ok for check in found.checks)
+    exceptions = ", ".join(found.exceptions) or "none"
+    verdict = "as its template asks" if found.ok else f"{differing} of {len(found.checks)} checks differ"
+    say(f"\nSandbox {found.sandbox_id}: {verdict}. Exceptions of the template: {exceptions}.")

@@ -1,0 +1,58 @@
+"""The display on a terminal: the tree of runs, drawn again as it changes, and the answer printed plainly below."""
+
+import sys
+import time
+from typing import Final, TextIO
+
+from rich.console import Console
+from rich.text import Text
+
+from perstackctl.client.values import Batch
+from perstackctl.terminal import clean, line
+from perstackctl.watch.frame import Size, frame
+from perstackctl.watch.screen import Screen
+from perstackctl.watch.trace import Trace, fold
+
+_MIN_GAP: Final = 0.08
+
+
+class LiveView:
+    """Draws at most 12 times a second, however many events come."""
+
+    interval = _MIN_GAP
+
+    def __init__(self, out: TextIO | None = None, console: Console | None = None) -> None:
+        self._out = out or sys.stdout
+        self._console = console or Console(file=self._out)
+        self._screen = Screen(self._out)
+        self._drawn_at = 0.0
+
+    def paint(self, before: Trace, batch: Batch) -> Trace:
+        trace = fold(before, batch)
+        if time.monotonic() - self._drawn_at >= _MIN_GAP:
+            self._draw(trace, int(time.time() * 1000))
+        return trace
+
+    def tick(self, trace: Trace, now: int) -> None:
+        self._draw(trace, now)
+
+    def notice(self, text: str) -> None:
+        self._screen.above(line(text), self._console.width)
+
+    def close(self, trace: Trace) -> None:
+        self._draw(trace, int(time.time() * 1000))
+        self._screen.leave()
+        if trace.answer:
+            self._out.write(f"\n{clean(trace.answer)}\n")
+        elif trace.message:
+            self._out.write(f"\n{clean(trace.message)}\n")
+        self._out.flush()
+
+    def _draw(self, trace: Trace, now: int) -> None:
+        self._drawn_at = time.monotonic()
+        size = self._console.size
+        picture = frame(trace, now, Size(size.width, size.height))
+        with self._console.capture() as capture:
+            self._console.print(picture)
+        lines = capture.get().rstrip("\n").split("\n")
+        self._screen.draw(lines, [Text.from_ansi(each).cell_len for each in lines], size.width)

@@ -1,0 +1,28 @@
+"""What every display of a watched job can do."""
+
+from typing import Protocol
+
+from perstackctl.client.values import Batch
+from perstackctl.watch.trace import Trace
+
+
+class Painter(Protocol):
+    """Shows a job while it is watched. Calls come in order, from one task. `interval` is seconds between ticks."""
+
+    interval: float
+
+    def paint(self, before: Trace, batch: Batch) -> Trace:
+        """Show a batch that follows `before`; returns the trace after it."""
+        ...
+
+    def tick(self, trace: Trace, now: int) -> None:
+        """Time passed; `now` is milliseconds since the epoch."""
+        ...
+
+    def notice(self, text: str) -> None:
+        """A sentence of perstackctl itself, about the watching."""
+        ...
+
+    def close(self, trace: Trace) -> None:
+        """Nothing more will come. Called once, also after an error."""
+        ...

@@ -1,0 +1,123 @@
+"""A whole perstack.toml: the top level, its experts, and what goes between them."""
+
+import re
+import tomllib
+from typing import Any, Final
+
+from perstackd.adapters.definition.experts import EXPERT_KEYS, read_expert
+from perstackd.adapters.definition.model_choice import MODEL_KEYS, read_model
+from perstackd.adapters.definition.positions import Path, Positions
+from perstackd.adapters.definition.table import Problems, Table, dotted, shown
+from perstackd.domain.expert import Definition, Expert, Finding, Severity
+from perstackd.domain.resolution import cycles, find
+from perstackd.ports.definitions import ParsedDefinition
+
+MAX_CHARACTERS: Final = 4 * 2**20
+
+_TOP_KEYS: Final = (*MODEL_KEYS, "runtime", "maxSteps", "maxRetries", "timeout", "envPath", "experts")
+_TEMPLATE: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+_FOREIGN_RUNTIMES: Final = frozenset({"perstack", "local", "docker", "cursor", "claude-code", "gemini"})
+_ORIGINALS: Final = {
+    "perstackApiBaseUrl": "it is a setting of the original's registry client",
+    "perstackBaseSkillCommand": "the base tools are built in",
+}
+_SYNTAX_PLACE: Final = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
+
+
+class TomlDefinitions:
+    """Implements `Definitions`. `allowed_hosts` are those to which a base URL may be plain http, beside loopback."""
+
+    def __init__(self, allowed_hosts: frozenset[str] = frozenset()) -> None:
+        self._allowed_hosts = allowed_hosts
+
+    def parse(self, text: str, source: str) -> ParsedDefinition:
+        """All findings of one file, by place."""
+        text = text.removeprefix("\ufeff").replace("\r\n", "\n")
+        if len(text) > MAX_CHARACTERS:
+            message = f"the file has {len(text)} characters, {MAX_CHARACTERS} are allowed"
+            return ParsedDefinition(None, (Finding(Severity.ERROR, message),))
+        try:
+            values = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            return ParsedDefinition(None, (_syntax_error(text, str(error)),))
+        except RecursionError:
+            return ParsedDefinition(None, (Finding(Severity.ERROR, "tables or arrays are nested too deeply"),))
+        problems = Problems()
+        definition = self._read(Table(values, (), problems), source)
+        _check_delegates(definition, problems)
+        return ParsedDefinition(None if problems.any_error else definition, _findings(text, problems))
+
+    def _read(self, top: Table, source: str) -> Definition:
+        elsewhere = {key: "it belongs at the top level" for key in _TOP_KEYS}
+        top.only(_TOP_KEYS, _ORIGINALS | {key: "it belongs under [experts.KEY]" for key in EXPERT_KEYS})
+        return Definition(
+            source=source,
+            experts=self._experts(top, elsewhere),
+            model=read_model(top, self._allowed_hosts, elsewhere),
+            template=_template(top),
+            max_steps=top.integer("maxSteps", 0, 1),
+            max_retries=top.integer("maxRetries", -1, 0),
+            timeout_ms=top.integer("timeout", 0, 1),
+            env_paths=top.texts("envPath") if "envPath" in top.values else (".env", ".env.local"),
+        )
+
+    def _experts(self, top: Table, elsewhere: dict[str, str]) -> tuple[Expert, ...]:
+        experts = top.table("experts")
+        if experts is None or not experts.values:
+            if "experts" not in top.values or experts is not None:
+                top.error("experts", "the file has no experts; add a table [experts.NAME] with an instruction")
+            return ()
+        return tuple(
+            read_expert(key, table, self._allowed_hosts, elsewhere)
+            for key in experts.values
+            if (table := experts.table(key)) is not None
+        )
+
+
+def _template(top: Table) -> str:
+    runtime = top.matching("runtime", _TEMPLATE, "the name of a sandbox template")
+    if runtime not in _FOREIGN_RUNTIMES:
+        return runtime
+    top.warning("runtime", f"{shown(runtime)} is a runtime of the original; the tenant's default template is used")
+    return ""
+
+
+def _check_delegates(definition: Definition, problems: Problems) -> None:
+    """A delegate that is not there stops only jobs that reach it; a circle is always wrong."""
+    experts = {expert.key: expert for expert in definition.experts}
+    for expert in definition.experts:
+        for reference in expert.delegates:
+            if find(experts, reference) is None:
+                path = ("experts", expert.key, "delegates")
+                problems.warning(path, f"the file has no expert {shown(reference)}, and no registry is configured")
+    for loop in cycles(definition):
+        path = ("experts", loop[-2], "delegates")
+        problems.error(path, f"delegation goes round in a circle: {' -> '.join(loop)}")
+
+
+def _findings(text: str, problems: Problems) -> tuple[Finding, ...]:
+    """The text is searched for places only if there is something to say."""
+    if not problems.found:
+        return ()
+    positions = Positions(text)
+    findings = [_finding(positions, *problem) for problem in problems.found]
+    findings.sort(key=lambda finding: (finding.line, finding.column))
+    if problems.left_out:
+        severity = Severity.ERROR if problems.any_error else Severity.WARNING
+        findings.append(Finding(severity, f"there are {problems.left_out} more problems"))
+    return tuple(findings)
+
+
+def _finding(positions: Positions, severity: Severity, path: Path, message: str) -> Finding:
+    line, column = positions.place(path)
+    return Finding(severity, message, line, column, dotted(path))
+
+
+def _syntax_error(text: str, message: str) -> Finding:
+    """tomllib's messages end in their place."""
+    found: Any = _SYNTAX_PLACE.search(message)
+    what = _SYNTAX_PLACE.sub("", message)
+    if found is None or found[1] is None:
+        lines = text.split("\n")
+        return Finding(Severity.ERROR, f"not TOML: {what} at the end", len(lines), len(lines[-1]) + 1)
+    return Finding(Severity.ERROR, f"not TOML: {what}", int(found[1]), int(found[2]))

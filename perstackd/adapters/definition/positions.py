@@ -1,0 +1,149 @@
+"""Where the keys of a TOML text stand: the standard library's parser tells values only.
+
+A scanner, not a parser: it is for text that tomllib has accepted, and takes its grammar for granted
+(https://toml.io/en/v1.0.0).
+"""
+
+import re
+from bisect import bisect_right
+from typing import Final, TypeAlias
+
+Path: TypeAlias = "tuple[str | int, ...]"
+
+_SPACE: Final = re.compile(r"(?:[ \t\r\n]+|#[^\n]*)*")
+_BLANK: Final = re.compile(r"[ \t]*")
+_STRING: Final = re.compile(
+    r'"""(?:[^"\\]|\\.|"(?!""))*"{3,5}' r"|'''(?:[^']|'(?!''))*'{3,5}" r'|"(?:[^"\\\n]|\\.)*"' r"|'[^'\n]*'",
+    re.DOTALL,
+)
+_BARE: Final = re.compile(r"[A-Za-z0-9_-]+")
+_PLAIN_VALUE: Final = re.compile(r"[^,\]}\n#]*")
+_ESCAPE: Final = re.compile(r"\\(u[0-9A-Fa-f]{4}|U[0-9A-Fa-f]{8}|.)", re.DOTALL)
+_ESCAPES: Final = {"b": "\b", "t": "\t", "n": "\n", "f": "\f", "r": "\r"}
+
+
+class Positions:
+    """The places of all keys and array elements of one text. Only the first of repeated table headers counts."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._at = 0
+        self._offsets: dict[Path, int] = {}
+        self._array_tables: dict[Path, int] = {}
+        self._lines = [0, *(match.end() for match in re.finditer("\n", text))]
+        self._scan()
+
+    def place(self, path: Path) -> tuple[int, int]:
+        """Line and column, from 1, of a path or of the nearest parent that has a place; (0, 0) without one."""
+        for length in range(len(path), 0, -1):
+            offset = self._offsets.get(path[:length])
+            if offset is not None:
+                line = bisect_right(self._lines, offset)
+                return line, offset - self._lines[line - 1] + 1
+        return 0, 0
+
+    def _scan(self) -> None:
+        table: Path = ()
+        self._skip(_SPACE)
+        while self._at < len(self._text):
+            if self._text[self._at] == "[":
+                table = self._header()
+            else:
+                self._pair(table)
+            self._skip(_SPACE)
+
+    def _header(self) -> Path:
+        """`[a.b]` or `[[a.b]]`; a table of an array has its number in its path."""
+        brackets = 2 if self._text.startswith("[[", self._at) else 1
+        self._at += brackets
+        path: Path = ()
+        for name, offset in self._key():
+            path = (*path, name)
+            self._offsets.setdefault(path, offset)
+            last = self._array_tables.get(path)
+            if last is not None:
+                path = (*path, last)
+        self._at += brackets
+        if brackets == 1:
+            return path
+        bare = path[:-1] if isinstance(path[-1], int) else path
+        self._array_tables[bare] = self._array_tables.get(bare, -1) + 1
+        return (*bare, self._array_tables[bare])
+
+    def _pair(self, table: Path) -> None:
+        path = table
+        for name, offset in self._key():
+            path = (*path, name)
+            self._offsets.setdefault(path, offset)
+        self._at += 1  # the equals sign
+        self._skip(_BLANK)
+        self._value(path)
+
+    def _key(self) -> list[tuple[str, int]]:
+        """The parts of a dotted key; stands behind it and its blanks afterwards."""
+        parts = []
+        while True:
+            self._skip(_BLANK)
+            start = self._at
+            quoted = _STRING.match(self._text, start)
+            found = quoted or _BARE.match(self._text, start)
+            if found is None:
+                raise ValueError(f"no key at offset {start}")
+            self._at = found.end()
+            parts.append((_unquoted(found.group()) if quoted else found.group(), start))
+            self._skip(_BLANK)
+            if not self._text.startswith(".", self._at):
+                return parts
+            self._at += 1
+
+    def _value(self, path: Path) -> None:
+        match self._text[self._at]:
+            case "[":
+                self._array(path)
+            case "{":
+                self._inline_table(path)
+            case _:
+                found = _STRING.match(self._text, self._at) or _PLAIN_VALUE.match(self._text, self._at)
+                self._at = found.end() if found else len(self._text)
+
+    def _array(self, path: Path) -> None:
+        self._at += 1
+        index = 0
+        while True:
+            self._skip(_SPACE)
+            if self._text[self._at] == "]":
+                self._at += 1
+                return
+            self._offsets[(*path, index)] = self._at
+            self._value((*path, index))
+            index += 1
+            self._skip(_SPACE)
+            if self._text[self._at] == ",":
+                self._at += 1
+
+    def _inline_table(self, path: Path) -> None:
+        self._at += 1
+        while True:
+            self._skip(_SPACE)
+            if self._text[self._at] == "}":
+                self._at += 1
+                return
+            self._pair(path)
+            self._skip(_SPACE)
+            if self._text[self._at] == ",":
+                self._at += 1
+
+    def _skip(self, pattern: re.Pattern[str]) -> None:
+        found = pattern.match(self._text, self._at)
+        self._at = found.end() if found else self._at
+
+
+def _unquoted(text: str) -> str:
+    if text.startswith("'"):
+        return text[1:-1]
+    return _ESCAPE.sub(_unescape, text[1:-1])
+
+
+def _unescape(match: re.Match[str]) -> str:
+    escape = match.group(1)
+    return chr(int(escape[1:], 16)) if len(escape) > 1 else _ESCAPES.get(escape, escape)

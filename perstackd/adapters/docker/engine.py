@@ -1,0 +1,276 @@
+"""The sandboxes port on Docker: starts, judges and removes containers. No other code of the product calls the engine.
+
+Above it are the pool and recovery, below it `calls` (threads, deadlines, breaker). `hardening` says what is asked for,
+`posture` what must have come of it.
+"""
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import docker.errors
+
+from perstackd.adapters.docker import failures
+from perstackd.adapters.docker.calls import CallLimits, Client, EngineCalls, T
+from perstackd.adapters.docker.hardening import LABEL_DAEMON, MASKED, READ_ONLY, Json, container_name, container_options
+from perstackd.adapters.docker.kernel import observe
+from perstackd.adapters.docker.posture import Expected, compare, not_running
+from perstackd.domain.ids import SandboxId, is_id
+from perstackd.domain.sandbox import Posture, SandboxRecord, Template
+from perstackd.ports.sandboxes import ContainerEnd, EndCause, EngineInfo, SandboxDirectories
+
+_CONFLICT: Final = 409
+_REMOVE_POLL_SECONDS: Final = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """Where the engine is, whose containers are ours, and the bounds. `url` is a Unix socket's."""
+
+    daemon_id: str
+    seccomp_path: str
+    url: str = "unix:///var/run/docker.sock"
+    starts_at_once: int = 3
+    limits: CallLimits = field(default_factory=CallLimits)
+
+
+class _GivenUpError(Exception):
+    """Nobody waits for the start any more."""
+
+
+class DockerSandboxes:
+    """Implements `ports.sandboxes.Sandboxes`. To be closed, or used as an async context manager.
+
+    Closing waits for running calls, at most one call's time; containers are left as they are.
+    """
+
+    def __init__(self, settings: EngineSettings) -> None:
+        self._settings = settings
+        self._limits = settings.limits
+        self._calls = EngineCalls(settings.url, settings.limits)
+        self._starts = asyncio.Semaphore(settings.starts_at_once)
+        self._seccomp = ""
+        self._directories: dict[SandboxId, SandboxDirectories] = {}
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Idempotent."""
+        await self._calls.close()
+
+    async def info(self) -> EngineInfo:
+        found = await self._asked("tell about itself", lambda client: client.info())
+        return EngineInfo(
+            version=str(found.get("ServerVersion", "")),
+            runtimes=tuple(sorted(found.get("Runtimes") or {})),
+            cgroup_version=int(found.get("CgroupVersion") or 1),
+            security=tuple(found.get("SecurityOptions") or ()),
+        )
+
+    async def image_id(self, image: str) -> str:
+        try:
+            found = await self._calls.run(lambda client: client.inspect_image(image), self._limits.call_seconds)
+        except docker.errors.NotFound as error:
+            raise failures.image_missing(image) from error
+        except docker.errors.APIError as error:
+            raise failures.refused(f"look at the image {image}", error) from error
+        return str(found["Id"])
+
+    async def start(self, record: SandboxRecord, template: Template, directories: SandboxDirectories) -> str:
+        """See the port. Starts beyond the gate wait in order. A caller that is cancelled leaves no container behind."""
+        image = record.image_id or await self.image_id(template.image)
+        options = container_options(
+            record,
+            template,
+            directories,
+            image_id=image,
+            seccomp=await self._profile(),
+            daemon_id=self._settings.daemon_id,
+        )
+        try:
+            container_id = await self._start(record.id, options)
+        except docker.errors.ImageNotFound as error:
+            raise failures.image_missing(image) from error
+        except docker.errors.APIError as error:
+            raise failures.start_failed(record.id, failures.detail(error)) from error
+        self._directories[record.id] = directories
+        return container_id
+
+    async def posture(self, record: SandboxRecord, template: Template) -> Posture:
+        """See the port. One engine call; the rest is read from /proc and takes a millisecond or two."""
+        seccomp = await self._profile()
+        image = record.image_id or await self.image_id(template.image)
+        expected = Expected(image, seccomp, self._directories.get(record.id))
+        return await self._asked(f"look at sandbox {record.id}", partial(_posture, record, template, expected))
+
+    async def end(self, sandbox_id: SandboxId) -> ContainerEnd:
+        name = container_name(sandbox_id)
+        try:
+            found = await self._calls.run(lambda client: client.inspect_container(name), self._limits.call_seconds)
+        except docker.errors.NotFound:
+            return ContainerEnd(EndCause.GONE, detail="the engine has no such container")
+        except docker.errors.APIError as error:
+            raise failures.refused(f"look at container {name}", error) from error
+        return end_of(found["State"])
+
+    async def remove(self, sandbox_id: SandboxId) -> None:
+        """See the port.
+
+        Raises:
+            PerstackError: UNAVAILABLE `remove_failed` when the engine could not, `engine_unavailable` when it is silent.
+        """
+        name = container_name(sandbox_id)
+        seconds = self._limits.remove_seconds
+        try:
+            await self._calls.run(partial(_remove, name, seconds), seconds)
+        except docker.errors.APIError as error:
+            raise failures.remove_failed(name, failures.detail(error)) from error
+        self._directories.pop(sandbox_id, None)
+
+    async def ours(self) -> tuple[SandboxId, ...]:
+        """See the port. By the container's name, as labels are hints only."""
+        label = f"{LABEL_DAEMON}={self._settings.daemon_id}"
+        found = await self._asked(
+            "list containers", lambda client: client.containers(all=True, filters={"label": label})
+        )
+        names = [str(name).removeprefix("/perstack-") for container in found for name in container["Names"]]
+        return tuple(sorted(SandboxId(name) for name in names if is_id(name)))
+
+    async def _asked(self, what: str, work: Callable[[Client], T]) -> T:
+        try:
+            return await self._calls.run(work, self._limits.call_seconds)
+        except docker.errors.APIError as error:
+            raise failures.refused(what, error) from error
+
+    async def _profile(self) -> str:
+        if not self._seccomp:
+            self._seccomp = await asyncio.to_thread(read_profile, self._settings.seccomp_path)
+        return self._seccomp
+
+    async def _start(self, sandbox_id: SandboxId, options: dict[str, Json]) -> str:
+        await self._starts.acquire()
+        given_up = threading.Event()
+        try:
+            self._calls.admit()
+            running = self._calls.submit(
+                partial(_create_and_start, container_name(sandbox_id), options, given_up),
+                self._limits.start_seconds / 2,
+            )
+        except BaseException:
+            self._starts.release()
+            raise
+        running.add_done_callback(lambda _: self._starts.release())
+        try:
+            async with asyncio.timeout(self._limits.start_seconds):
+                return self._calls.answered(await asyncio.shield(running))
+        except BaseException as error:
+            given_up.set()
+            running.add_done_callback(partial(self._remove_late, sandbox_id))
+            outcome = self._calls.judged(error)
+            if outcome is error:
+                raise
+            raise outcome from error
+
+    def _remove_late(self, sandbox_id: SandboxId, running: "asyncio.Future[str]") -> None:
+        # The start was given up in the instant in which it succeeded. Asking for the exception marks it as seen.
+        if not running.cancelled() and running.exception() is None:
+            seconds = self._limits.remove_seconds
+            removal = self._calls.submit(partial(_remove, container_name(sandbox_id), seconds), seconds)
+            removal.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+
+# --- on a thread ----------------------------------------------------------------------------------------------------
+def read_profile(path: str) -> str:
+    """The seccomp profile as one line. Raises PRECONDITION `seccomp_profile_unreadable`."""
+    try:
+        return json.dumps(json.loads(Path(path).read_text()), separators=(",", ":"))
+    except (OSError, ValueError) as error:
+        raise failures.profile_unreadable(path, str(error)) from error
+
+
+def _create_and_start(name: str, options: dict[str, Json], given_up: threading.Event, client: Client) -> str:
+    if given_up.is_set():
+        raise _GivenUpError
+    try:
+        container_id = str(client.create_container_from_config(options, name)["Id"])
+    except docker.errors.APIError:
+        raise  # refused: nothing was made, and a container of that name is another one
+    except Exception as error:
+        _clear(client, name, error)  # no answer: it may have been made all the same
+        raise
+    try:
+        client.start(container_id)
+        if given_up.is_set():
+            raise _GivenUpError
+    except BaseException as error:
+        _clear(client, container_id, error)
+        raise
+    return container_id
+
+
+def _clear(client: Client, container: str, error: BaseException) -> None:
+    # The first error is the one to raise; that something stays is added to it. It carries our label, so a reconcile
+    # finds it.
+    try:
+        client.remove_container(container, force=True, v=True)
+    except docker.errors.NotFound:
+        return
+    except Exception as second:
+        error.add_note(f"(and what was made of it could not be removed: {failures.detail(second)})")
+
+
+def _remove(name: str, seconds: float, client: Client) -> None:
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            client.remove_container(name, force=True, v=True)
+        except docker.errors.NotFound:
+            return
+        except docker.errors.APIError as error:
+            # Another removal of it is under way: wait until the name is unknown.
+            if error.status_code != _CONFLICT or time.monotonic() > deadline:
+                raise
+            time.sleep(_REMOVE_POLL_SECONDS)
+        else:
+            return
+
+
+def _posture(record: SandboxRecord, template: Template, expected: Expected, client: Client) -> Posture:
+    try:
+        inspected = client.inspect_container(container_name(record.id))
+    except docker.errors.NotFound:
+        return not_running(record.id, "no such container")
+    state = inspected["State"]
+    if not state["Running"]:
+        return not_running(record.id, str(state["Status"]))
+    try:
+        kernel = observe(int(state["Pid"]), (*MASKED, *READ_ONLY))
+    except OSError as error:
+        return not_running(record.id, f"its first process cannot be looked at: {error.strerror}")
+    return compare(record, template, expected, inspected, kernel)
+
+
+def end_of(state: Mapping[str, Any]) -> ContainerEnd:
+    """The engine's State as the port tells it."""
+    status, code = str(state.get("Status", "")), int(state.get("ExitCode") or 0)
+    error = str(state.get("Error") or "")
+    if state.get("Running"):
+        return ContainerEnd(EndCause.RUNNING)
+    if state.get("OOMKilled"):
+        return ContainerEnd(EndCause.OOM_KILLED, code, error or "the memory limit was reached")
+    if status == "created":
+        return ContainerEnd(EndCause.EXITED, code, error or "it was created and never ran")
+    return ContainerEnd(EndCause.EXITED, code, error or f"its first process ended with {code}")

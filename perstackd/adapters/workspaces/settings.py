@@ -1,0 +1,44 @@
+"""What the workspaces of a host are made with."""
+
+from dataclasses import dataclass
+
+from perstackd.adapters.workspaces.userns import MIN_OWNER
+from perstackd.domain.errors import Kind, PerstackError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostSettings:
+    """Where and as whom. `state` keeps named workspaces, `runtime` is the shared mount; paths are absolute and real.
+
+    `managed_uid` owns named and ephemeral workspaces on the host; the helper's spare uid must be another one, and
+    neither may be in the range of sandbox uids. Sizes are bytes.
+
+    Raises:
+        PerstackError: INVALID `config_invalid`.
+    """
+
+    state: str
+    runtime: str
+    roots: tuple[str, ...] = ()
+    managed_uid: int = 199_998
+    ephemeral_bytes: int = 256 << 20
+    ephemeral_inodes: int = 65_536
+
+    def __post_init__(self) -> None:
+        if self.managed_uid < MIN_OWNER:
+            raise _invalid(f"managed_uid is {self.managed_uid}; take {MIN_OWNER} or more, of no account")
+        if min(self.ephemeral_bytes, self.ephemeral_inodes) <= 0:
+            raise _invalid("an ephemeral workspace needs a size and an inode cap above 0; 0 would be no limit")
+        for path in (self.state, self.runtime, *self.roots):
+            if not path.startswith("/") or {".", ".."} & set(path.split("/")):
+                raise _invalid(f"{path!r} is not an absolute path without . and .. parts")
+
+    @property
+    def tmpfs_options(self) -> str:
+        """Of an ephemeral workspace, see tmpfs(5)."""
+        owner = f"uid={self.managed_uid},gid={self.managed_uid}"
+        return f"size={self.ephemeral_bytes},nr_inodes={self.ephemeral_inodes},mode=0700,{owner}"
+
+
+def _invalid(message: str) -> PerstackError:
+    return PerstackError(Kind.INVALID, "config_invalid", message)

@@ -1,0 +1,93 @@
+"""Which sandboxes are going, and the tasks that see to it."""
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+
+from perstackd.app.warm_pool.crew import Crew
+from perstackd.app.warm_pool.postures import Postures
+from perstackd.app.warm_pool.removal import Remains, Remover
+from perstackd.app.warm_pool.roster import Member, Roster
+from perstackd.domain import pool
+from perstackd.domain.ids import SandboxId
+from perstackd.domain.sandbox import SandboxState
+from perstackd.ports.clock import Clock
+
+_log = structlog.get_logger()
+
+
+class Endings:
+    """`changed` is called when one is gone or resists. `postures` are told, so that they are kept a while."""
+
+    def __init__(self, clock: Clock, roster: Roster, crew: Crew, remover: Remover) -> None:
+        self.postures = Postures()
+        self.changed: Callable[[], None] = lambda: None
+        self._clock = clock
+        self._roster = roster
+        self._crew = crew
+        self._remover = remover
+        self._remains: dict[SandboxId, Remains] = {}
+
+    def begin(self, member: Member, cause: str) -> None:
+        """Begin the removal of a member. Idempotent."""
+        if member.going:
+            return
+        now, name = self._clock.monotonic(), member.template.name
+        member.become(SandboxState.REMOVING)
+        self._roster.states[name] = pool.removing(self._roster.states[name], member.id, now)
+        self.postures.end(member.id, now)
+        remains = self._remains[member.id] = Remains(member.id, member.link, container=member.asked_engine)
+        _log.info("sandbox goes", sandbox_id=member.id, template=name, cause=cause)
+        self._crew.run(self._remove(member, remains), f"remove-{member.id}")
+
+    def begin_orphan(self, sandbox_id: SandboxId, uid: int | None) -> None:
+        """Begin the removal of something that no pool knows."""
+        _log.warning("sandbox known to nobody goes", sandbox_id=sandbox_id)
+        self._roster.orphans[sandbox_id] = uid
+        remains = self._remains[sandbox_id] = Remains(sandbox_id)
+        self._crew.run(self._remove_orphan(remains), f"remove-{sandbox_id}")
+
+    def all(self) -> tuple[Remains, ...]:
+        """What is going."""
+        return tuple(self._remains.values())
+
+    async def finish(self, seconds: float) -> None:
+        """Try everything once more, all at once, at most `seconds`: for the end of the pool, after its crew stopped."""
+        for member in tuple(self._roster.members.values()):
+            self.begin(member, "the pool is shut down")
+        try:
+            async with asyncio.timeout(seconds), asyncio.TaskGroup() as group:
+                for remains in self.all():
+                    group.create_task(self._finish(remains))
+        except TimeoutError:
+            _log.error("removing every sandbox took too long", seconds=seconds)
+        if self._remains:
+            _log.error("left for the next daemon to remove", sandbox_ids=sorted(self._remains))
+
+    async def _finish(self, remains: Remains) -> None:
+        problems = await self._remover.attempt(remains)
+        if problems:
+            _log.warning("sandbox not removed", sandbox_id=remains.sandbox_id, problems=problems)
+            return
+        del self._remains[remains.sandbox_id]
+        self._roster.orphans.pop(remains.sandbox_id, None)
+        member = self._roster.members.get(remains.sandbox_id)
+        if member is not None:
+            self._roster.drop(member)
+
+    async def _remove(self, member: Member, remains: Remains) -> None:
+        def resists() -> None:
+            now, name = self._clock.monotonic(), member.template.name
+            self._roster.states[name] = pool.quarantined(self._roster.states[name], member.id, now)
+            self.changed()
+
+        await self._remover.until_gone(remains, resists)
+        del self._remains[member.id]
+        self._roster.drop(member)
+        self.changed()
+
+    async def _remove_orphan(self, remains: Remains) -> None:
+        await self._remover.until_gone(remains, lambda: None)
+        del self._remains[remains.sandbox_id]
+        del self._roster.orphans[remains.sandbox_id]

@@ -1,0 +1,162 @@
+"""The warm pool's face: claim a started, verified sandbox without an engine call, ask about it, give it up."""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from types import TracebackType
+
+import anyio
+import structlog
+
+from perstackd.app.warm_pool.claims import Claims, pool_closing, pool_draining
+from perstackd.app.warm_pool.crew import Crew
+from perstackd.app.warm_pool.endings import Endings
+from perstackd.app.warm_pool.files import SandboxFiles
+from perstackd.app.warm_pool.keeper import Keeper
+from perstackd.app.warm_pool.lease import ClaimRequest, Lease
+from perstackd.app.warm_pool.premises import Premises
+from perstackd.app.warm_pool.removal import Remover
+from perstackd.app.warm_pool.roster import Roster
+from perstackd.app.warm_pool.rounds import UNANSWERED, Rounds
+from perstackd.app.warm_pool.starting import Starter
+from perstackd.app.warm_pool.waiting import Waiting
+from perstackd.app.warm_pool.wiring import PoolLimits, PoolPorts, bounded
+from perstackd.domain import pool
+from perstackd.domain.ids import SandboxId
+from perstackd.domain.pool import PoolState, PoolStatus
+from perstackd.domain.sandbox import Posture, SandboxRecord, Template
+from perstackd.ports.sandboxes import ContainerEnd
+
+_log = structlog.get_logger()
+
+
+class WarmPool:
+    """The pools of one daemon, one per template. An async context manager, entered and left in one task.
+
+    Entering removes everything that an earlier daemon left: containers, rows, directories, mounts. (Running runs are
+    not adopted in this version.) Then it starts sandboxes and proves late binding with the first of each template,
+    which is kept: it saw nothing but the marker. Entering waits for that at most `limits.boot_seconds`; while the
+    engine does not answer the pool goes on trying, and claims wait and are told why.
+
+    Leaving, in this order: claims are refused and waiting ones end with `pool_closing`; reconcile, starts and removals
+    are stopped; every sandbox, claimed ones included, is removed, at most `limits.shutdown_seconds` in all; what is
+    left is logged, and removed by the next daemon; the threads end. Leases are void from then on.
+    """
+
+    def __init__(
+        self, ports: PoolPorts, templates: Sequence[Template], runtime: str, limits: PoolLimits | None = None
+    ) -> None:
+        self._ports = ports
+        self._limits = limits = limits or PoolLimits()
+        self._files = files = SandboxFiles(runtime)
+        self._roster = roster = Roster(
+            {template.name: template for template in templates},
+            range(limits.uid_first, limits.uid_last + 1),
+            {template.name: PoolState(blocked=UNANSWERED) for template in templates},
+        )
+        self._crew = Crew()
+        self._remover = Remover(ports, limits, files)
+        self._endings = Endings(ports.clock, roster, self._crew, self._remover)
+        self._keeper = Keeper(ports, roster, self._crew, Starter(ports, limits, files), self._endings)
+        self._premises = Premises(ports, limits, files, roster)
+        self._claims = Claims(self._premises, self._keeper, self._endings)
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> "WarmPool":
+        rounds = Rounds(self._premises, self._keeper, self._endings)
+        async with AsyncExitStack() as stack:
+            stack.callback(self._files.close)
+            await stack.enter_async_context(self._crew)
+            stack.push_async_callback(self._shut_down)
+            self._crew.run(rounds.go(), "pool-rounds")
+            try:
+                async with asyncio.timeout(self._limits.boot_seconds):
+                    await self._keeper.settled.wait()
+            except TimeoutError:
+                _log.warning("the first sandboxes are not up; going on", seconds=self._limits.boot_seconds)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        return await self._stack.__aexit__(kind, error, trace)
+
+    async def claim(self, request: ClaimRequest, waiting: Waiting | None = None) -> Lease:
+        """A sandbox for one run, its claim durable. Makes no engine call; without an idle sandbox it waits its turn.
+
+        Children go before new jobs, each in order of arrival. `waiting(place, reason)` is called in the claimer's
+        task, when the claim has to wait and again when either changes. A cancelled claim leaves no sandbox behind.
+        It waits as long as its caller does.
+
+        Raises:
+            PerstackError: NOT_FOUND `template_not_found`; PRECONDITION `late_binding_unavailable`,
+                `delegation_too_deep`; EXHAUSTED `pool_queue_full`; UNAVAILABLE `pool_draining`, `pool_closing`,
+                `store_unavailable`; TIMEOUT `pool_step_timeout`.
+        """
+        return await self._claims.claim(request, waiting)
+
+    async def release(self, lease: Lease, cause: str) -> None:
+        """Give a sandbox up; it is removed in the background and never used again. Idempotent, returns at once."""
+        member = self._roster.members.get(lease.record.id)
+        if member is not None:
+            self._endings.begin(member, cause)
+            self._keeper.advance()
+
+    async def end(self, lease: Lease) -> ContainerEnd:
+        """Why the sandbox ended, asked of the engine; to be asked before the release, which removes the container.
+
+        Raises:
+            PerstackError: UNAVAILABLE `engine_unavailable`; TIMEOUT `pool_step_timeout` after `limits.end_seconds`.
+        """
+        call = self._ports.sandboxes.end(lease.record.id)
+        return await bounded("asking how the sandbox ended", self._limits.end_seconds, call)
+
+    def status(self) -> tuple[PoolStatus, ...]:
+        """Every pool, by the order of the templates."""
+        states, image_ids = self._roster.states, self._roster.image_ids
+        return tuple(
+            pool.status(states[name], template, image_ids.get(name, ""))
+            for name, template in self._roster.templates.items()
+        )
+
+    def records(self) -> tuple[SandboxRecord, ...]:
+        """Every sandbox that is not gone yet, oldest first."""
+        return tuple(sorted((member.record for member in self._roster.members.values()), key=lambda record: record.id))
+
+    def posture(self, sandbox_id: SandboxId) -> Posture | None:
+        """As it was found at the start; kept for ten minutes after the end, and for the last 1,024 ended at most."""
+        return self._endings.postures.get(sandbox_id, self._ports.clock.monotonic())
+
+    def late_binding(self) -> tuple[bool, str]:
+        """Whether every template has proven that a workspace can be attached late, and else why not (yet)."""
+        for name, state in self._roster.states.items():
+            if name in self._keeper.refused:
+                return False, f"template {name!r}: {self._keeper.refused[name]}"
+            if not state.proven:
+                why = state.blocked or state.failure or "its first sandbox is being started"
+                return False, f"template {name!r} has not been tried yet: {why}"
+        return True, ""
+
+    async def drain(self) -> None:
+        """From now on no new job gets a sandbox (`pool_draining`), and none is kept idle; children are still served.
+
+        Returns once the removal of idle ones was tried, after `limits.drain_seconds` at most. Idempotent.
+        """
+        for name, state in self._roster.states.items():
+            self._roster.states[name] = replace(state, draining=True)
+        self._keeper.desk.refuse(lambda waiter: waiter.claim.depth == 0, pool_draining)
+        self._keeper.advance()
+        try:
+            async with asyncio.timeout(self._limits.drain_seconds):
+                await asyncio.gather(*(remains.tried.wait() for remains in self._endings.all()))
+        except TimeoutError:
+            _log.warning("drained sandboxes are still being removed", seconds=self._limits.drain_seconds)
+
+    async def _shut_down(self) -> None:
+        self._keeper.closed = True
+        self._keeper.desk.refuse(lambda _: True, pool_closing)
+        with anyio.CancelScope(shield=True):  # a daemon that is being cancelled still removes what it started
+            await self._crew.stop()
+            await self._endings.finish(self._limits.shutdown_seconds)

@@ -1,0 +1,43 @@
+"""Compare what there is with what is known: containers, rows and directories of ours that nobody looks after."""
+
+from dataclasses import dataclass
+
+from perstackd.app.warm_pool.premises import Premises
+from perstackd.app.warm_pool.roster import Member
+from perstackd.app.warm_pool.wiring import bounded
+from perstackd.domain.ids import SandboxId, is_id
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """`orphans` are to be removed, with the uid when a row told it; `dead` are idle members without a container."""
+
+    orphans: dict[SandboxId, int | None]
+    dead: tuple[Member, ...]
+
+
+class Survey:
+    """Looks; the keeper acts. Mounts need no look of their own: each is inside a directory that is found here."""
+
+    def __init__(self, premises: Premises) -> None:
+        self._ports = premises.ports
+        self._limits = premises.limits
+        self._files = premises.files
+        self._roster = premises.roster
+
+    async def look(self) -> Findings:
+        """What is wrong now. A sandbox known before or after the look is nobody's orphan: it came or went meanwhile.
+
+        Raises:
+            PerstackError: The engine or the store did not answer.
+            OSError: The runtime directory cannot be read.
+        """
+        before, idle = self._roster.known(), tuple(self._roster.idle())
+        seconds = self._limits.step_seconds
+        containers = await bounded("listing containers", seconds, self._ports.sandboxes.ours())
+        rows = {record.id: record.uid for record in await bounded("listing rows", seconds, self._ports.rows.all())}
+        directories = await bounded("listing directories", seconds, self._files.ids())
+        known = before | self._roster.known()
+        found = {sandbox_id for sandbox_id in (*containers, *directories, *rows) if is_id(sandbox_id)}
+        orphans = {sandbox_id: rows.get(sandbox_id) for sandbox_id in sorted(found - known)}
+        return Findings(orphans, tuple(member for member in idle if member.id not in containers))

@@ -1,0 +1,85 @@
+"""The pool's rounds: a look at what is left over, first before anything is started, then every half minute."""
+
+import asyncio
+from dataclasses import replace
+
+import structlog
+
+from perstackd.app.warm_pool.endings import Endings
+from perstackd.app.warm_pool.keeper import Keeper
+from perstackd.app.warm_pool.premises import Premises
+from perstackd.app.warm_pool.reconcile import Survey
+from perstackd.domain.errors import PerstackError
+
+_log = structlog.get_logger()
+UNANSWERED = "nobody has answered yet what an earlier daemon left over"
+
+
+class Rounds:
+    """Until the first look succeeds every pool is blocked, since nobody knows what still runs."""
+
+    def __init__(self, premises: Premises, keeper: Keeper, endings: Endings) -> None:
+        self._ports = premises.ports
+        self._limits = premises.limits
+        self._roster = premises.roster
+        self._survey = Survey(premises)
+        self._keeper = keeper
+        self._endings = endings
+        self._failures = 0
+
+    async def go(self) -> None:
+        """Go on until cancelled."""
+        while not await self._round():
+            self._keeper.settled.set()
+            await self._ports.sleep(self._pause())
+        await self._open()
+        while True:
+            await self._ports.sleep(self._limits.reconcile_seconds)
+            await self._round()
+
+    async def _round(self) -> bool:
+        try:
+            findings = await self._survey.look()
+        except (PerstackError, OSError) as error:
+            self._fail(str(error))
+            return False
+        except Exception as error:
+            # As in a start: one bad answer must not end the sandboxes that run.
+            _log.exception("reconcile failed in an unforeseen way")
+            self._fail(f"unforeseen {type(error).__name__}, see the log")
+            return False
+        if self._failures:
+            _log.info("reconcile succeeds again", failures=self._failures)
+        self._failures = 0
+        for sandbox_id, uid in findings.orphans.items():
+            self._endings.begin_orphan(sandbox_id, uid)
+        for member in findings.dead:
+            self._keeper.lost(member, "the engine has no such container any more")
+        return True
+
+    def _fail(self, why: str) -> None:
+        self._failures += 1
+        _log.warning("reconcile failed", attempt=self._failures, why=why)
+        self._block(why)
+
+    def _pause(self) -> float:
+        return min(self._limits.reconcile_seconds, 0.5 * 2.0 ** min(self._failures, 10))
+
+    def _block(self, why: str) -> None:
+        """While nothing was ever seen, say why; a later failure blocks nothing by itself."""
+        for name, state in self._roster.states.items():
+            if state.blocked.startswith(UNANSWERED):
+                self._roster.states[name] = replace(state, blocked=f"{UNANSWERED}: {why}")
+        self._keeper.advance()
+
+    async def _open(self) -> None:
+        """Wait until every left-over was tried once, then let the pools start."""
+        tried = [remains.tried.wait() for remains in self._endings.all()]
+        try:
+            async with asyncio.timeout(self._limits.boot_seconds):
+                await asyncio.gather(*tried)
+        except TimeoutError:
+            _log.warning("left-overs of an earlier daemon are still being removed", seconds=self._limits.boot_seconds)
+        for name, state in self._roster.states.items():
+            self._roster.states[name] = replace(state, blocked="")
+        self._keeper.advance()

@@ -1,0 +1,127 @@
+"""One sandbox from its intent row to verified and idle, and the proof that a workspace can be attached to it late."""
+
+from dataclasses import replace
+
+from perstackd.app.warm_pool.files import SandboxFiles
+from perstackd.app.warm_pool.held_link import HeldLink
+from perstackd.app.warm_pool.lease import WORKSPACE_PATH
+from perstackd.app.warm_pool.roster import Member, Verified
+from perstackd.app.warm_pool.wiring import PoolLimits, PoolPorts, bounded
+from perstackd.domain.errors import Kind, PerstackError
+from perstackd.domain.sandbox import Posture, PostureCheck, SandboxState
+from perstackd.domain.session import Hello
+
+_REMEDY = (
+    "run the daemon in the host's mount namespace (no PrivateMounts, PrivateTmp, ProtectSystem, no container around "
+    "it), beside a root Docker engine on the same machine, then restart it"
+)
+_REFUSALS = (Kind.PRECONDITION, Kind.DENIED, Kind.UNSUPPORTED)
+
+
+class LateBindingError(Exception):
+    """The machine does not let a workspace appear in a running sandbox. Not a failure of the template."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(why)
+        self.why = why
+
+
+class Starter:
+    """Each step is bounded; whatever fails, the caller removes what `member` says is there."""
+
+    def __init__(self, ports: PoolPorts, limits: PoolLimits, files: SandboxFiles) -> None:
+        self._ports = ports
+        self._limits = limits
+        self._files = files
+
+    async def start(self, member: Member, *, prove: bool) -> None:
+        """Bring `member` to IDLE, its row included; `prove` asks for the proof of late binding before.
+
+        Raises:
+            PerstackError: of the port that failed; PRECONDITION `posture_differs`; TIMEOUT `pool_step_timeout`.
+            LateBindingError: The proof was made and says no.
+            OSError: The directories cannot be made.
+        """
+        link = await self._listen(member)
+        hello = await self._run(member, link)
+        posture = await self._verify(member, hello)
+        if prove:
+            await self._prove(member, link)
+        member.checked = Verified(link, hello, posture)
+        member.become(SandboxState.IDLE)
+        await bounded("writing the sandbox's row", self._limits.step_seconds, self._ports.rows.put(member.record))
+
+    async def _listen(self, member: Member) -> HeldLink:
+        """Row, directories, sockets: all that must be there before the engine is asked."""
+        ports, seconds, paths = self._ports, self._limits.step_seconds, self._files.of(member.id)
+        image_id = await bounded("asking for the image", seconds, ports.sandboxes.image_id(member.template.image))
+        member.record = replace(member.record, image_id=image_id)
+        await bounded("writing the sandbox's row", seconds, ports.rows.put(member.record))
+        await bounded("making directories", seconds, self._files.make(member.id, member.record.uid))
+        await bounded("preparing the slot", seconds, ports.workspaces.prepare(paths.directories.slot))
+        link = await bounded("listening for the runner", seconds, ports.links.listen(member.id, paths.runner_socket))
+        member.link = held = HeldLink(link)
+        await bounded("listening for egress", seconds, ports.egress.listen(member.id, paths.egress_socket))
+        return held
+
+    async def _run(self, member: Member, link: HeldLink) -> Hello:
+        member.asked_engine = True
+        directories = self._files.of(member.id).directories
+        call = self._ports.sandboxes.start(member.record, member.template, directories)
+        container_id = await bounded("starting the container", self._limits.step_seconds, call)
+        member.record = replace(member.record, container_id=container_id)
+        return await link.hello(self._limits.hello_seconds)
+
+    async def _verify(self, member: Member, hello: Hello) -> Posture:
+        call = self._ports.sandboxes.posture(member.record, member.template)
+        posture = _with_runner(await bounded("reading the posture", self._limits.step_seconds, call), hello)
+        member.posture = posture
+        if not posture.ok:
+            differing = ", ".join(
+                f"{check.name} is {check.actual!r} instead of {check.expected!r}" for check in posture.failed
+            )
+            raise PerstackError(
+                Kind.PRECONDITION,
+                "posture_differs",
+                f"the sandbox is not as the template {member.template.name!r} asks: {differing}; "
+                f"see `perstackctl sandbox posture {member.id}`",
+                fields={"sandbox_id": member.id, "differing": ",".join(check.name for check in posture.failed)},
+            )
+        return posture
+
+    async def _prove(self, member: Member, link: HeldLink) -> None:
+        slot, limits = self._files.of(member.id).directories.slot, self._limits
+        marker = f"{WORKSPACE_PATH}/marker"
+        try:
+            token = await self._marker(slot, member.record.uid)
+            seen = await link.probe(marker, limits.probe_seconds)
+        finally:
+            detach = self._ports.workspaces.detach(member.id, slot)
+            await bounded("detaching the marker", limits.step_seconds, detach)
+        if seen is None or seen.strip() != token.encode():
+            raise LateBindingError(f"a marker that was mounted on the host is not seen in the sandbox; {_REMEDY}")
+        if await link.probe(marker, limits.probe_seconds) is not None:
+            raise LateBindingError(f"a marker that was unmounted on the host is still seen in the sandbox; {_REMEDY}")
+
+    async def _marker(self, slot: str, uid: int) -> str:
+        try:
+            return await bounded(
+                "attaching a marker", self._limits.step_seconds, self._ports.workspaces.prove(slot, uid)
+            )
+        except PerstackError as error:
+            if error.kind in _REFUSALS:
+                raise LateBindingError(f"a marker cannot be mounted: {error.message}") from error
+            raise
+
+
+def _with_runner(posture: Posture, hello: Hello) -> Posture:
+    """What only the runner can say of itself, beside what the kernel and the engine say of it."""
+    dumpable = PostureCheck(
+        "runner dumpable", "no", "yes" if hello.dumpable else "no", ok=not hello.dumpable, source="runner"
+    )
+    abi = f"landlock ABI {hello.landlock_abi}" if hello.landlock_abi else "none"
+    return replace(posture, checks=(*posture.checks, dumpable, _shown("skill separation", abi)))
+
+
+def _shown(name: str, value: str) -> PostureCheck:
+    return PostureCheck(name, value, value, ok=True, source="runner")

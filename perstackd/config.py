@@ -1,0 +1,295 @@
+"""perstackd.toml: what an operator decides. Class defaults < file < environment (PERSTACKD_...) < flags.
+
+Values are frozen and passed once. Unknown keys are errors that name the nearest known key; all problems are told at once.
+"""
+
+import difflib
+import ipaddress
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, get_args
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from perstackd.domain.errors import Kind, PerstackError
+from perstackd.domain.ids import ID_LENGTH
+from perstackd.domain.sandbox import Template
+
+DEFAULT_PATH: Final = Path("/etc/perstackd/perstackd.toml")
+MAX_SOCKET_PATH: Final = 107
+MEMORY_MARGIN: Final = 256 << 20
+
+
+def _absolute(path: Path) -> Path:
+    if not path.is_absolute() or ".." in path.parts:
+        raise ValueError("must be an absolute path without ..")
+    return path
+
+
+AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TemplateConfig(_Section):
+    """A kind of sandbox; sizes in bytes. See `domain.sandbox.Template`."""
+
+    image: str = "perstack/base:latest"
+    runtime: Literal["runc"] = "runc"
+    memory: int = Field(768 << 20, ge=64 << 20)
+    cpus: float = Field(1.0, gt=0, le=1024)
+    cpu_shares: int = Field(256, ge=2, le=262144)
+    pids: int = Field(256, ge=16, le=32768)
+    nofile: int = Field(1024, ge=256, le=65536)
+    fsize: int = Field(1 << 30, ge=1 << 20)
+    tmp_bytes: int = Field(64 << 20, ge=1 << 20)
+    tmp_inodes: int = Field(16384, ge=64)
+    home_bytes: int = Field(64 << 20, ge=1 << 20)
+    home_inodes: int = Field(16384, ge=64)
+    run_bytes: int = Field(4 << 20, ge=1 << 20)
+    run_inodes: int = Field(1024, ge=64)
+    shm_bytes: int = Field(1 << 20, ge=0)
+    min_idle: int = Field(2, ge=0, le=1000)
+    max: int = Field(16, ge=1, le=1000)
+
+    @model_validator(mode="after")
+    def _fits(self) -> "TemplateConfig":
+        least = self.tmp_bytes + self.home_bytes + self.run_bytes + self.shm_bytes + MEMORY_MARGIN
+        if self.memory < least:
+            raise ValueError(
+                f"memory is {self.memory}, but the tmpfs sizes are charged to it: it must be at least {least} "
+                f"(tmp + home + run + shm + {MEMORY_MARGIN >> 20} MiB)"
+            )
+        if self.min_idle > self.max:
+            raise ValueError(f"min_idle {self.min_idle} is above max {self.max}")
+        return self
+
+
+class GrpcConfig(_Section):
+    """The API."""
+
+    reflection: bool = False
+
+
+class LogConfig(_Section):
+    """Logs go to standard error, one JSON object a line."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class EngineConfig(_Section):
+    """The Docker engine."""
+
+    url: str = "unix:///var/run/docker.sock"
+    start_deadline_s: float = Field(30, gt=0, le=600)
+    call_deadline_s: float = Field(10, gt=0, le=600)
+
+
+class AnthropicConfig(_Section):
+    """`api_key_env` names the variable of the daemon's environment that holds the key."""
+
+    base_url: str = ""
+    api_key_env: str = "ANTHROPIC_API_KEY"
+
+
+class ReplayConfig(_Section):
+    """A recorded conversation that answers instead of a model."""
+
+    file: AbsolutePath | None = None
+
+
+class ModelsConfig(_Section):
+    """Who answers. `record` names a file that turns are appended to, for `replay`."""
+
+    default_provider: str = "anthropic"
+    default_model: str = "claude-sonnet-5-5"
+    default_reasoning: str | int = "low"
+    record: AbsolutePath | None = None
+    anthropic: AnthropicConfig = AnthropicConfig()
+    replay: ReplayConfig = ReplayConfig()
+
+
+class JobsConfig(_Section):
+    """Bounds on jobs."""
+
+    max_running: int = Field(200, ge=1, le=100_000)
+    max_steps: int = Field(100, ge=1, le=100_000)
+    max_retries: int = Field(5, ge=0, le=100)
+    generation_timeout_ms: int = Field(300_000, ge=1000)
+    tool_timeout_ms: int = Field(60_000, ge=1000)
+    skill_start_timeout_ms: int = Field(60_000, ge=1000)
+    drain_s: float = Field(30, ge=0, le=3600)
+
+
+class EgressConfig(_Section):
+    """The way out of the sandboxes. `allow_addresses` are CIDR blocks of non-global addresses that names may resolve to."""
+
+    allow_addresses: tuple[str, ...] = ()
+    uid: int = Field(65534, ge=1)
+
+    @model_validator(mode="after")
+    def _blocks(self) -> "EgressConfig":
+        for block in self.allow_addresses:
+            ipaddress.ip_network(block)
+        return self
+
+
+class SecretsConfig(_Section):
+    """The key that seals values at rest: `file:/path`; empty means master.key in the state directory."""
+
+    master_key: str = Field("", pattern=r"^(file:/.+)?$")
+
+
+class WorkspacesConfig(_Section):
+    """Managed and ephemeral workspaces. Their files belong to `uid` on the host."""
+
+    uid: int = Field(199_998, ge=1000)
+    spare_uid: int = Field(199_999, ge=1000)
+    ephemeral_bytes: int = Field(256 << 20, ge=1 << 20)
+    ephemeral_inodes: int = Field(65_536, ge=64)
+
+
+class Config(BaseSettings):
+    """The whole file. `version` must be 1."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", env_prefix="PERSTACKD_", env_nested_delimiter="__", case_sensitive=False
+    )
+
+    version: Literal[1] = 1
+    state_directory: AbsolutePath = Path("/var/lib/perstackd")
+    runtime_directory: AbsolutePath = Path("/run/perstackd")
+    socket: AbsolutePath | None = None
+    socket_group: str = ""
+    workspace_roots: tuple[AbsolutePath, ...] = ()
+    sandbox_uids: tuple[int, int] = (200_000, 265_535)
+    default_template: str = "base"
+    templates: dict[str, TemplateConfig] = Field(default_factory=lambda: {"base": TemplateConfig()})
+    grpc: GrpcConfig = GrpcConfig()
+    log: LogConfig = LogConfig()
+    engine: EngineConfig = EngineConfig()
+    models: ModelsConfig = ModelsConfig()
+    jobs: JobsConfig = JobsConfig()
+    egress: EgressConfig = EgressConfig()
+    secrets: SecretsConfig = SecretsConfig()
+    workspaces: WorkspacesConfig = WorkspacesConfig()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Environment over the file, which comes in as the constructor's arguments."""
+        return env_settings, init_settings
+
+    @property
+    def socket_path(self) -> Path:
+        """The admin socket."""
+        return self.socket or self.runtime_directory / "perstackd.sock"
+
+    @property
+    def key_file(self) -> Path:
+        """The master key's file."""
+        named = self.secrets.master_key.removeprefix("file:")
+        return Path(named) if named else self.state_directory / "master.key"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Config":
+        if problems := list(_inconsistent(self)):
+            raise ValueError("; ".join(problems))
+        return self
+
+
+def _inconsistent(config: Config) -> Iterator[str]:
+    longest = len(str(config.runtime_directory / "s" / ("x" * ID_LENGTH) / "gw" / "runner.sock").encode())
+    if longest > MAX_SOCKET_PATH:
+        yield f"runtime_directory makes socket paths of {longest} bytes, at most {MAX_SOCKET_PATH} work: choose a shorter one"
+    if len(str(config.socket_path).encode()) > MAX_SOCKET_PATH:
+        yield f"socket is longer than {MAX_SOCKET_PATH} bytes"
+    low, high = config.sandbox_uids
+    if not 1000 <= low < high <= 2**31:
+        yield "sandbox_uids must be [low, high] with 1000 <= low < high"
+    if config.default_template not in config.templates:
+        yield f"default_template {config.default_template!r} is not among the templates ({', '.join(config.templates)})"
+    for name in ("uid", "spare_uid"):
+        uid = getattr(config.workspaces, name)
+        if low <= uid <= high:
+            yield f"workspaces.{name} {uid} lies among sandbox_uids: a sandbox would own all workspaces"
+    if config.models.default_provider == "replay" and config.models.replay.file is None:
+        yield "models.default_provider is replay, but models.replay.file names no conversation"
+
+
+def template(name: str, config: TemplateConfig) -> Template:
+    """The domain's value of a configured template."""
+    return Template(name=name, **config.model_dump())
+
+
+def load(path: Path | None, overrides: Mapping[str, Any] | None = None) -> Config:
+    """Read the file (the default one may be missing), the environment and the overrides.
+
+    Raises:
+        PerstackError: NOT_FOUND `config_not_found`; INVALID `config_invalid` with all problems, one a line.
+    """
+    values = _read(path)
+    for dotted, value in (overrides or {}).items():
+        _set(values, dotted.split("."), value)
+    try:
+        return Config(**values)
+    except ValidationError as error:
+        where = str(path or DEFAULT_PATH)
+        problems = "\n".join(f"{where}: {line}" for line in _problems(error))
+        raise PerstackError(Kind.INVALID, "config_invalid", problems) from error
+
+
+def _read(path: Path | None) -> dict[str, Any]:
+    try:
+        return tomllib.loads((path or DEFAULT_PATH).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        if path is None:
+            return {}
+        message = f"there is no configuration file {path}; perstackd config show prints one with all defaults"
+        raise PerstackError(Kind.NOT_FOUND, "config_not_found", message) from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise PerstackError(Kind.INVALID, "config_invalid", f"{path or DEFAULT_PATH}: {error}") from error
+
+
+def _set(values: dict[str, Any], keys: list[str], value: Any) -> None:
+    *tables, last = keys
+    for key in tables:
+        values = values.setdefault(key, {})
+    values[last] = value
+
+
+def _problems(error: ValidationError) -> Iterator[str]:
+    for problem in error.errors(include_url=False, include_input=False):
+        where = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            yield f"{where}: there is no such key{_nearest(problem['loc'])}"
+        else:
+            text = problem["msg"].removeprefix("Value error, ")
+            yield f"{where}: {text}" if where else text
+
+
+def _nearest(location: tuple[int | str, ...]) -> str:
+    model: type[BaseModel] = Config
+    for part in location[:-1]:
+        model = _inner(model, str(part))
+    near = difflib.get_close_matches(str(location[-1]), list(model.model_fields), n=1)
+    return f"; did you mean {near[0]}?" if near else f"; known are {', '.join(sorted(model.model_fields))}"
+
+
+def _inner(model: type[BaseModel], name: str) -> type[BaseModel]:
+    """The model of a section; the names of templates are the operator's."""
+    field = model.model_fields.get(name)
+    if field is None:
+        return model
+    candidates = (field.annotation, *get_args(field.annotation))
+    return next((each for each in candidates if isinstance(each, type) and issubclass(each, BaseModel)), model)

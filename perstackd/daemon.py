@@ -1,0 +1,281 @@
+"""The composition root: the only place that knows concrete classes and the order of start and stop.
+
+Start: the lock on the state directory, the user namespace helper (before the loop: a daemon with threads never forks), the runtime
+directory's mount, store, proxy, pool, jobs, and last the admin socket: who can connect finds everything ready.
+Stop, in reverse: no new jobs, running ones drain, the socket closes, jobs end, sandboxes go, then mounts, helper and lock.
+"""
+
+import asyncio
+import hashlib
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Final
+
+import structlog
+import uvloop
+from grpc_health.v1 import health_pb2
+
+from perstackd.adapters.clock import SystemClock
+from perstackd.adapters.definition.toml import TomlDefinitions
+from perstackd.adapters.docker.engine import DockerSandboxes
+from perstackd.adapters.egress.program import ProgramOptions
+from perstackd.adapters.egress.proxy import EgressProxy
+from perstackd.adapters.logs import configure
+from perstackd.adapters.models.anthropic import AnthropicModels, AnthropicSettings
+from perstackd.adapters.models.recorder import RecordingModels
+from perstackd.adapters.models.replay import ReplayModels
+from perstackd.adapters.models.router import ModelRouter
+from perstackd.adapters.secrets.sealer import AesSealer
+from perstackd.adapters.state_lock import state_lock
+from perstackd.adapters.store.sqlite import open_store
+from perstackd.adapters.systemd import notify
+from perstackd.adapters.workspaces.host import HostWorkspaces
+from perstackd.adapters.workspaces.settings import HostSettings
+from perstackd.adapters.workspaces.userns import UserNamespaces
+from perstackd.app.feed import Feed
+from perstackd.app.jobs import JobDefaults, Jobs
+from perstackd.app.run_context import RunLimits, RunServices
+from perstackd.app.system import System, SystemFacts
+from perstackd.app.warm_pool import PoolLimits, PoolPorts, WarmPool
+from perstackd.config import Config, template
+from perstackd.domain.errors import Kind, PerstackError
+from perstackd.domain.expert import ModelChoice
+from perstackd.domain.messages import ToolSpec
+from perstackd.ports.event_store import Blobs
+from perstackd.ports.models import Models
+from perstackd.rpc.runner import GrpcRunnerLinks
+from perstackd.rpc.server import AdminSocket, Api, admin_server
+from perstackd.version import VERSION
+
+Providers = Mapping[str, Callable[[], Models]]
+_log = structlog.get_logger()
+
+
+def run(config: Config, providers: Providers | None = None) -> None:
+    """Serve until a signal. `providers` replaces the model providers, for tests and benchmarks.
+
+    Raises:
+        PerstackError: PRECONDITION `root_needed`, `state_locked`; whatever keeps a part from starting.
+    """
+    if os.geteuid() != 0:
+        message = "perstackd mounts workspaces and must run as root; its sandboxes and its proxy do not"
+        raise PerstackError(Kind.PRECONDITION, "root_needed", message)
+    os.umask(0o077)
+    configure(config.log.level)
+    with state_lock(config.state_directory):
+        namespaces = UserNamespaces(config.workspaces.spare_uid)
+        namespaces.start()
+        workspaces = HostWorkspaces(_host_settings(config), namespaces)
+        try:
+            workspaces.prepare_root()
+            uvloop.run(_serve(config, workspaces, providers))
+        finally:
+            workspaces.shutdown()
+            workspaces.cleanup_root()
+            namespaces.close()
+
+
+async def _serve(config: Config, workspaces: HostWorkspaces, providers: Providers | None) -> None:
+    signals = _Signals()
+    async with assembled(config, workspaces, providers) as parts, AsyncExitStack() as stack:
+        socket = AdminSocket(config.socket_path, config.socket_group, config.grpc.reflection)
+        health = await stack.enter_async_context(admin_server(socket, parts.api, parts.clock))
+        _log.info("serving", version=VERSION, socket=str(config.socket_path))
+        notify("READY=1")
+        await signals.first()
+        notify("STOPPING=1")
+        _log.info("draining", seconds=config.jobs.drain_s)
+        await health.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
+        async with asyncio.TaskGroup() as tasks:
+            draining = tasks.create_task(parts.api.jobs.drain(config.jobs.drain_s))
+            impatience = tasks.create_task(signals.second())
+            await asyncio.wait({draining, impatience}, return_when=asyncio.FIRST_COMPLETED)
+            draining.cancel()
+            impatience.cancel()
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """A daemon without its socket."""
+
+    api: Api
+    clock: SystemClock
+
+
+@asynccontextmanager
+async def assembled(
+    config: Config, workspaces: HostWorkspaces, providers: Providers | None = None
+) -> AsyncIterator[Parts]:
+    """Everything but the admin socket, started in order and stopped in reverse."""
+    clock, started = SystemClock(), SystemClock().now_ms()
+    async with AsyncExitStack() as stack:
+        store = await stack.enter_async_context(await open_store(config.state_directory))
+        egress = await stack.enter_async_context(_egress(config))
+        router = ModelRouter(providers if providers is not None else _providers(config, store.blobs))
+        stack.push_async_callback(router.close)
+        sandboxes = _sandboxes(config)
+        stack.callback(sandboxes.close)
+        ports = PoolPorts(
+            sandboxes=sandboxes,
+            links=GrpcRunnerLinks(clock),
+            workspaces=workspaces,
+            egress=egress,
+            rows=store.sandboxes,
+            clock=clock,
+        )
+        templates = [template(name, section) for name, section in config.templates.items()]
+        limits = PoolLimits(uid_first=config.sandbox_uids[0], uid_last=config.sandbox_uids[1])
+        pool = await stack.enter_async_context(WarmPool(ports, templates, str(config.runtime_directory), limits))
+        models = _recorded(config, router)
+        services = RunServices(pool, workspaces, egress, models, store.blobs, clock, base_tools())
+        sealer = await asyncio.to_thread(AesSealer.from_key_file, config.key_file)
+        jobs = await stack.enter_async_context(
+            Jobs(store, Feed(store), services, TomlDefinitions(), sealer, _defaults(config), _checker(router))
+        )
+        system = System(_facts(config, started), sandboxes, pool, jobs)
+        await _warm(config, router)
+        yield Parts(Api(jobs, pool, system), clock)
+
+
+# --- parts ----------------------------------------------------------------------------------------------------------
+def base_tools() -> tuple[ToolSpec, ...]:
+    """The built-in tools, from the file that the runner reads as well."""
+    document = resources.files("perstack.v1").joinpath("base_tools.json").read_text(encoding="utf-8")
+    return tuple(
+        ToolSpec(tool["name"], tool["description"], tool["inputSchema"], tool["readOnly"], tool["idempotent"])
+        for tool in json.loads(document)
+    )
+
+
+def daemon_id(state_directory: Path) -> str:
+    """Tells this daemon's containers from another's on the same engine: the same state, the same id."""
+    return hashlib.sha256(str(state_directory).encode()).hexdigest()[:16]
+
+
+def _host_settings(config: Config) -> HostSettings:
+    return HostSettings(
+        state=str(config.state_directory),
+        runtime=str(config.runtime_directory),
+        roots=tuple(str(root) for root in config.workspace_roots),
+        managed_uid=config.workspaces.uid,
+        ephemeral_bytes=config.workspaces.ephemeral_bytes,
+        ephemeral_inodes=config.workspaces.ephemeral_inodes,
+    )
+
+
+def _egress(config: Config) -> EgressProxy:
+    options = ProgramOptions(uid=config.egress.uid, gid=config.egress.uid)
+    return EgressProxy(allow_addresses=config.egress.allow_addresses, options=options)
+
+
+def _sandboxes(config: Config) -> DockerSandboxes:
+    return DockerSandboxes(
+        url=config.engine.url,
+        daemon_id=daemon_id(config.state_directory),
+        seccomp=seccomp_profile(),
+        start_deadline=config.engine.start_deadline_s,
+        call_deadline=config.engine.call_deadline_s,
+    )
+
+
+def seccomp_profile() -> str:
+    """The sandbox profile as JSON: from the installed package, else from the source tree."""
+    packaged = resources.files("perstackd").joinpath("data/seccomp/profile.json")
+    if packaged.is_file():
+        return packaged.read_text(encoding="utf-8")
+    return (Path(__file__).parents[1] / "sandbox-images/seccomp/profile.json").read_text(encoding="utf-8")
+
+
+def _providers(config: Config, blobs: Blobs) -> Providers:
+    models = config.models
+    key = models.anthropic.api_key_env
+    settings = AnthropicSettings(models.anthropic.base_url) if models.anthropic.base_url else AnthropicSettings()
+    providers: dict[str, Callable[[], Models]] = {
+        "anthropic": lambda: AnthropicModels(lambda: os.environ.get(key), settings, blobs)
+    }
+    if models.replay.file is not None:
+        file = models.replay.file
+        providers["replay"] = lambda: ReplayModels(file)
+    return providers
+
+
+def _recorded(config: Config, router: ModelRouter) -> Models:
+    return RecordingModels(router, config.models.record) if config.models.record else router
+
+
+def _checker(router: ModelRouter) -> Callable[[str], None]:
+    def check(provider: str) -> None:
+        router.provider(provider)
+
+    return check
+
+
+async def _warm(config: Config, router: ModelRouter) -> None:
+    """Load the default provider's SDK before the first job pays for it."""
+    provider = router.provider(config.models.default_provider)
+    if isinstance(provider, AnthropicModels | ReplayModels):
+        await provider.warm()
+
+
+def _defaults(config: Config) -> JobDefaults:
+    models, jobs = config.models, config.jobs
+    return JobDefaults(
+        template=config.default_template,
+        templates=frozenset(config.templates),
+        model=ModelChoice(models.default_provider, models.default_model, models.default_reasoning),
+        max_steps=jobs.max_steps,
+        max_running=jobs.max_running,
+        limits=RunLimits(
+            max_retries=jobs.max_retries,
+            generation_timeout_ms=jobs.generation_timeout_ms,
+            tool_timeout_ms=jobs.tool_timeout_ms,
+            skill_start_timeout_ms=jobs.skill_start_timeout_ms,
+        ),
+    )
+
+
+def _facts(config: Config, started: int) -> SystemFacts:
+    return SystemFacts(
+        VERSION,
+        started,
+        tuple(str(root) for root in config.workspace_roots),
+        str(config.state_directory),
+        config.models.default_provider,
+        config.models.default_model,
+    )
+
+
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+
+
+class _Signals:
+    """Counts the signals that ask the daemon to end."""
+
+    def __init__(self) -> None:
+        self._events = (asyncio.Event(), asyncio.Event())
+        loop = asyncio.get_running_loop()
+        for number in _SIGNALS:
+            loop.add_signal_handler(number, self._count)
+
+    def _count(self) -> None:
+        first, second = self._events
+        (second if first.is_set() else first).set()
+
+    async def first(self) -> None:
+        """Wait for one."""
+        await self._events[0].wait()
+
+    async def second(self) -> None:
+        """Wait for another one."""
+        await self._events[1].wait()
+
+
+if sys.platform != "linux":
+    raise ImportError("perstackd runs on Linux only: it mounts workspaces and reads /proc")

@@ -1,0 +1,217 @@
+"""Between runner.proto and `domain.session`. What comes from a sandbox is bounded and checked here, and only here."""
+
+import json
+from typing import Final, assert_never
+
+from perstack.v1 import runner_pb2 as pb
+from perstackd.domain.messages import BlobPart, JsonValue, TextPart, ToolResultPart, ToolSpec
+from perstackd.domain.session import (
+    Ask,
+    Assign,
+    BlobChunk,
+    CancelCalls,
+    Failure,
+    Finish,
+    Hello,
+    NextTurn,
+    Order,
+    Probe,
+    ProbeResult,
+    Progress,
+    Ready,
+    Refused,
+    SkillOrder,
+    SkillPhase,
+    SkillReport,
+    ToolResults,
+    TurnOrder,
+)
+
+MAX_TOOLS: Final = 1000
+MAX_RESULTS: Final = 256
+MAX_PARTS: Final = 64
+MAX_NAME: Final = 256
+MAX_TEXT: Final = 8192
+MAX_CHUNK: Final = 256 << 10
+MAX_PROBE: Final = 4096
+
+_PHASES: Final = {
+    pb.SkillState.STATE_STARTING: SkillPhase.STARTING,
+    pb.SkillState.STATE_CONNECTED: SkillPhase.CONNECTED,
+    pb.SkillState.STATE_FAILED: SkillPhase.FAILED,
+    pb.SkillState.STATE_DISCONNECTED: SkillPhase.DISCONNECTED,
+    pb.SkillState.STATE_STDERR: SkillPhase.STDERR,
+}
+
+
+class Malformed(ValueError):
+    """A message that no runner of ours sends; the sentence says what about it."""
+
+
+def ask(message: pb.FromRunner) -> Ask:  # noqa: PLR0911 - one case a message
+    """A runner's message as a value.
+
+    Raises:
+        Malformed: it is empty, or larger in some part than the protocol allows.
+    """
+    match message.WhichOneof("message"):
+        case "hello":
+            return _hello(message.hello)
+        case "probe_result":
+            return _probe_result(message.probe_result)
+        case "ready":
+            return Ready(_bounded(message.ready.workspace_path, MAX_NAME, "workspace_path"))
+        case "skill_state":
+            return _skill_report(message.skill_state)
+        case "next_turn":
+            return NextTurn(message.next_turn.step)
+        case "tool_results":
+            return ToolResults(message.tool_results.step, _results(message.tool_results))
+        case "progress":
+            progress = message.progress
+            return Progress(_bounded(progress.call_id, MAX_NAME, "call_id"), progress.offset, progress.delta)
+        case "blob_chunk":
+            return _chunk(message.blob_chunk)
+        case "failure":
+            return Failure(message.failure.reason[:MAX_NAME], message.failure.message[:MAX_TEXT])
+        case _:
+            raise Malformed("a message without content")
+
+
+def order(value: Order) -> pb.ToRunner:
+    """An order as a message."""
+    match value:
+        case Probe(path=path):
+            return pb.ToRunner(probe=pb.Probe(path=path))
+        case Assign():
+            return pb.ToRunner(assign=_assign(value))
+        case TurnOrder(step=step, calls=calls):
+            routed = [
+                pb.ToolCall(call_id=call.call_id, skill=call.skill, tool=call.tool, arguments=call.arguments.encode())
+                for call in calls
+            ]
+            return pb.ToRunner(turn=pb.Turn(step=step, calls=routed))
+        case Finish(reason=reason):
+            return pb.ToRunner(finish=pb.Finish(reason=reason))
+        case CancelCalls(call_ids=call_ids, reason=reason):
+            return pb.ToRunner(cancel_calls=pb.CancelCalls(call_ids=call_ids, reason=reason))
+        case Refused(reason=reason):
+            return pb.ToRunner(refused=pb.Refused(reason=reason))
+        case _:
+            assert_never(value)
+
+
+def _assign(value: Assign) -> pb.Assign:
+    return pb.Assign(
+        expert_key=value.expert_key,
+        workspace_path=value.workspace_path,
+        workspace_read_only=value.workspace_read_only,
+        skills=[_skill(skill) for skill in value.skills],
+        base_tools=value.base_tools,
+        exec_env=dict(value.exec_env),
+        limits=pb.RunnerLimits(
+            tool_timeout_ms=value.tool_timeout_ms,
+            skill_start_timeout_ms=value.skill_start_timeout_ms,
+            inline_result_bytes=value.inline_result_bytes,
+            result_bytes=value.result_bytes,
+        ),
+        step=value.step,
+    )
+
+
+def _skill(skill: SkillOrder) -> pb.SkillSpec:
+    return pb.SkillSpec(
+        name=skill.name,
+        stdio=pb.StdioServer(command=skill.command, env=dict(skill.env)),
+        pick=skill.pick,
+        omit=skill.omit,
+        lazy_init=skill.lazy_init,
+        tool_timeout_ms=skill.tool_timeout_ms,
+    )
+
+
+def _hello(hello: pb.Hello) -> Hello:
+    return Hello(
+        hello.protocol_version,
+        _bounded(hello.runner_version, MAX_NAME, "runner_version"),
+        _bounded(hello.python_version, MAX_NAME, "python_version"),
+        hello.landlock_abi,
+        hello.dumpable,
+        _bounded(hello.session_token, MAX_NAME, "session_token"),
+    )
+
+
+def _probe_result(result: pb.ProbeResult) -> ProbeResult:
+    if len(result.content) > MAX_PROBE:
+        raise Malformed(f"a probe result of {len(result.content)} bytes")
+    return ProbeResult(result.content if result.found else None)
+
+
+def _skill_report(state: pb.SkillState) -> SkillReport:
+    phase = _PHASES.get(state.state)
+    if phase is None:
+        raise Malformed("a skill state without a state")
+    if len(state.tools) > MAX_TOOLS:
+        raise Malformed(f"a skill with {len(state.tools)} tools; at most {MAX_TOOLS} are taken")
+    return SkillReport(
+        _bounded(state.skill, MAX_NAME, "skill"),
+        phase,
+        tuple(_tool(tool) for tool in state.tools),
+        state.detail[:MAX_TEXT],
+        state.server_name[:MAX_NAME],
+        state.server_version[:MAX_NAME],
+    )
+
+
+def _tool(tool: pb.ToolSpec) -> ToolSpec:
+    name = _bounded(tool.name, MAX_NAME, "tool name")
+    return ToolSpec(name, tool.description[:MAX_TEXT], _schema(name, tool.input_schema), tool.read_only, tool.idempotent)
+
+
+def _schema(name: str, document: bytes) -> dict[str, JsonValue]:
+    try:
+        schema = json.loads(document)
+    except (ValueError, RecursionError) as error:
+        raise Malformed(f"the input schema of the tool {name!r} is not JSON") from error
+    if not isinstance(schema, dict):
+        raise Malformed(f"the input schema of the tool {name!r} is not an object")
+    return schema
+
+
+def _results(message: pb.ToolResults) -> tuple[ToolResultPart, ...]:
+    if len(message.results) > MAX_RESULTS:
+        raise Malformed(f"{len(message.results)} results in one turn")
+    return tuple(_result(result) for result in message.results)
+
+
+def _result(result: pb.ToolResult) -> ToolResultPart:
+    if len(result.content) > MAX_PARTS:
+        raise Malformed(f"a result of {len(result.content)} parts")
+    call_id = _bounded(result.call_id, MAX_NAME, "call_id")
+    return ToolResultPart(call_id, tuple(_part(part) for part in result.content), result.is_error)
+
+
+def _part(part: pb.ContentPart) -> TextPart | BlobPart:
+    match part.WhichOneof("kind"):
+        case "text":
+            return TextPart(part.text)
+        case "blob":
+            blob = part.blob
+            digest = _bounded(blob.digest, MAX_NAME, "digest")
+            return BlobPart(digest, blob.size, _bounded(blob.media_type, MAX_NAME, "media_type"))
+        case "structured":
+            return TextPart(part.structured.decode(errors="replace"))
+        case _:
+            raise Malformed("a result part without content")
+
+
+def _chunk(chunk: pb.BlobChunk) -> BlobChunk:
+    if len(chunk.data) > MAX_CHUNK:
+        raise Malformed(f"a blob chunk of {len(chunk.data)} bytes")
+    return BlobChunk(_bounded(chunk.digest, MAX_NAME, "digest"), chunk.offset, chunk.data, chunk.last)
+
+
+def _bounded(text: str, limit: int, what: str) -> str:
+    if len(text) > limit:
+        raise Malformed(f"a {what} of {len(text)} characters")
+    return text

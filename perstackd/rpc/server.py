@@ -1,0 +1,129 @@
+"""The admin socket: one gRPC server with all services, in a directory that only its group may enter."""
+
+import asyncio
+import grp
+import os
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from perstack.v1 import (
+    experts_pb2_grpc,
+    jobs_pb2,
+    jobs_pb2_grpc,
+    pools_pb2_grpc,
+    runs_pb2_grpc,
+    sandboxes_pb2_grpc,
+    system_pb2_grpc,
+)
+from perstackd.app.jobs import Jobs
+from perstackd.app.system import System
+from perstackd.app.warm_pool import WarmPool
+from perstackd.domain.errors import Kind, PerstackError
+from perstackd.ports.clock import Clock
+from perstackd.rpc.errors import ErrorInterceptor
+from perstackd.rpc.experts import ExpertServicer
+from perstackd.rpc.jobs import JobServicer
+from perstackd.rpc.pools import PoolServicer
+from perstackd.rpc.runs import RunServicer
+from perstackd.rpc.sandboxes import SandboxServicer
+from perstackd.rpc.system import SystemServicer
+
+MAX_REQUEST: Final = 8 << 20
+STOP_SECONDS: Final = 2.0
+SERVICES: Final = ("JobService", "ExpertService", "RunService", "SandboxService", "PoolService", "SystemService")
+
+
+@dataclass(frozen=True, slots=True)
+class AdminSocket:
+    """Where it is and who may open it: the directory is 0750 and the socket 0660, both of `group` when one is named."""
+
+    path: Path
+    group: str = ""
+    reflection: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """What the services bind to."""
+
+    jobs: Jobs
+    pool: WarmPool
+    system: System
+
+
+@asynccontextmanager
+async def admin_server(socket: AdminSocket, api: Api, clock: Clock) -> AsyncIterator[health.aio.HealthServicer]:
+    """Serve while the context is open; on leaving, calls get `STOP_SECONDS` to end and the socket is removed.
+
+    Raises:
+        PerstackError: PRECONDITION `socket_group_unknown`; UNAVAILABLE `socket_failed`.
+    """
+    await asyncio.to_thread(_prepare, socket)
+    server = grpc.aio.server(
+        interceptors=[ErrorInterceptor(clock)],
+        options=[("grpc.max_receive_message_length", MAX_REQUEST), ("grpc.so_reuseport", 0)],
+    )
+    checks = _bind(server, api, reflected=socket.reflection)
+    try:
+        server.add_insecure_port(f"unix:{socket.path}")
+        await server.start()
+        await asyncio.to_thread(_open, socket)
+    except (RuntimeError, OSError) as error:
+        await server.stop(None)
+        message = f"the admin socket {socket.path} could not be made: {error}"
+        raise PerstackError(Kind.UNAVAILABLE, "socket_failed", message) from error
+    try:
+        await checks.set("", health_pb2.HealthCheckResponse.SERVING)
+        yield checks
+    finally:
+        await checks.enter_graceful_shutdown()
+        await server.stop(STOP_SECONDS)
+        await asyncio.to_thread(socket.path.unlink, missing_ok=True)
+
+
+def _bind(server: grpc.aio.Server, api: Api, *, reflected: bool) -> health.aio.HealthServicer:
+    jobs_pb2_grpc.add_JobServiceServicer_to_server(JobServicer(api.jobs), server)
+    experts_pb2_grpc.add_ExpertServiceServicer_to_server(ExpertServicer(api.jobs), server)
+    runs_pb2_grpc.add_RunServiceServicer_to_server(RunServicer(api.jobs), server)
+    sandboxes_pb2_grpc.add_SandboxServiceServicer_to_server(SandboxServicer(api.pool), server)
+    pools_pb2_grpc.add_PoolServiceServicer_to_server(PoolServicer(api.pool), server)
+    system_pb2_grpc.add_SystemServiceServicer_to_server(SystemServicer(api.system), server)
+    checks = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+    if reflected:
+        package = jobs_pb2.DESCRIPTOR.package
+        names: Sequence[str] = [f"{package}.{service}" for service in SERVICES]
+        reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    return checks
+
+
+def _prepare(socket: AdminSocket) -> None:
+    """The directory guards the socket: gRPC makes it under the umask, and its mode is set a moment later."""
+    directory = socket.path.parent
+    directory.mkdir(mode=0o750, parents=True, exist_ok=True)
+    directory.chmod(0o750)
+    _give(directory, socket.group)
+    socket.path.unlink(missing_ok=True)
+
+
+def _open(socket: AdminSocket) -> None:
+    _give(socket.path, socket.group)
+    socket.path.chmod(0o660)
+
+
+def _give(path: Path, group: str) -> None:
+    if not group:
+        return
+    try:
+        os.chown(path, -1, grp.getgrnam(group).gr_gid)
+    except KeyError as error:
+        message = f"there is no group {group!r}; make it (groupadd --system {group}) or change socket_group"
+        raise PerstackError(Kind.PRECONDITION, "socket_group_unknown", message) from error

@@ -1,0 +1,88 @@
+"""The base tools of one assignment: which there are, held to their schemas, run where they belong."""
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
+
+from perstack_runner import VERSION
+from perstack_runner.tools import catalogue, directory, file_entry, search, text_file
+from perstack_runner.tools.command import Commands, Feed
+from perstack_runner.tools.outcome import Outcome, ToolFailure, from_os_error
+from perstack_runner.tools.tree import Tree
+
+_THREADS: Final = 8
+_STARTED: Final = time.monotonic()
+
+OnTree = Callable[[Tree, dict[str, Any]], Outcome]
+
+
+def _health(_tree: Tree, _arguments: dict[str, Any]) -> Outcome:
+    return Outcome(
+        {"status": "ok", "version": VERSION, "uptimeSeconds": round(time.monotonic() - _STARTED), "pid": os.getpid()}
+    )
+
+
+ON_TREE: Final[Mapping[str, OnTree]] = {
+    "readTextFile": text_file.read,
+    "writeTextFile": text_file.write,
+    "appendTextFile": text_file.append,
+    "editTextFile": text_file.edit,
+    "readImageFile": file_entry.read_image,
+    "getFileInfo": file_entry.info,
+    "moveFile": file_entry.move,
+    "deleteFile": file_entry.delete,
+    "listDirectory": directory.list_items,
+    "createDirectory": directory.create,
+    "deleteDirectory": directory.delete,
+    "findFiles": search.find,
+    "healthCheck": _health,
+}
+IN_PROCESSES: Final = ("exec", "searchText")
+DECIDED_BY_DAEMON: Final = ("attemptCompletion", "todo", "clearTodo")
+"""In the catalogue, never run here."""
+
+
+class Toolbox:
+    """The tools that the expert may use. Give it back with close()."""
+
+    def __init__(self, allowed: tuple[str, ...], tree: Tree, commands: Commands, schemas: Mapping[str, Any]) -> None:
+        self._allowed = frozenset(allowed) - frozenset(DECIDED_BY_DAEMON)
+        self._tree = tree
+        self._commands = commands
+        self._schemas = schemas
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="tool")
+
+    async def run(self, tool: str, raw: bytes, feed: Feed) -> Outcome:
+        """Run a call to its outcome; whatever a tool cannot do is an outcome too. Cancelling ends its processes."""
+        try:
+            if tool not in self._allowed:
+                raise ToolFailure("unknown_tool", f"{tool}: this expert has no such tool")
+            arguments = catalogue.checked(self._schemas[tool]["inputSchema"], raw)
+            return await self._run(tool, arguments, feed)
+        except ToolFailure as failure:
+            return failure.outcome()
+
+    async def _run(self, tool: str, arguments: dict[str, Any], feed: Feed) -> Outcome:
+        match tool:
+            case "exec":
+                return await self._commands.execute(arguments, feed)
+            case "searchText":
+                return await self._commands.search(arguments, feed)
+            case _:
+                loop = asyncio.get_running_loop()
+                return await loop.run_in_executor(self._threads, _on_tree, ON_TREE[tool], self._tree, arguments)
+
+    def close(self) -> None:
+        """Let go of the workspace. Threads that are at work end with the process."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._tree.close()
+
+
+def _on_tree(work: OnTree, tree: Tree, arguments: dict[str, Any]) -> Outcome:
+    try:
+        return work(tree, arguments)
+    except OSError as error:
+        raise from_os_error(error, str(arguments.get("path", arguments.get("source", "")))) from None

@@ -1,0 +1,164 @@
+"""What every source of turns promises, over the fake, a recording, and the real SDK against a loopback server."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, aclosing
+from dataclasses import replace
+from pathlib import Path
+
+import anyio
+import pytest
+
+from perstackd.adapters.models.anthropic import AnthropicModels, AnthropicSettings
+from perstackd.adapters.models.recorder import RecordingModels
+from perstackd.adapters.models.replay import ReplayModels
+from perstackd.domain.errors import Kind, PerstackError
+from perstackd.domain.messages import (
+    FinishReason,
+    Message,
+    ModelEvent,
+    ModelRequest,
+    Role,
+    TextDelta,
+    TextPart,
+    ThinkingDelta,
+    ThinkingPart,
+    ToolCallPart,
+    ToolResultPart,
+    ToolSpec,
+    Turn,
+    Usage,
+)
+from perstackd.ports.models import Models
+from tests.fakes.messages_api import answer, scripted, serving
+from tests.fakes.models import ScriptedModels
+
+pytestmark = pytest.mark.anyio
+
+CALLING = Turn(
+    (
+        ThinkingPart("Let me see what is there.", signature="c2ln"),
+        ThinkingPart("", redacted="cmVk"),
+        TextPart("I look at the log first."),
+        ToolCallPart("call_1", "readTextFile", {"path": "fitness-log.md", "from": 0}),
+        ToolCallPart("call_2", "listDirectory", {"path": "."}),
+    ),
+    FinishReason.TOOL_CALLS,
+    Usage(1200, 80, 1000, 30),
+    "claude-sonnet-5",
+)
+SPEAKING = Turn(
+    (TextPart("Your log is empty: let us begin. 💪"),), FinishReason.STOP, Usage(1400, 20), "claude-sonnet-5"
+)
+CUT_OFF = Turn((TextPart("This is a very long"),), FinishReason.LENGTH, Usage(10, 8192), "claude-sonnet-5")
+SCRIPT = (CALLING, SPEAKING, CUT_OFF)
+
+TOOLS = (
+    ToolSpec("listDirectory", "Lists.", {"type": "object", "properties": {"path": {"type": "string"}}}),
+    ToolSpec("readTextFile", "Reads.", {"type": "object", "properties": {"path": {"type": "string"}}}),
+)
+
+
+def request(turns_done: int = 0) -> ModelRequest:
+    """The request that the script's next turn answers."""
+    messages = [Message(Role.USER, (TextPart("Start today's session"),))]
+    for turn in SCRIPT[:turns_done]:
+        messages.append(Message(Role.ASSISTANT, turn.parts))
+        results = tuple(ToolResultPart(call.call_id, (TextPart("nothing"),)) for call in turn.calls)
+        messages.append(Message(Role.TOOL, results) if results else Message(Role.USER, (TextPart("Go on"),)))
+    return ModelRequest("anthropic", "claude-sonnet-5", "You are a coach.", TOOLS, tuple(messages), timeout_ms=20_000)
+
+
+async def scripted_models(stack: AsyncExitStack, tmp_path: Path) -> Models:
+    return ScriptedModels({"coach": SCRIPT})
+
+
+async def replayed_models(stack: AsyncExitStack, tmp_path: Path) -> Models:
+    path = tmp_path / "conversation.jsonl"
+    recording = RecordingModels(ScriptedModels({"coach": SCRIPT}), path)
+    for done in range(len(SCRIPT)):
+        await collect(recording, request(done))
+    return ReplayModels(path)
+
+
+async def anthropic_models(stack: AsyncExitStack, tmp_path: Path) -> Models:
+    api = await stack.enter_async_context(serving(fallback=scripted({"coach": SCRIPT})))
+    return AnthropicModels(lambda: "test-key", AnthropicSettings(base_url=api.url))
+
+
+@pytest.fixture(params=[scripted_models, replayed_models, anthropic_models], ids=["scripted", "replay", "anthropic"])
+async def models(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Models]:
+    async with AsyncExitStack() as stack:
+        made = await request.param(stack, tmp_path)
+        stack.push_async_callback(made.close)
+        yield made
+
+
+async def collect(models: Models, asked: ModelRequest) -> list[ModelEvent]:
+    with anyio.fail_after(30):
+        return [event async for event in models.stream(asked)]
+
+
+async def test_a_turn_comes_complete_and_nothing_follows_it(models: Models) -> None:
+    *deltas, last = await collect(models, request())
+    assert last == CALLING
+    assert not any(isinstance(event, Turn) for event in deltas)
+
+
+async def test_the_deltas_joined_are_the_text_and_the_reasoning_of_the_turn(models: Models) -> None:
+    events = await collect(models, request())
+    assert "".join(event.text for event in events if isinstance(event, TextDelta)) == CALLING.text
+    reasoning = "".join(event.text for event in events if isinstance(event, ThinkingDelta))
+    assert reasoning == "Let me see what is there."
+    assert all(event.text for event in events if not isinstance(event, Turn))
+
+
+async def test_a_conversation_goes_on_turn_by_turn(models: Models) -> None:
+    turns = [(await collect(models, request(done)))[-1] for done in range(3)]
+    assert turns == list(SCRIPT)
+
+
+async def test_equal_requests_have_equal_turns(models: Models) -> None:
+    first, again = await collect(models, request(1)), await collect(models, request(1))
+    assert first[-1] == again[-1] == SPEAKING
+
+
+async def test_calls_at_the_same_time_do_not_mix(models: Models) -> None:
+    answers: dict[int, ModelEvent] = {}
+
+    async def ask(done: int) -> None:
+        answers[done] = (await collect(models, request(done)))[-1]
+
+    async with anyio.create_task_group() as group:
+        for done in range(3):
+            group.start_soon(ask, done)
+    assert answers == dict(enumerate(SCRIPT))
+
+
+async def test_a_request_that_nobody_knows_is_an_error_of_the_port(models: Models) -> None:
+    odd = replace(request(), messages=(*request(3).messages, Message(Role.USER, (TextPart("And now?"),))))
+    with pytest.raises(PerstackError) as caught:
+        await collect(models, odd)
+    assert (caught.value.kind, caught.value.reason) in {
+        (Kind.NOT_FOUND, "no_recorded_turn"),
+        (Kind.INVALID, "model_refused_request"),
+    }
+
+
+async def test_a_consumer_may_stop_early(models: Models) -> None:
+    stream = models.stream(request())
+    async with aclosing(stream) as events:  # type: ignore[type-var]
+        async for _ in events:
+            break
+    assert (await collect(models, request(1)))[-1] == SPEAKING
+
+
+async def test_closing_twice_is_no_error(models: Models) -> None:
+    await collect(models, request())
+    await models.close()
+    await models.close()
+
+
+def test_the_scripts_of_this_suite_are_what_the_api_can_say() -> None:
+    frames: Sequence[bytes] = answer(CALLING).frames
+    assert frames[0].startswith(b"event: message_start")
+    assert frames[-1].startswith(b"event: message_stop")
