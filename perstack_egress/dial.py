@@ -75,7 +75,7 @@ def _set(ready: asyncio.Future[None]) -> None:
 
 def _is_local(address: Address, port: int) -> bool:
     """Whether the kernel would answer `address` itself: then it is its own source. A UDP connect sends nothing."""
-    with socket.socket(_family(address), socket.SOCK_DGRAM) as probe:
+    with socket.socket(_family(address), socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as probe:
         try:
             probe.connect((str(address), port))
         except OSError:

@@ -8,7 +8,7 @@ import click
 
 from perstackctl.client.errors import ClientError
 from perstackctl.commands.lazy import LazyCommand, LazyGroup
-from perstackctl.commands.options import remember_address
+from perstackctl.commands.options import ADDRESS_HELP, remember_address
 from perstackctl.output import note
 
 INTERRUPTED: Final = 130
@@ -61,7 +61,7 @@ def _version(ctx: click.Context, _param: click.Parameter, value: bool) -> None: 
     metavar="ADDRESS",
     expose_value=False,
     callback=remember_address,
-    help="The daemon's socket: unix:PATH or a path.  [env: PERSTACK_ADDRESS; default: /run/perstackd/perstackd.sock]",
+    help=ADDRESS_HELP,
 )
 @click.option("--version", is_flag=True, expose_value=False, is_eager=True, callback=_version, help="Show the version.")
 def cli() -> None:

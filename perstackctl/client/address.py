@@ -41,7 +41,8 @@ def socket_path(address: str) -> Path:
             f"as in {DEFAULT_ADDRESS}",
             reason="address_invalid",
         )
-    path = Path(os.path.abspath(text))  # noqa: PTH100 - Path.resolve would follow links, which is the kernel's to do
+    # Not Path.resolve: links are the kernel's to follow, and an absolute path must cost no look at the disk.
+    path = Path(os.path.normpath(text if text.startswith("/") else Path.cwd() / text))
     if len(os.fsencode(path)) > _LONGEST:
         raise InvalidError(
             f"the socket path {str(path)!r} is longer than the {_LONGEST} bytes that Unix sockets allow",

@@ -42,15 +42,15 @@ _OPTIONS = (
     click.option("--model", default="", help="Instead of the definition's model."),
     click.option("--provider", default="", help="Instead of the definition's provider."),
     click.option(
-        "--max-steps", type=click.IntRange(1, 2**32 - 1), default=None, help="The most steps, all runs together."
+        "--max-steps", metavar="N", type=click.IntRange(1, 2**32 - 1), help="The most steps, all runs together."
     ),
     click.option("--tenant", default="", help="Whose job it is.  [default: default]"),
     click.option(
         "--idempotency-key",
         metavar="KEY",
         default="",
-        help="1 to 128 characters. The same command with the same key returns the first job instead of making another.  "
-        "[default: a new one for each call]",
+        help="1 to 128 characters. The same command with the same key returns the first job instead of making another "
+        "one.  [default: a new one for each call]",
     ),
     address_option,
 )

@@ -43,7 +43,7 @@ class LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0] if args else ""
         if name and name not in self._lazy and not name.startswith("-"):
-            ctx.fail(f"there is no command {name!r}{_nearest(name, self._lazy)}; see {ctx.command_path} --help")
+            ctx.fail(f"there is no command {name!r}{_nearest(name, self._lazy)} See {ctx.command_path} --help")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -55,4 +55,4 @@ def _nearest(name: str, known: Mapping[str, LazyCommand]) -> str:
     from difflib import get_close_matches
 
     near = get_close_matches(name, list(known), n=1)
-    return f", did you mean {near[0]!r}?" if near else ""
+    return f". Did you mean {near[0]!r}?" if near else "."

@@ -16,6 +16,9 @@ P = ParamSpec("P")
 R = TypeVar("R")
 ID_LENGTH: Final = 26
 SHORTEST_PREFIX: Final = 6
+ADDRESS_HELP: Final = (
+    "The daemon's socket: unix:PATH or a path.  [env: PERSTACK_ADDRESS; default: /run/perstackd/perstackd.sock]"
+)
 _ADDRESS: Final = "perstackctl.address"
 
 
@@ -32,7 +35,7 @@ def address_option(function: Callable[P, R]) -> Callable[P, R]:
         metavar="ADDRESS",
         expose_value=False,
         callback=remember_address,
-        help="The daemon's socket: unix:PATH or a path.  [env: PERSTACK_ADDRESS; default: /run/perstackd/perstackd.sock]",
+        help=ADDRESS_HELP,
     )(function)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from perstackctl.client.values import Job, JobRequest
+from perstackctl.client.values import Job, JobRequest, Resolution, Workspace
 from perstackctl.commands.job_options import job_options
 from perstackctl.commands.options import in_loop, make_client, reconnect_option, watch_output_option
 from perstackctl.output import JSON, document, note, say
@@ -66,7 +66,7 @@ class RunOptions:
 @click.option("--detach", is_flag=True, help="Print the job's id and leave; the job goes on.")
 @reconnect_option
 @click.pass_context
-def run(ctx: click.Context, expert: str, query: str | None, config: str, reconnect: float, **options: Any) -> int:
+def run(ctx: click.Context, /, expert: str, query: str | None, config: str, reconnect: float, **options: Any) -> int:
     """Run EXPERT of the nearest perstack.toml with QUERY and wait for its end.
 
     QUERY is read from standard input when it is - or missing and something is piped in. Ctrl-C cancels the job and
@@ -96,13 +96,18 @@ async def execute(client: "Client", options: RunOptions) -> int:
             return await _follow(client, created.job, options, interrupts)
 
 
+def _local(options: RunOptions, needs: Resolution) -> tuple[dict[str, str], Workspace]:
+    """What is read from the caller's disk; blocks."""
+    cwd, directory = Path.cwd(), options.file.directory
+    files = env_files(options.env_path, needs.env_paths, cwd, directory)
+    env = collect(needs.required_env, files, os.environ)
+    return env, choose(options.workspace, directory, cwd, read_only=options.read_only)
+
+
 async def _request(client: "Client", options: RunOptions) -> JobRequest:
     file = options.file
     needs = await client.resolve(file.definition, options.expert)
-    cwd = Path.cwd()
-    files = env_files(options.env_path, needs.env_paths, cwd, file.directory)
-    env = await asyncio.to_thread(collect, needs.required_env, files, os.environ)
-    workspace = await asyncio.to_thread(choose, options.workspace, file.directory, cwd, read_only=options.read_only)
+    env, workspace = await asyncio.to_thread(_local, options, needs)
     return JobRequest(
         definition=file.definition,
         expert_key=options.expert,

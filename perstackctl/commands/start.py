@@ -32,7 +32,7 @@ Examples:
 @watch_output_option
 @reconnect_option
 @click.pass_context
-def start(ctx: click.Context, expert: str | None, query: str | None, reconnect: float, **options: Any) -> int:
+def start(ctx: click.Context, /, expert: str | None, query: str | None, reconnect: float, **options: Any) -> int:
     """Choose an expert, say what it shall do, and watch it. For people; programs use run."""
     file = load(options.pop("config"), Path.cwd())
     if (expert is None or query is None) and not sys.stdin.isatty():

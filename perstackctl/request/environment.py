@@ -1,4 +1,4 @@
-"""Values for the names that experts require, from the caller's environment and .env files. Only those names are sent."""
+"""Values for the names that experts require, from the environment and .env files. Only those names are sent."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

@@ -5,6 +5,7 @@ the breaker sees to it that not all threads end up there.
 """
 
 import asyncio
+import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -100,6 +101,7 @@ class EngineCalls:
         return unavailable(self._url, silence_cause(error))
 
     def _client(self, seconds: float) -> Client:
+        self._reach(seconds)
         with self._lock:
             client = self._clients.get(seconds)
         if client is None:
@@ -113,6 +115,12 @@ class EngineCalls:
             if client is not made:
                 made.close()
         return client
+
+    def _reach(self, seconds: float) -> None:
+        # Tells precisely what is wrong with the socket; the SDK would leave its own unclosed.
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.settimeout(seconds)
+            probe.connect(self._url.removeprefix("unix://"))
 
     async def close(self) -> None:
         """Refuse new work, drop what has not begun, wait for what runs at most one call's time. Idempotent."""

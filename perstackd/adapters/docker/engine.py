@@ -130,7 +130,7 @@ class DockerSandboxes:
         """See the port.
 
         Raises:
-            PerstackError: UNAVAILABLE `remove_failed` when the engine could not, `engine_unavailable` when it is silent.
+            PerstackError: UNAVAILABLE `remove_failed` when the engine could not, `engine_unavailable`.
         """
         name = container_name(sandbox_id)
         seconds = self._limits.remove_seconds

@@ -211,8 +211,8 @@ class EgressProxy:
         for observer in self._observers:
             try:
                 observer(access)
-            except Exception:
-                _log.exception("egress_observer_failed", sandbox_id=access.sandbox_id)
+            except Exception as failure:  # rendering a traceback would read source files on the loop
+                _log.error("egress_observer_failed", sandbox_id=access.sandbox_id, error=repr(failure))
 
     def _policy(self, rules: Sequence[EgressRule]) -> pb.EgressPolicy:
         listed = [pb.EgressRule(host=rule.host, port=rule.port) for rule in rules]

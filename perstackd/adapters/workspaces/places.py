@@ -187,8 +187,7 @@ def _owner(found: os.stat_result, name: str) -> Owner:
             "directory of a user",
             fields={"path": name, "uid": str(found.st_uid)},
         )
-    # a privileged group is not mapped either; files of the sandbox then get the group with the owner's number
-    return Owner(found.st_uid, found.st_gid if found.st_gid >= MIN_OWNER else found.st_uid)
+    return Owner.of(found.st_uid, found.st_gid)
 
 
 def _opened(path: str, opening: Callable[[], T]) -> T:

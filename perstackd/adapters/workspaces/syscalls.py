@@ -47,7 +47,8 @@ _MOVE_MOUNT_T_EMPTY_PATH: Final = 0x40
 _MNT_DETACH: Final = 0x2
 _UMOUNT_NOFOLLOW: Final = 0x8
 
-DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+# always with a RESOLVE_NO_SYMLINKS: together with O_NOFOLLOW a link would be ENOTDIR instead of ELOOP
+DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long

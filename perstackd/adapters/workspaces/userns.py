@@ -24,10 +24,19 @@ _TIMEOUT: Final = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Whose files a workspace holds on the host."""
+    """Whose files a workspace holds on the host: `uid`, and the group `gid` of what is made inside.
+
+    `foreign_gid` is the directory's own group where that is a privileged one: shown, but never the sandbox's.
+    """
 
     uid: int
     gid: int
+    foreign_gid: int
+
+    @classmethod
+    def of(cls, uid: int, gid: int) -> "Owner":
+        """The owner of a directory that belongs to `uid` and `gid`."""
+        return cls(uid, gid if gid >= MIN_OWNER else uid, gid)
 
 
 class UserNamespaces:
@@ -94,7 +103,7 @@ class UserNamespaces:
 
     def _refuse(self, owner: Owner, shown_as: int) -> None:
         """The last line: whoever asks, a privileged id and the spare one are never somebody's files."""
-        if min(owner.uid, owner.gid, shown_as) < MIN_OWNER or self._spare in (owner.uid, owner.gid):
+        if min(owner.uid, owner.gid, shown_as) < MIN_OWNER or self._spare in (owner.uid, owner.gid, shown_as):
             raise PerstackError(
                 Kind.DENIED,
                 "workspace_owner_refused",
@@ -107,7 +116,7 @@ class UserNamespaces:
             raise _unavailable("the user namespace helper was not started")
         self._number += 1
         try:
-            self._link.send(REQUEST.pack(self._number, owner.uid, owner.gid, shown_as, self._spare))
+            self._link.send(REQUEST.pack(self._number, owner.uid, owner.gid, owner.foreign_gid, shown_as, self._spare))
             while True:
                 number, code, stage, rights = self._reply(self._link)
                 if number == self._number:

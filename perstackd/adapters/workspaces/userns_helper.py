@@ -1,7 +1,7 @@
 """A program with one purpose: it makes user namespaces for idmapped mounts, so that the daemon never forks.
 
 Started by `userns.UserNamespaces` by file path with `python -I -S`, standard library only. It speaks over an inherited
-SOCK_SEQPACKET socket: a request is (number, owner uid, owner gid, shown as, spare), a reply (number, errno, stage) with
+SOCK_SEQPACKET socket: a request is (number, uid, gid, foreign gid, shown as, spare), a reply (number, errno, stage) with
 the namespace's descriptor by SCM_RIGHTS when errno is 0. It ends with its parent and at the end of the socket.
 
 A namespace needs a process while its maps are written. A few such children are kept ready, because making one costs
@@ -21,7 +21,7 @@ import sys
 from pathlib import Path
 from typing import Final, NoReturn
 
-REQUEST: Final = struct.Struct("=QIIII")
+REQUEST: Final = struct.Struct("=QIIIII")
 REPLY: Final = struct.Struct("=Qi16s")
 
 _READY: Final = 4
@@ -87,10 +87,16 @@ class Child:
             self.end()
             raise
 
-    def write_maps(self, owner: tuple[int, int], shown_as: int, spare: int) -> None:
-        """Both extents, `owner` (uid, gid) shown as `shown_as` and `spare` shown as 0. Once per child."""
-        for descriptor, of_owner in zip(self.maps, owner, strict=True):
-            os.write(descriptor, f"{of_owner} {shown_as} 1\n{spare} 0 1\n".encode())
+    def write_maps(self, owner: tuple[int, int, int], shown_as: int, spare: int) -> None:
+        """Show `owner` (uid, gid, foreign gid) as `shown_as` and `spare` as 0; once per child.
+
+        A foreign gid that differs from gid is shown as `spare`, a group that nobody inside has: the kernel lets nobody
+        write to a file whose group has no place in the map.
+        """
+        uid, gid, foreign = owner
+        groups = f"{gid} {shown_as} 1\n{spare} 0 1\n" + (f"{foreign} {spare} 1\n" if foreign != gid else "")
+        for descriptor, lines in zip(self.maps, (f"{uid} {shown_as} 1\n{spare} 0 1\n", groups), strict=True):
+            os.write(descriptor, lines.encode())
 
     def end(self) -> None:
         """Kill, reap and close."""
@@ -146,12 +152,12 @@ class Nursery:
 
 
 def _answer(link: socket.socket, nursery: Nursery, request: bytes) -> None:
-    number, uid, gid, shown_as, spare = REQUEST.unpack(request)
+    number, uid, gid, foreign, shown_as, spare = REQUEST.unpack(request)
     child, stage = None, b"fork"
     try:
         child = nursery.take()
         stage = b"map"
-        child.write_maps((uid, gid), shown_as, spare)
+        child.write_maps((uid, gid, foreign), shown_as, spare)
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [child.namespace]))]
         link.sendmsg([REPLY.pack(number, 0, b"")], rights)
     except OSError as error:

@@ -80,6 +80,7 @@ class Certificate:
 
     server: ssl.SSLContext
     client: ssl.SSLContext
+    path: Path
 
 
 def make_certificate(directory: Path) -> Certificate:
@@ -101,7 +102,7 @@ def make_certificate(directory: Path) -> Certificate:
     path.write_bytes(private + certificate.public_bytes(serialization.Encoding.PEM))
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server.load_cert_chain(path)
-    return Certificate(server, ssl.create_default_context(cafile=str(path)))
+    return Certificate(server, ssl.create_default_context(cafile=str(path)), path)
 
 
 @asynccontextmanager

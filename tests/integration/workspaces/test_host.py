@@ -25,6 +25,7 @@ from tests.integration.workspaces.rig import (
     OTHER_BOX,
     OTHER_JOB,
     SECOND,
+    SPARE,
     TENANT,
     Rig,
     as_uid,
@@ -131,13 +132,18 @@ async def test_files_appear_as_the_sandbox_and_belong_to_the_owner_on_the_host(r
         assert (found.st_uid, found.st_gid) == (ALICE, ALICE + 1)
 
 
-async def test_a_privileged_group_is_not_mapped(real: Rig) -> None:
+@pytest.mark.parametrize("group", [0, 4, 100])
+async def test_a_privileged_group_can_be_seen_and_not_be_taken(real: Rig, group: int) -> None:
     project = real.project("p")
-    os.chown(project, ALICE, 4)
+    os.chown(project, ALICE, group)
+    project.chmod(0o2770)  # files made below inherit the group
     workspace = await attach(real, path_spec(project))
-    assert as_uid(FIRST, workspace, "echo x > made").returncode == 0
-    assert (project / "made").stat().st_gid == ALICE
-    assert as_uid(FIRST, workspace, "stat -c %g .").stdout == "65534\n"
+    assert (
+        as_uid(FIRST, workspace, f"echo x > made; chmod 2755 made; chgrp {FIRST} made; chmod 2755 made").returncode == 0
+    )
+    assert as_uid(FIRST, workspace, f"stat -c %g .; echo x > inherits; chmod 2755 inherits").stdout == f"{SPARE}\n"
+    assert ((project / "made").stat().st_gid, (project / "inherits").stat().st_gid) == (ALICE, group)
+    assert not (project / "inherits").stat().st_mode & stat.S_ISGID
 
 
 async def test_files_of_other_accounts_are_nobody_inside_and_stay_closed(real: Rig) -> None:

@@ -112,7 +112,7 @@ async def test_tls_to_another_name_is_refused_with_an_alert(
         desk.allow(("a.example", tls_port))
         async with await Client.dial(desk.path) as client:
             assert (await client.connect("a.example", tls_port)).status == 200
-            with pytest.raises(ssl.SSLError, match="(?i)unrecognized.name"):
+            with pytest.raises(ssl.SSLError, match=r"(?i)unrecognized.name"):
                 await client.start_tls(context, server_name or "")
         outcome = await desk.outcome()
     assert (outcome.allowed, outcome.reason, outcome.counts.up) == (False, reason, 0)
@@ -238,16 +238,19 @@ async def test_a_policy_change_ends_a_connection_that_is_still_being_made() -> N
 
 
 async def test_a_sandbox_over_its_connections_is_told_so_and_a_place_comes_free() -> None:
-    async with running(Limits(connections=2, header_timeout=30), names()) as desk:
-        async with await Client.dial(desk.path), await Client.dial(desk.path) as second:
-            async with await Client.dial(desk.path) as third:
-                answer = await third.ask(b"")
-            assert (answer.status, "2 connections" in answer.body) == (503, True)
-            assert (await desk.outcome()).reason == "too_many_connections"
-            assert (await second.connect("a.example", 443)).status == 403
-            await desk.outcome()
-            async with await Client.dial(desk.path) as fourth:
-                assert (await fourth.connect("a.example", 443)).status == 403
+    async with (
+        running(Limits(connections=2, header_timeout=30), names()) as desk,
+        await Client.dial(desk.path),
+        await Client.dial(desk.path) as second,
+    ):
+        async with await Client.dial(desk.path) as third:
+            answer = await third.ask(b"")
+        assert (answer.status, "2 connections" in answer.body) == (503, True)
+        assert (await desk.outcome()).reason == "too_many_connections"
+        assert (await second.connect("a.example", 443)).status == 403
+        await desk.outcome()
+        async with await Client.dial(desk.path) as fourth:
+            assert (await fourth.connect("a.example", 443)).status == 403
 
 
 async def test_a_header_that_never_ends_is_cut_by_size_and_by_time() -> None:

@@ -1,0 +1,147 @@
+"""`make demo`: starts perstackd, runs the fitness-assistant example through perstackctl, shows what came of it.
+
+With ANTHROPIC_API_KEY set the real model answers; without it a conversation that people wrote is played back, and says so.
+Everything is made below one temporary directory, which is removed at the end.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from perstackd.adapters.workspaces.hostread import read_beneath
+
+EXAMPLE: Final = Path(__file__).parent / "fitness-assistant"
+BIN: Final = Path(sys.executable).parent
+QUERY: Final = "Start today's session"
+WORKSPACE: Final = "fitness-demo"
+START_SECONDS: Final = 60
+STOP_SECONDS: Final = 45
+
+
+def main() -> int:
+    """Run the example; returns the exit code of `perstackctl run`."""
+    real = bool(os.environ.get("ANTHROPIC_API_KEY"))
+    with tempfile.TemporaryDirectory(prefix="perstackd-demo-", dir="/tmp") as directory:  # noqa: S108 - socket paths must be short
+        home = Path(directory)
+        config = _configuration(home, real=real)
+        _title("perstackd starts")
+        began = time.monotonic()
+        with _daemon(home, config) as environment:
+            _say(f"serving after {time.monotonic() - began:.1f} s, with a pool of warm sandboxes")
+            _title(f'perstackctl run fitness-assistant "{QUERY}"')
+            _say(_who_answers(real=real))
+            began = time.monotonic()
+            code = _run(environment)
+            took = time.monotonic() - began
+            _show_workspace(home)
+            _show_sandboxes(environment)
+            _title("how long it took")
+            _say(f"{took:.2f} s from the command to its end, two experts in two sandboxes")
+        _say("perstackd stopped")
+    return code
+
+
+def _who_answers(*, real: bool) -> str:
+    if real:
+        return "ANTHROPIC_API_KEY is set: a real model answers"
+    return "no ANTHROPIC_API_KEY: a script written by hand answers, not a model (provider replay, conversation.jsonl)"
+
+
+def _configuration(home: Path, *, real: bool) -> Path:
+    models = 'default_provider = "anthropic"' if real else 'default_provider = "replay"\ndefault_model = "script"'
+    replay = "" if real else f'\n[models.replay]\nfile = "{EXAMPLE.resolve()}/conversation.jsonl"\n'
+    config = home / "perstackd.toml"
+    config.write_text(
+        f'version = 1\nstate_directory = "{home}/state"\nruntime_directory = "{home}/run"\n'
+        f"[templates.base]\nmin_idle = 2\nmax = 4\n[models]\n{models}\n{replay}"
+    )
+    return config
+
+
+@contextmanager
+def _daemon(home: Path, config: Path) -> Iterator[dict[str, str]]:
+    """A daemon of its own; its log is shown when it does not come up."""
+    socket, log = home / "run/perstackd.sock", home / "daemon.log"
+    environment = {**os.environ, "PERSTACK_ADDRESS": f"unix:{socket}"}
+    with log.open("w") as errors:
+        daemon = subprocess.Popen([BIN / "perstackd", "serve", "--config", config], stderr=errors)
+    try:
+        _wait_for(socket, daemon, log)
+        yield environment
+    finally:
+        daemon.send_signal(signal.SIGTERM)
+        try:
+            daemon.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            daemon.kill()
+            daemon.wait()
+            _say("perstackd had to be killed; its log:")
+            _say(log.read_text()[-2000:])
+
+
+def _wait_for(socket: Path, daemon: "subprocess.Popen[bytes]", log: Path) -> None:
+    began = said = time.monotonic()
+    while not socket.exists():
+        now = time.monotonic()
+        if daemon.poll() is not None or now - began > START_SECONDS:
+            sys.exit(f"perstackd did not start; its log:\n{log.read_text()[-4000:]}")
+        if now - said > 1:
+            _say(f"starting the first sandboxes ({now - began:.0f} s)")
+            said = now
+        time.sleep(0.02)
+
+
+def _run(environment: dict[str, str]) -> int:
+    command = [BIN / "perstackctl", "run", "fitness-assistant", QUERY, "--workspace", WORKSPACE, "-o", "text"]
+    return subprocess.run(command, cwd=EXAMPLE, env=environment, check=False).returncode
+
+
+def _show_workspace(home: Path) -> None:
+    _title("fitness-log.md, as the expert wrote it in its workspace")
+    # A workspace holds what a sandbox wrote: never follow its links.
+    root = home / "state/workspaces/default" / WORKSPACE
+    sys.stdout.write(read_beneath(root, "fitness-log.md", 1 << 20).decode(errors="replace").rstrip() + "\n")
+
+
+def _show_sandboxes(environment: dict[str, str]) -> None:
+    _title("the sandboxes, and what the kernel says about them")
+    (job,) = _ctl(environment, "job", "ls")
+    for run in _ctl(environment, "job", "runs", job["id"]):
+        for sandbox in run["sandboxIds"]:
+            posture = _ctl(environment, "sandbox", "posture", sandbox)
+            checks = posture["checks"]
+            good = sum(check["ok"] for check in checks)
+            _say(f"{run['expertKey']:<18} {sandbox}  posture: {good} of {len(checks)} checks as required")
+            for check in checks:
+                if check["name"] in {"CapEff", "NoNewPrivs", "Seccomp", "network", "uid"} or not check["ok"]:
+                    _say(f"    {'ok ' if check['ok'] else 'BAD'} {check['name']:<14} {check['actual']}")
+
+
+def _ctl(environment: dict[str, str], *arguments: str) -> Any:
+    command = [BIN / "perstackctl", *arguments, "-o", "json"]
+    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True, timeout=30)
+    return json.loads(done.stdout)
+
+
+def _title(text: str) -> None:
+    width = min(shutil.get_terminal_size().columns, 100)
+    sys.stdout.write(f"\n── {text} {'─' * max(0, width - len(text) - 4)}\n")
+    sys.stdout.flush()
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

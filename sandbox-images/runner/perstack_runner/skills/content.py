@@ -1,0 +1,78 @@
+"""A server's answers as the runner's values. Nothing in them is trusted: bounded, decoded, typed."""
+
+import base64
+import binascii
+from collections.abc import Sequence
+from typing import Final
+
+import mcp_types as mcp
+
+from perstack_runner.messages import Blob, Part, SkillOrder, Structured, Text, ToolSpec
+from perstack_runner.results import canonical, clean
+
+MAX_TOOLS: Final = 1_000
+MAX_LIST_BYTES: Final = 960 << 10
+"""Of a tool list: with its message it has to stay below the link's 1 MiB."""
+
+
+def tool_specs(order: SkillOrder, tools: Sequence[mcp.Tool]) -> tuple[ToolSpec, ...]:
+    """The tools that the skill keeps: omit first, then pick; no pick means all.
+
+    Raises:
+        ValueError: a name in pick or omit that the server does not have, or a list that is too large, with the remedy.
+    """
+    names = {tool.name for tool in tools}
+    unknown = sorted({*order.pick, *order.omit} - names)
+    if unknown:
+        raise ValueError(f"pick or omit names no tool of the server: {', '.join(unknown)}; it has {_some(names)}")
+    kept = [tool for tool in tools if tool.name not in order.omit and (not order.pick or tool.name in order.pick)]
+    specs = tuple(_spec(tool) for tool in kept)
+    size = sum(len(spec.name) + len(spec.description.encode()) + len(spec.input_schema) + 16 for spec in specs)
+    if size > MAX_LIST_BYTES:
+        raise ValueError(f"the tool list is {size} bytes, the bound is {MAX_LIST_BYTES}; pick fewer tools")
+    return specs
+
+
+def _some(names: set[str]) -> str:
+    shown = sorted(names)[:20]
+    return ", ".join(shown) + (", ..." if len(names) > len(shown) else "")
+
+
+def _spec(tool: mcp.Tool) -> ToolSpec:
+    hints = tool.annotations or mcp.ToolAnnotations()
+    return ToolSpec(
+        name=clean(tool.name),
+        description=clean(tool.description or ""),
+        input_schema=canonical(tool.input_schema),
+        read_only=bool(hints.read_only_hint),
+        idempotent=bool(hints.idempotent_hint),
+    )
+
+
+def result_parts(result: mcp.CallToolResult) -> tuple[Part, ...]:
+    """A result's content in order; structured content only where there is no text, which repeats it by the protocol."""
+    parts = [_part(block) for block in result.content]
+    if result.structured_content is not None and not any(isinstance(part, Text) for part in parts):
+        parts.append(Structured(canonical(result.structured_content)))
+    return tuple(parts)
+
+
+def _part(block: mcp.ContentBlock) -> Part:
+    match block:
+        case mcp.TextContent(text=text):
+            return Text(clean(text))
+        case mcp.ImageContent(data=data, mime_type=media_type) | mcp.AudioContent(data=data, mime_type=media_type):
+            return _blob(data, media_type)
+        case mcp.EmbeddedResource(resource=mcp.TextResourceContents(text=text)):
+            return Text(clean(text))
+        case mcp.EmbeddedResource(resource=mcp.BlobResourceContents(blob=data, mime_type=media_type)):
+            return _blob(data, media_type or "application/octet-stream")
+        case _:
+            return Text(clean(block.model_dump_json(by_alias=True, exclude_none=True)), "application/json")
+
+
+def _blob(data: str, media_type: str) -> Part:
+    try:
+        return Blob(base64.b64decode(data, validate=True), clean(media_type)[:128])
+    except (binascii.Error, ValueError):
+        return Text("[left out: the server's data is not valid base64]")
