@@ -40,7 +40,7 @@ def main() -> int:
             _title(f'perstackctl run fitness-assistant "{QUERY}"')
             _say(_who_answers(real=real))
             began = time.monotonic()
-            code = _run(environment)
+            code = _run(environment, real=real)
             took = time.monotonic() - began
             _show_workspace(home)
             _show_sandboxes(environment)
@@ -57,12 +57,11 @@ def _who_answers(*, real: bool) -> str:
 
 
 def _configuration(home: Path, *, real: bool) -> Path:
-    models = 'default_provider = "anthropic"' if real else 'default_provider = "replay"\ndefault_model = "script"'
-    replay = "" if real else f'\n[models.replay]\nfile = "{EXAMPLE.resolve()}/conversation.jsonl"\n'
+    models = "" if real else f'[models.replay]\nfile = "{EXAMPLE.resolve()}/conversation.jsonl"\n'
     config = home / "perstackd.toml"
     config.write_text(
         f'version = 1\nstate_directory = "{home}/state"\nruntime_directory = "{home}/run"\n'
-        f"[templates.base]\nmin_idle = 2\nmax = 4\n[models]\n{models}\n{replay}"
+        f"[templates.base]\nmin_idle = 2\nmax = 4\n{models}"
     )
     return config
 
@@ -100,8 +99,9 @@ def _wait_for(socket: Path, daemon: "subprocess.Popen[bytes]", log: Path) -> Non
         time.sleep(0.02)
 
 
-def _run(environment: dict[str, str]) -> int:
-    command = [BIN / "perstackctl", "run", "fitness-assistant", QUERY, "--workspace", WORKSPACE, "-o", "text"]
+def _run(environment: dict[str, str], *, real: bool) -> int:
+    provider = [] if real else ["--provider", "replay"]
+    command = [BIN / "perstackctl", "run", "fitness-assistant", QUERY, "--workspace", WORKSPACE, *provider]
     return subprocess.run(command, cwd=EXAMPLE, env=environment, check=False).returncode
 
 

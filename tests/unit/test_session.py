@@ -5,7 +5,17 @@ import pytest
 
 from perstackd.domain import session as domain
 from perstackd.domain.messages import ToolResultPart
-from perstackd.domain.session import Assign, NextTurn, Ready, RoutedCall, Session, ToolResults, TurnOrder, asked, ordered
+from perstackd.domain.session import (
+    Assign,
+    NextTurn,
+    Ready,
+    RoutedCall,
+    Session,
+    ToolResults,
+    TurnOrder,
+    asked,
+    ordered,
+)
 
 TABLE = json.loads((Path(__file__).parents[2] / "proto/perstack/v1/session.json").read_text())
 NAMES = {

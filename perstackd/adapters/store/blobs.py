@@ -63,7 +63,11 @@ class FileBlobs:
     async def open(cls, root: Path, *, threads: int, waiting: int) -> "FileBlobs":
         """Make the directory, drop what an earlier process left unfinished. Raises `store_unavailable`."""
         blobs = cls(root, threads, waiting)
-        await blobs._run(blobs._prepare)
+        try:
+            await blobs._run(blobs._prepare)
+        except BaseException:
+            await blobs.close()
+            raise
         return blobs
 
     async def put(self, data: bytes) -> str:

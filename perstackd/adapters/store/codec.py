@@ -161,8 +161,8 @@ def decode(type: str, schema: int, document: bytes) -> Payload:  # noqa: A002
     """The payload of a document of that type and schema version; fields that this version does not know are left out.
 
     Raises:
-        PerstackError: PRECONDITION `event_newer` when a later version wrote it; PRECONDITION `store_corrupt` when it is
-            not a document of that type.
+        PerstackError: PRECONDITION `event_newer` when a later version wrote it (its schema or its type is not known here);
+            PRECONDITION `store_corrupt` when it is not a document of that type.
     """
     payload = decode_document(schema, document)
     if payload.type != type:
@@ -194,11 +194,20 @@ def _read(adapter: TypeAdapter[Any], document: bytes | str, what: str) -> object
         if value is None:
             raise _corrupt(what, "it is null")
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise _corrupt(what, f"{first['msg']} at {where or 'its start'}") from None
+        raise _refusal(what, error) from None
     else:
         return cast("object", value)
+
+
+def _refusal(what: str, error: ValidationError) -> PerstackError:
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    if first["type"] == "union_tag_invalid":
+        message = (
+            f"the store holds an {what} of a type that this perstackd does not know; start the newer version again"
+        )
+        return PerstackError(Kind.PRECONDITION, "event_newer", message)
+    where = ".".join(str(part) for part in first["loc"])
+    return _corrupt(what, f"{first['msg']} at {where or 'its start'}")
 
 
 def _corrupt(what: str, detail: str) -> PerstackError:

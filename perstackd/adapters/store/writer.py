@@ -14,7 +14,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, Final, TypeVar
 
-from perstackd.adapters.store.failures import closed, of_sqlite
+from perstackd.adapters.store.failures import closed, of_sqlite, unavailable
 
 T = TypeVar("T")
 Unit = Callable[[sqlite3.Connection], T]
@@ -71,13 +71,13 @@ class Writer:
         return await future
 
     async def close(self) -> None:
-        """Commit what was taken, then end the thread. Idempotent."""
+        """Commit what was taken, then end the thread. Idempotent. Raises `store_unavailable` when the disk hangs."""
         if not self._closing:
             self._closing = True
             self._queue.put(None)
         await asyncio.to_thread(self._thread.join, CLOSE_SECONDS)
         if self._thread.is_alive():
-            raise closed(self._path)
+            raise unavailable(self._path, f"its writes did not end within {CLOSE_SECONDS:.0f} s: see the disk")
 
     def _settle(self, batch: list[_Request]) -> None:
         for request in batch:

@@ -1,8 +1,8 @@
 """A program with one purpose: it makes user namespaces for idmapped mounts, so that the daemon never forks.
 
 Started by `userns.UserNamespaces` by file path with `python -I -S`, standard library only. It speaks over an inherited
-SOCK_SEQPACKET socket: a request is (number, uid, gid, foreign gid, shown as, spare), a reply (number, errno, stage) with
-the namespace's descriptor by SCM_RIGHTS when errno is 0. It ends with its parent and at the end of the socket.
+SOCK_SEQPACKET socket. A request is (number, uid, gid, foreign gid, shown as, spare); a reply is (number, errno, stage)
+with the namespace's descriptor by SCM_RIGHTS when errno is 0. It ends with its parent and at the end of the socket.
 
 A namespace needs a process while its maps are written. A few such children are kept ready, because making one costs
 ten times as much as writing its maps.

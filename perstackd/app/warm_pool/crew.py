@@ -24,7 +24,10 @@ class Crew:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.stop()
-        await self._group.__aexit__(kind, error, trace)
+        if isinstance(error, asyncio.CancelledError):
+            await self._group.__aexit__(kind, error, trace)
+        else:  # the body's own error passes as it is, not in a group
+            await self._group.__aexit__(None, None, None)
 
     def run(self, work: Coroutine[None, None, None], name: str) -> None:
         """Begin `work`; dropped when the crew was stopped, so the caller's shutdown must not depend on it."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from perstackd.adapters.store import connections
+from perstackd.adapters.store import connections, queries
 from perstackd.adapters.store.sqlite import StoreLimits, open_store
 from perstackd.domain.errors import Kind, PerstackError
 from perstackd.domain.events import (
@@ -257,6 +257,25 @@ async def test_three_hundred_tool_steps_stay_below_a_megabyte(tmp_path: Path) ->
                 now = job(seq, record.id)
                 await store.append(now, [event(now, payload)])
     assert (tmp_path / "perstackd.db").stat().st_size <= 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("tenant", "states", "index"),
+    [
+        (None, [], "sqlite_autoindex_jobs_1"),
+        ("default", [], "jobs_by_tenant"),
+        (None, ["queued", "running", "waiting"], "jobs_by_state"),
+    ],
+)
+async def test_pages_of_jobs_are_found_by_an_index(
+    tmp_path: Path, tenant: str | None, states: list[str], index: str
+) -> None:
+    async with await open_store(tmp_path):
+        statement, values = queries.select_page(tenant, states, "01JZ", 10)
+        reader = await asyncio.to_thread(connections.open_reader, tmp_path / "perstackd.db", 50)
+        plan = [row[3] for row in reader.execute(f"EXPLAIN QUERY PLAN {statement}", values)]
+        reader.close()
+    assert any(f"INDEX {index} " in line for line in plan), plan
 
 
 def _edit(state: Path, statement: str) -> list[tuple[object, ...]]:

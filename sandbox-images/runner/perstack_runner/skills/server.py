@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 import anyio
 import mcp_types as mcp
-from mcp.client.session import ClientRequestContext, ClientSession
+from mcp.client.session import ClientRequestContext, ClientSession, ListRootsFnT
 from mcp.shared.exceptions import MCPError
 from mcp.shared.message import SessionMessage
 
@@ -16,10 +16,11 @@ from perstack_runner import VERSION
 from perstack_runner.children import Child, Children, Spec
 from perstack_runner.messages import SkillOrder, ToolSpec
 from perstack_runner.skills.content import MAX_TOOLS, tool_specs
-from perstack_runner.skills.pipes import LastWords, read_messages, write_messages
+from perstack_runner.skills.pipes import Incoming, LastWords, read_messages, write_messages
 
 MAX_PAGES: Final = 100
 GRACE_SECONDS: Final = 1.0
+LAST_OUTPUT_SECONDS: Final = 0.05
 _NO_HANDSHAKE: Final = (mcp.METHOD_NOT_FOUND, mcp.UNSUPPORTED_PROTOCOL_VERSION)
 
 
@@ -32,10 +33,10 @@ class Setting(NamedTuple):
 
 
 class Server(NamedTuple):
-    """A server that answered."""
+    """A server that answered. `ended` is set when its process or its output has come to an end."""
 
     session: ClientSession
-    child: Child
+    ended: asyncio.Event
     tools: tuple[ToolSpec, ...]
     name: str
     version: str
@@ -77,7 +78,8 @@ async def connected(order: SkillOrder, setting: Setting, children: Children, wor
             async with anyio.create_task_group() as pumps:
                 incoming, read_stream = anyio.create_memory_object_stream[SessionMessage | Exception](16)
                 write_stream, outgoing = anyio.create_memory_object_stream[SessionMessage](16)
-                pumps.start_soon(read_messages, pipes.stdout, incoming)
+                ended = asyncio.Event()
+                pumps.start_soon(_until_the_end, child, pipes.stdout, incoming, ended)
                 pumps.start_soon(write_messages, pipes.stdin, outgoing)
                 pumps.start_soon(words.read, pipes.stderr)
                 async with ClientSession(
@@ -86,7 +88,7 @@ async def connected(order: SkillOrder, setting: Setting, children: Children, wor
                     list_roots_callback=_roots(setting.root) if setting.root else None,
                     client_info=mcp.Implementation(name="perstack-runner", version=VERSION),
                 ) as session:
-                    yield await _introduced(session, child, order)
+                    yield await _introduced(session, ended, order)
                 pumps.cancel_scope.cancel()
         finally:
             pipes.close(pipes.stdin)
@@ -106,6 +108,24 @@ def _spec(order: SkillOrder, setting: Setting, pipes: _Pipes) -> Spec:
     )
 
 
+async def _until_the_end(child: Child, descriptor: int, incoming: Incoming, ended: asyncio.Event) -> None:
+    """Read until the server's output ends; a process that is gone ends it too, though a grandchild may hold the pipe."""
+    try:
+        async with anyio.create_task_group() as either:
+            either.start_soon(_cancel_after, child.exited, either.cancel_scope)
+            await read_messages(descriptor, incoming)
+            either.cancel_scope.cancel()
+    finally:
+        ended.set()
+
+
+async def _cancel_after(event: asyncio.Event, scope: anyio.CancelScope) -> None:
+    await event.wait()
+    with anyio.CancelScope(shield=True):
+        await anyio.sleep(LAST_OUTPUT_SECONDS)
+    scope.cancel()
+
+
 async def _end(child: Child, children: Children) -> None:
     with anyio.CancelScope(shield=True):
         with anyio.move_on_after(GRACE_SECONDS):
@@ -113,7 +133,7 @@ async def _end(child: Child, children: Children) -> None:
         await children.end(child, grace=GRACE_SECONDS)
 
 
-async def _introduced(session: ClientSession, child: Child, order: SkillOrder) -> Server:
+async def _introduced(session: ClientSession, ended: asyncio.Event, order: SkillOrder) -> Server:
     try:
         await session.initialize()
     except MCPError as error:
@@ -123,7 +143,7 @@ async def _introduced(session: ClientSession, child: Child, order: SkillOrder) -
     tools = await _tools(session) if _has_tools(session) else []
     about = session.server_info
     name, version = (about.name, about.version) if about is not None else ("", "")
-    return Server(session, child, tool_specs(order, tools), name[:200], version[:200])
+    return Server(session, ended, tool_specs(order, tools), name[:200], version[:200])
 
 
 def _has_tools(session: ClientSession) -> bool:
@@ -146,8 +166,8 @@ async def _tools(session: ClientSession) -> list[mcp.Tool]:
     raise ValueError(f"the server lists its tools on more than {MAX_PAGES} pages")
 
 
-def _roots(path: str) -> "Callable[[ClientRequestContext], asyncio.Future[mcp.ListRootsResult]]":
-    async def answer(_context: ClientRequestContext) -> mcp.ListRootsResult:
+def _roots(path: str) -> ListRootsFnT:
+    async def answer(context: ClientRequestContext) -> mcp.ListRootsResult:  # noqa: ARG001 - the SDK's signature
         return mcp.ListRootsResult(roots=[mcp.Root(uri=f"file://{path}", name="workspace")])
 
-    return answer  # type: ignore[return-value]
+    return answer

@@ -88,7 +88,7 @@ class Skill:
                     starting.reschedule(None)
                     state = "disconnected"
                     self._connected(server)
-                    await server.child.exited.wait()
+                    await server.ended.wait()
             why = "its server ended"
         except TimeoutError:
             why = f"not ready after {self._start_seconds():.0f} s"
@@ -116,7 +116,7 @@ class Skill:
         """The time-out of its tools."""
         return (self._order.tool_timeout_ms or self._limits.tool_timeout_ms) / 1000 or LONGEST_CALL_SECONDS
 
-    async def call(self, tool: str, arguments: dict[str, object], progress: Callable[[str], None]) -> Answer:
+    async def call(self, tool: str, arguments: dict[str, object], show: Callable[[str], None]) -> Answer:
         """Call a tool. A cancelled or late call is cancelled at the server too.
 
         Raises:
@@ -124,9 +124,9 @@ class Skill:
         """
         server = await asyncio.shield(self._demand())
 
-        async def on_progress(_done: float, _total: float | None, message: str | None) -> None:
+        async def on_progress(progress: float, total: float | None, message: str | None) -> None:  # noqa: ARG001 - SDK's
             if message:
-                progress(message + "\n")
+                show(message + "\n")
 
         request = mcp.CallToolRequest(params=mcp.CallToolRequestParams(name=tool, arguments=arguments))
         seconds = self.call_seconds()

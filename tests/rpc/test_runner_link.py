@@ -1,0 +1,177 @@
+"""The link into a sandbox, over a real socket, with hostile and honest runners."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import grpc
+import grpc.aio
+import pytest
+
+from perstack.v1 import runner_pb2 as pb
+from perstack.v1 import runner_pb2_grpc
+from perstackd.adapters.clock import SystemClock
+from perstackd.domain.errors import PerstackError
+from perstackd.domain.ids import SandboxId
+from perstackd.domain.session import Finish, Hello, LinkLost, NextTurn, Probe, ProbeResult
+from perstackd.rpc.runner import GrpcRunnerLink, GrpcRunnerLinks, LinkLimits
+
+pytestmark = pytest.mark.anyio
+ID = SandboxId("01HZZZZZZZZZZZZZZZZZZZZZZZ")
+
+
+@asynccontextmanager
+async def linked(path: Path, limits: LinkLimits | None = None) -> AsyncIterator[GrpcRunnerLink]:
+    link = await GrpcRunnerLinks(SystemClock(), limits).listen(ID, str(path))
+    try:
+        yield link
+    finally:
+        await link.close()
+
+
+@asynccontextmanager
+async def dialled(path: Path) -> AsyncIterator[Any]:
+    async with grpc.aio.insecure_channel(f"unix:{path}") as channel:
+        call = runner_pb2_grpc.RunnerServiceStub(channel).Attach()
+        try:
+            yield call
+        finally:
+            call.cancel()
+
+
+def hello(version: int = 1) -> pb.FromRunner:
+    return pb.FromRunner(hello=pb.Hello(protocol_version=version, runner_version="t", landlock_abi=1))
+
+
+async def greet(call: Any) -> pb.ToRunner:
+    await call.write(hello())
+    with anyio.fail_after(5):
+        return await call.read()  # type: ignore[no-any-return]
+
+
+async def first_ask(link: GrpcRunnerLink) -> Any:
+    with anyio.fail_after(5):
+        return await anext(aiter(link.asks()))
+
+
+async def test_the_first_stream_is_welcomed_and_the_socket_is_gone(tmp_path: Path) -> None:
+    socket = tmp_path / "r.sock"
+    async with linked(socket) as link, dialled(socket) as call:
+        welcome = await greet(call)
+        assert len(welcome.welcome.session_token) == 32
+        assert isinstance(await link.hello(5), Hello)
+        assert not socket.exists()
+
+
+async def test_a_second_stream_of_the_same_connection_is_refused(tmp_path: Path) -> None:
+    socket = tmp_path / "r.sock"
+    async with linked(socket), grpc.aio.insecure_channel(f"unix:{socket}") as channel:
+        stub = runner_pb2_grpc.RunnerServiceStub(channel)
+        first: Any = stub.Attach()
+        await greet(first)
+        second: Any = stub.Attach()
+        await second.write(hello())
+        with anyio.fail_after(5):
+            assert await second.code() == grpc.StatusCode.PERMISSION_DENIED
+        await first.write(pb.FromRunner(counter=1, next_turn=pb.NextTurn(step=1)))
+
+
+async def test_orders_go_in_and_asks_come_out_without_repeats(tmp_path: Path) -> None:
+    socket = tmp_path / "r.sock"
+    async with linked(socket) as link, dialled(socket) as call:
+        await greet(call)
+        await link.send(Probe("/mnt/x"))
+        assert (await call.read()).probe.path == "/mnt/x"
+        answer = pb.FromRunner(counter=1, probe_result=pb.ProbeResult(content=b"token", found=True))
+        for message in (answer, answer, pb.FromRunner(counter=2, next_turn=pb.NextTurn(step=1))):
+            await call.write(message)
+        asks = aiter(link.asks())
+        with anyio.fail_after(5):
+            assert [await anext(asks), await anext(asks)] == [ProbeResult(b"token"), NextTurn(1)]
+        link.acknowledge()
+        await link.send(Finish("completed"))
+        assert (await call.read()).ack.counter == 2
+        assert (await call.read()).finish.reason == "completed"
+
+
+async def test_the_end_of_the_stream_is_the_last_ask(tmp_path: Path) -> None:
+    socket = tmp_path / "r.sock"
+    async with linked(socket) as link:
+        async with dialled(socket) as call:
+            await greet(call)
+        assert isinstance(await first_ask(link), LinkLost)
+        with pytest.raises(PerstackError, match="is gone"):
+            await link.send(Finish("late"))
+
+
+async def test_a_runner_of_another_protocol_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    socket = tmp_path / "r.sock"
+    async with linked(socket) as link, dialled(socket) as call:
+        await call.write(hello(version=9))
+        with pytest.raises(PerstackError, match="make images") as caught:
+            await link.hello(5)
+        assert caught.value.reason == "runner_protocol"
+
+
+async def test_a_silent_sandbox_is_told_after_the_deadline(tmp_path: Path) -> None:
+    async with linked(tmp_path / "r.sock") as link:
+        with pytest.raises(PerstackError, match="did not call"):
+            await link.hello(0.05)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        pb.FromRunner(counter=1),
+        pb.FromRunner(counter=1, ready=pb.Ready(workspace_path="x" * 1000)),
+        pb.FromRunner(counter=1, skill_state=pb.SkillState(skill="s")),
+        pb.FromRunner(counter=1, blob_chunk=pb.BlobChunk(data=b"x" * 300_000)),
+    ],
+    ids=["empty", "long path", "no state", "large chunk"],
+)
+async def test_malformed_messages_end_the_link_with_the_reason(tmp_path: Path, message: pb.FromRunner) -> None:
+    socket = tmp_path / "r.sock"
+    async with linked(socket) as link, dialled(socket) as call:
+        await greet(call)
+        await call.write(message)
+        ask = await first_ask(link)
+        assert isinstance(ask, LinkLost)
+        assert ask.detail.startswith("malformed")
+
+
+async def test_a_message_over_the_size_limit_ends_the_link(tmp_path: Path) -> None:
+    socket = tmp_path / "r.sock"
+    async with linked(socket) as link, dialled(socket) as call:
+        await greet(call)
+        await call.write(pb.FromRunner(counter=1, progress=pb.Progress(call_id="a", delta="x" * (2 << 20))))
+        assert isinstance(await first_ask(link), LinkLost)
+
+
+async def test_a_flood_is_read_slowly_and_ends_the_link_when_it_goes_on(tmp_path: Path) -> None:
+    socket = tmp_path / "r.sock"
+    slow = LinkLimits(messages_per_second=1000, messages_burst=1, throttled_seconds=0.05)
+    async with linked(socket, slow) as link, dialled(socket) as call:
+        await greet(call)
+
+        async def flood() -> None:
+            for number in range(1, 1000):
+                try:
+                    await call.write(pb.FromRunner(counter=number, next_turn=pb.NextTurn(step=1)))
+                except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                    return
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(flood)
+            with anyio.fail_after(10):
+                last = [ask async for ask in link.asks()][-1]
+            tasks.cancel_scope.cancel()
+        assert isinstance(last, LinkLost)
+        assert "more than it may" in last.detail
+
+
+async def test_a_socket_path_that_cannot_work_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(PerstackError, match="shorter runtime_directory"):
+        await GrpcRunnerLinks(SystemClock()).listen(ID, "/tmp/" + "x" * 120)

@@ -1,0 +1,143 @@
+"""A warm pool over fakes, with time in the test's hand."""
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from perstackd.app.warm_pool import ClaimRequest, PoolLimits, PoolPorts, WarmPool
+from perstackd.domain.ids import DEFAULT_TENANT, JobId, RunId, SandboxId
+from perstackd.domain.sandbox import SandboxRecord, Template
+from tests.fakes.clock import FakeClock
+from tests.fakes.egress import FakeEgress
+from tests.fakes.runner_link import FakeRunnerLinks
+from tests.fakes.sandboxes import FakeSandboxes
+from tests.fakes.store import FakeStore
+from tests.fakes.workspaces import FakeWorkspaces
+
+BASE = Template("base", "perstack/base:latest", min_idle=2, max=4)
+BOUND = 5.0
+
+
+class Timers:
+    """Sleeps that end when the test lets time pass."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self._clock = clock
+        self._sleepers: list[tuple[float, asyncio.Future[None]]] = []
+
+    async def sleep(self, seconds: float) -> None:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._sleepers.append((self._clock.monotonic() + seconds, future))
+        await future
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass and wake whose time has come."""
+        self._clock.advance(seconds)
+        now = self._clock.monotonic() + 1e-6
+        for due, future in self._sleepers:
+            if due <= now and not future.done():
+                future.set_result(None)
+        self._sleepers = [(due, future) for due, future in self._sleepers if not future.done()]
+
+
+class Rows:
+    """The store's rows, with a gate: while `held`, a put waits, and its row is written once it may go on."""
+
+    def __init__(self, store: FakeStore) -> None:
+        self._rows = store.sandboxes
+        self.reached = asyncio.Event()
+        self._open = asyncio.Event()
+        self._open.set()
+
+    async def put(self, record: SandboxRecord) -> None:
+        self.reached.set()
+        await self._open.wait()
+        await self._rows.put(record)
+
+    async def delete(self, sandbox_id: SandboxId) -> None:
+        await self._rows.delete(sandbox_id)
+
+    async def all(self) -> tuple[SandboxRecord, ...]:
+        return await self._rows.all()
+
+    def hold(self) -> None:
+        self.reached.clear()
+        self._open.clear()
+
+    def let_go(self) -> None:
+        self._open.set()
+
+
+@dataclass
+class World:
+    """The fakes, one of each."""
+
+    runtime: Path
+    clock: FakeClock = field(default_factory=FakeClock)
+    sandboxes: FakeSandboxes = field(default_factory=FakeSandboxes)
+    workspaces: FakeWorkspaces = field(default_factory=FakeWorkspaces)
+    egress: FakeEgress = field(default_factory=FakeEgress)
+    store: FakeStore = field(default_factory=FakeStore)
+
+    def __post_init__(self) -> None:
+        self.links = FakeRunnerLinks(self.workspaces)
+        self.timers = Timers(self.clock)
+        self.rows = Rows(self.store)
+        self._jobs = 0
+
+    def pool(self, *templates: Template, **limits: float) -> WarmPool:
+        ports = PoolPorts(
+            self.sandboxes, self.links, self.workspaces, self.egress, self.rows, self.clock, self.timers.sleep
+        )
+        bounds = replace(PoolLimits(boot_seconds=BOUND), **limits)  # type: ignore[arg-type]
+        return WarmPool(ports, templates or (BASE,), str(self.runtime), bounds)
+
+    @asynccontextmanager
+    async def running(self, *templates: Template, **limits: float) -> AsyncIterator[WarmPool]:
+        """A pool that is full."""
+        async with self.pool(*templates, **limits) as pool:
+            wanted = sum(template.min_idle for template in templates or (BASE,))
+            await eventually(lambda: sum(status.idle for status in pool.status()) == wanted)
+            yield pool
+
+    def request(self, template: str = "base", depth: int = 0, job: str = "", fence: int = 1) -> ClaimRequest:
+        self._jobs += 1
+        job_id = JobId(job or f"job-{self._jobs}")
+        run_id = RunId(f"run-{self._jobs}")
+        return ClaimRequest(DEFAULT_TENANT, job_id, run_id, template, depth, fence, self._jobs)
+
+    def directories(self) -> set[str]:
+        top = self.runtime / "s"
+        return {entry.name for entry in top.iterdir()} if top.exists() else set()
+
+    def traces(self) -> dict[str, object]:
+        """Whatever is left of any sandbox, by kind; only what is not empty."""
+        found: dict[str, object] = {
+            "containers": set(self.sandboxes.containers),
+            "rows": set(self.store.rows),
+            "directories": self.directories(),
+            "egress": set(self.egress.paths),
+            "mounts": set(self.workspaces.mounts),
+            "links": {name for name, link in self.links.made.items() if not link.closed},
+        }
+        return {kind: what for kind, what in found.items() if what}
+
+
+@contextmanager
+def world() -> Iterator[World]:
+    directory = Path(tempfile.mkdtemp(prefix="pool-", dir="/tmp"))
+    try:
+        yield World(directory)
+    finally:
+        shutil.rmtree(directory)
+
+
+async def eventually(true: Callable[[], object], seconds: float = BOUND) -> None:
+    """Wait until something is so, at most `seconds`. File work is in threads, so yielding alone is not enough."""
+    async with asyncio.timeout(seconds):
+        while not true():
+            await asyncio.sleep(0.001)
