@@ -23,8 +23,9 @@ import uvloop
 from grpc_health.v1 import health_pb2
 
 from perstackd.adapters.clock import SystemClock
-from perstackd.adapters.definition.toml import TomlDefinitions
-from perstackd.adapters.docker.engine import DockerSandboxes
+from perstackd.adapters.definition.parser import TomlDefinitions
+from perstackd.adapters.docker.calls import CallLimits
+from perstackd.adapters.docker.engine import DockerSandboxes, EngineSettings
 from perstackd.adapters.egress.program import ProgramOptions
 from perstackd.adapters.egress.proxy import EgressProxy
 from perstackd.adapters.logs import configure
@@ -120,8 +121,7 @@ async def assembled(
         egress = await stack.enter_async_context(_egress(config))
         router = ModelRouter(providers if providers is not None else _providers(config, store.blobs))
         stack.push_async_callback(router.close)
-        sandboxes = _sandboxes(config)
-        stack.callback(sandboxes.close)
+        sandboxes = await stack.enter_async_context(DockerSandboxes(_engine(config)))
         ports = PoolPorts(
             sandboxes=sandboxes,
             links=GrpcRunnerLinks(clock),
@@ -175,22 +175,20 @@ def _egress(config: Config) -> EgressProxy:
     return EgressProxy(allow_addresses=config.egress.allow_addresses, options=options)
 
 
-def _sandboxes(config: Config) -> DockerSandboxes:
-    return DockerSandboxes(
-        url=config.engine.url,
+def _engine(config: Config) -> EngineSettings:
+    engine = config.engine
+    return EngineSettings(
         daemon_id=daemon_id(config.state_directory),
-        seccomp=seccomp_profile(),
-        start_deadline=config.engine.start_deadline_s,
-        call_deadline=config.engine.call_deadline_s,
+        seccomp_path=str(seccomp_profile()),
+        url=engine.url,
+        limits=CallLimits(call_seconds=engine.call_deadline_s, start_seconds=engine.start_deadline_s),
     )
 
 
-def seccomp_profile() -> str:
-    """The sandbox profile as JSON: from the installed package, else from the source tree."""
-    packaged = resources.files("perstackd").joinpath("data/seccomp/profile.json")
-    if packaged.is_file():
-        return packaged.read_text(encoding="utf-8")
-    return (Path(__file__).parents[1] / "sandbox-images/seccomp/profile.json").read_text(encoding="utf-8")
+def seccomp_profile() -> Path:
+    """The sandbox profile: of the installed package, else of the source tree."""
+    packaged = Path(__file__).parent / "data/seccomp/profile.json"
+    return packaged if packaged.is_file() else Path(__file__).parents[1] / "sandbox-images/seccomp/profile.json"
 
 
 def _providers(config: Config, blobs: Blobs) -> Providers:

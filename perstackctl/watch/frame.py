@@ -101,7 +101,7 @@ class _Rows:
         trace = self.trace
         end = trace.last_at if trace.outcome else max(self.now, trace.last_at)
         usage = trace.usage
-        state = trace.outcome or (f"waits, {line(trace.queue, 60)}" if trace.queue else "")
+        state = trace.outcome or (f"waits, {line(trace.queue, 60)}" if trace.queue else "running")
         return self._fitted(
             0,
             Text("job ", "dim") + Text(trace.job_id or "…", "bold"),
@@ -126,7 +126,7 @@ class _Rows:
             self._runs(branch, run.id, depth + 1)
 
     def _add(self, node: Tree, text: Text) -> Tree:
-        self.used += 1
+        self.used += text.plain.count("\n") + 1
         return node.add(text)
 
     def _run(self, run: Run, depth: int) -> Text:
@@ -150,12 +150,12 @@ class _Rows:
         if run.outcome:
             return
         for call in _shown_calls(run, self.detail.calls):
-            self._add(branch, self._call(call, depth))
-            for text in self._tail(call.output.text if not call.ended_at else "", depth + 1, "dim"):
-                self._add(branch, Text("  ") + text)
+            output = self._tail("" if call.ended_at else call.output.text, depth + 1, "dim")
+            self._add(branch, Text("\n  ").join([self._call(call, depth), *output]))
         style = "dim italic" if run.stream.kind == "streamReasoning" else ""
-        for text in self._tail(run.stream.text, depth, style):
-            self._add(branch, text)
+        said = list(self._tail(run.stream.text, depth, style))
+        if said:
+            self._add(branch, Text("\n").join(said))
 
     def _call(self, call: ToolCall, depth: int) -> Text:
         ok = ("✗", "red") if call.is_error else ("✓", "green")
@@ -213,9 +213,12 @@ def _shown_calls(run: Run, most: int) -> tuple[ToolCall, ...]:
 
 
 def _broken(row: str, room: int) -> Iterator[str]:
+    """A row in pieces that fit, broken after a blank where there is one."""
     while row:
         end, used = 0, 0
         while end < len(row) and used + (step := width(row[end])) <= room:
             end, used = end + 1, used + step
-        yield row[: max(1, end)]
-        row = row[max(1, end) :]
+        if end < len(row):
+            end = row.rfind(" ", 0, end) + 1 or max(1, end)
+        yield row[:end].rstrip()
+        row = row[end:]

@@ -2,10 +2,12 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from perstackctl.client.errors import ProtocolError
 from perstackctl.client.values import Event, Usage
+
+_LONGEST_ERROR: Final = 65_536
 
 Fields: TypeAlias = Mapping[str, Any]
 
@@ -81,6 +83,17 @@ def _shown(part: Fields) -> str:
             return f"[{text(part, 'mediaType')}, {number(part, 'size'):,} bytes]"
         case _:
             return ""
+
+
+def error_words(content: str) -> str:
+    """The words of a tool's error: base tools write {error, message}, others what they like."""
+    try:
+        error = json.loads(content) if content.startswith("{") and len(content) < _LONGEST_ERROR else None
+    except (ValueError, RecursionError):
+        error = None
+    if not isinstance(error, dict) or not isinstance(error.get("message"), str):
+        return content
+    return f"{text(error, 'error')}: {error['message']}" if text(error, "error") else str(error["message"])
 
 
 def arguments(call: Fields, longest: int = 400) -> str:

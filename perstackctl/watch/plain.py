@@ -101,13 +101,14 @@ def _retry(_trace: Trace, run: Run, _event: Event, fields: p.Fields) -> Iterator
     yield f"{line(run.note, _LONG)} (in {elapsed(p.number(fields, 'delayMs'))})"
 
 
-def _turn(_trace: Trace, _run: Run, _event: Event, fields: p.Fields) -> Iterator[str]:
+def _turn(_trace: Trace, run: Run, _event: Event, fields: p.Fields) -> Iterator[str]:
     turn = p.member(fields, "turn")
     said = line(p.joined(turn, "parts"), _LONG)
     if said:
         yield f"says: {said}"
     for call in p.parts(turn, "parts", "toolCall"):
-        yield f"calls {line(p.text(call, 'name'))} {line(p.arguments(call), _LONG)}".rstrip()
+        if p.text(call, "name") not in run.delegates:  # their line comes with the delegation
+            yield f"calls {line(p.text(call, 'name'))} {line(p.arguments(call), _LONG)}".rstrip()
 
 
 def _results(_trace: Trace, run: Run, _event: Event, fields: p.Fields) -> Iterator[str]:

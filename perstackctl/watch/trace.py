@@ -69,7 +69,10 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One expert's activation. `calls` are its last ones; `stream` is the text that its model is producing."""
+    """One expert's activation. `calls` are its last ones; `stream` is the text that its model is producing.
+
+    `delegates` are the experts that it can ask, by the names of their tools.
+    """
 
     id: str
     parent_id: str
@@ -89,6 +92,7 @@ class Run:
     outcome: str = ""
     detail: str = ""
     note: str = ""
+    delegates: Mapping[str, str] = field(default_factory=dict)
 
     def call(self, call_id: str) -> ToolCall | None:
         """One of the kept calls."""
@@ -219,8 +223,13 @@ def _fold_content(run: Run, event: Event, fields: p.Fields) -> Run:
 
 
 def _start(run: Run, _event: Event, fields: p.Fields) -> Run:
+    routes = [route for route in p.items(fields, "routes") if route.get("owner") == "delegate"]
     return replace(
-        run, query=p.text(fields, "query"), provider=p.text(fields, "provider"), model=p.text(fields, "model")
+        run,
+        query=p.text(fields, "query"),
+        provider=p.text(fields, "provider"),
+        model=p.text(fields, "model"),
+        delegates={p.text(route, "name"): p.text(route, "target") for route in routes},
     )
 
 
@@ -292,10 +301,7 @@ def _retry(run: Run, _event: Event, fields: p.Fields) -> Run:
 
 def _turn(run: Run, event: Event, fields: p.Fields) -> Run:
     turn = p.member(fields, "turn")
-    new = tuple(
-        ToolCall(p.text(call, "callId"), p.text(call, "name"), p.arguments(call), event.step_number, event.timestamp)
-        for call in p.parts(turn, "parts", "toolCall")
-    )
+    new = tuple(_new_call(run, event, call) for call in p.parts(turn, "parts", "toolCall"))
     return replace(
         run,
         usage=run.usage + p.usage(turn),
@@ -303,6 +309,18 @@ def _turn(run: Run, event: Event, fields: p.Fields) -> Run:
         calls_total=run.calls_total + len(new),
         stream=Stream(),
         note="",
+    )
+
+
+def _new_call(run: Run, event: Event, call: p.Fields) -> ToolCall:
+    name = p.text(call, "name")
+    return ToolCall(
+        id=p.text(call, "callId"),
+        name=name,
+        arguments=p.arguments(call),
+        step=event.step_number,
+        started_at=event.timestamp,
+        expert=run.delegates.get(name, ""),
     )
 
 
@@ -316,12 +334,9 @@ def _answered(run: Run, event: Event, fields: p.Fields) -> Run:
 
 
 def _with_result(call: ToolCall, result: p.Fields, event: Event) -> ToolCall:
-    return replace(
-        call,
-        ended_at=event.timestamp,
-        is_error=bool(result.get("isError")),
-        result=p.joined(result, "content")[:RESULT_KEPT],
-    )
+    is_error, text = bool(result.get("isError")), p.joined(result, "content")
+    shown = p.error_words(text) if is_error else text
+    return replace(call, ended_at=event.timestamp, is_error=is_error, result=shown[:RESULT_KEPT])
 
 
 def _delegate(run: Run, event: Event, fields: p.Fields) -> Run:

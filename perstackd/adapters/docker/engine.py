@@ -57,7 +57,7 @@ class DockerSandboxes:
         self._calls = EngineCalls(settings.url, settings.limits)
         self._starts = asyncio.Semaphore(settings.starts_at_once)
         self._seccomp = ""
-        self._directories: dict[SandboxId, SandboxDirectories] = {}
+        self._started: dict[SandboxId, Expected] = {}
 
     async def __aenter__(self) -> Self:
         return self
@@ -91,13 +91,13 @@ class DockerSandboxes:
 
     async def start(self, record: SandboxRecord, template: Template, directories: SandboxDirectories) -> str:
         """See the port. Starts beyond the gate wait in order. A caller that is cancelled leaves no container behind."""
-        image = record.image_id or await self.image_id(template.image)
+        image, seccomp = record.image_id or await self.image_id(template.image), await self._profile()
         options = container_options(
             record,
             template,
             directories,
             image_id=image,
-            seccomp=await self._profile(),
+            seccomp=seccomp,
             daemon_id=self._settings.daemon_id,
         )
         try:
@@ -106,14 +106,14 @@ class DockerSandboxes:
             raise failures.image_missing(image) from error
         except docker.errors.APIError as error:
             raise failures.start_failed(record.id, failures.detail(error)) from error
-        self._directories[record.id] = directories
+        self._started[record.id] = Expected(image, seccomp, directories)
         return container_id
 
     async def posture(self, record: SandboxRecord, template: Template) -> Posture:
         """See the port. One engine call; the rest is read from /proc and takes a millisecond or two."""
-        seccomp = await self._profile()
-        image = record.image_id or await self.image_id(template.image)
-        expected = Expected(image, seccomp, self._directories.get(record.id))
+        expected = self._started.get(record.id)
+        if expected is None:  # of an earlier process
+            expected = Expected(record.image_id or await self.image_id(template.image), await self._profile())
         return await self._asked(f"look at sandbox {record.id}", partial(_posture, record, template, expected))
 
     async def end(self, sandbox_id: SandboxId) -> ContainerEnd:
@@ -138,7 +138,7 @@ class DockerSandboxes:
             await self._calls.run(partial(_remove, name, seconds), seconds)
         except docker.errors.APIError as error:
             raise failures.remove_failed(name, failures.detail(error)) from error
-        self._directories.pop(sandbox_id, None)
+        self._started.pop(sandbox_id, None)
 
     async def ours(self) -> tuple[SandboxId, ...]:
         """See the port. By the container's name, as labels are hints only."""

@@ -117,8 +117,12 @@ def _mount(line: str) -> MountView:
     )
 
 
+# A space, tab, newline or backslash in a path.
+_ESCAPE: Final = re.compile(r"\\([0-7]{3})")
+
+
 def _unescape(text: str) -> str:
-    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
+    return _ESCAPE.sub(lambda match: chr(int(match[1], 8)), text) if "\\" in text else text
 
 
 def parse_limits(text: str) -> dict[str, tuple[str, str]]:

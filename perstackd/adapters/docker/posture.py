@@ -174,9 +174,9 @@ def _mounts(record: SandboxRecord, template: Template, kernel: KernelView) -> It
         yield _tmpfs(tmpfs, record.uid, at.get(tmpfs.path))
     shm = at.get("/dev/shm")  # noqa: S108  a mount point inside
     yield _same("shm", (f"size={template.shm_bytes >> 10}k",), _size_options(shm))
-    for path in kernel.host_paths & {*MASKED}:
+    for path in sorted(kernel.host_paths & {*MASKED}):
         yield _same(f"masked {path}", "masked", "masked" if _masked(at.get(path)) else "visible")
-    for path in kernel.host_paths & {*READ_ONLY}:
+    for path in sorted(kernel.host_paths & {*READ_ONLY}):
         yield _flags(path, at.get(path), {"ro"})
     yield _same("slot_propagation", "slave", _propagation(at.get("/mnt")), "5.19")
     yield _same("shared_mounts", (), _targets(kernel, lambda mount: _propagation(mount) == "shared"), "5.19")

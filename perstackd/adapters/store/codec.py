@@ -161,7 +161,7 @@ def decode(type: str, schema: int, document: bytes) -> Payload:  # noqa: A002
     """The payload of a document of that type and schema version; fields that this version does not know are left out.
 
     Raises:
-        PerstackError: PRECONDITION `event_newer` when a later version wrote it (its schema or its type is not known here);
+        PerstackError: PRECONDITION `event_newer` when a later version wrote it (schema or type not known here);
             PRECONDITION `store_corrupt` when it is not a document of that type.
     """
     payload = decode_document(schema, document)

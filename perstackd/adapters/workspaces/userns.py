@@ -123,7 +123,9 @@ class UserNamespaces:
                     break
                 _close(rights)  # the answer to a question that timed out
         except OSError as error:
-            raise _unavailable(f"the user namespace helper did not answer: {error}") from error
+            raise _unavailable(
+                f"the user namespace helper did not answer: {error}; restart perstackd if it has ended"
+            ) from error
         if code or len(rights) != 1:
             _close(rights)
             raise _unavailable(
@@ -136,7 +138,7 @@ class UserNamespaces:
         reply, rights, _, _ = socket.recv_fds(link, REPLY.size, 4, socket.MSG_CMSG_CLOEXEC)
         if len(reply) != REPLY.size:
             _close(rights)
-            raise ConnectionError("it has ended; restart perstackd")
+            raise ConnectionError("it closed the link")
         number, code, stage = REPLY.unpack(reply)
         return number, code, stage.rstrip(b"\0").decode(), rights
 

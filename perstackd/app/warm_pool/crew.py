@@ -4,7 +4,7 @@ An unexpected exception in one ends the pool loudly, as in any TaskGroup; expect
 """
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable
 from types import TracebackType
 
 
@@ -29,14 +29,12 @@ class Crew:
         else:  # the body's own error passes as it is, not in a group
             await self._group.__aexit__(None, None, None)
 
-    def run(self, work: Coroutine[None, None, None], name: str) -> None:
+    def run(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
         """Begin `work`; dropped when the crew was stopped, so the caller's shutdown must not depend on it."""
-        if not self._open:
-            work.close()
-            return
-        task = self._group.create_task(self._guard(work), name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        if self._open:
+            task = self._group.create_task(self._guard(work), name=name)
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
     async def stop(self) -> None:
         """Cancel every task and wait until each has ended. Idempotent."""
@@ -47,9 +45,9 @@ class Crew:
         if tasks:
             await asyncio.wait(tasks)
 
-    async def _guard(self, work: Coroutine[None, None, None]) -> None:
+    async def _guard(self, work: Callable[[], Awaitable[None]]) -> None:
         try:
-            await work
+            await work()
         except Exception:
             self._open = False
             raise

@@ -39,14 +39,14 @@ class Endings:
         self.postures.end(member.id, now)
         remains = self._remains[member.id] = Remains(member.id, member.link, container=member.asked_engine)
         _log.info("sandbox goes", sandbox_id=member.id, template=name, cause=cause)
-        self._crew.run(self._remove(member, remains), f"remove-{member.id}")
+        self._crew.run(f"remove-{member.id}", lambda: self._remove(member, remains))
 
     def begin_orphan(self, sandbox_id: SandboxId, uid: int | None) -> None:
         """Begin the removal of something that no pool knows."""
         _log.warning("sandbox known to nobody goes", sandbox_id=sandbox_id)
         self._roster.orphans[sandbox_id] = uid
         remains = self._remains[sandbox_id] = Remains(sandbox_id)
-        self._crew.run(self._remove_orphan(remains), f"remove-{sandbox_id}")
+        self._crew.run(f"remove-{sandbox_id}", lambda: self._remove_orphan(remains))
 
     def all(self) -> tuple[Remains, ...]:
         """What is going."""

@@ -104,12 +104,12 @@ class Keeper:
         record = SandboxRecord(sandbox_id, template.name, SandboxState.STARTING, uid, created_at, template.runtime)
         member = Member(record, template, began=now)
         self._roster.add(member, Seat(sandbox_id, Stage.STARTING, now, action.level, action.job_id))
-        self._crew.run(self._start(member), f"start-{sandbox_id}")
+        self._crew.run(f"start-{sandbox_id}", lambda: self._start(member))
 
     def _count(self, name: str, state: PoolState) -> None:
         """Take over a state with a failure more, and look again when its pause is over."""
         self._roster.states[name] = state
-        self._crew.run(self._wake(state.retry_at), "pool-wake")
+        self._crew.run("pool-wake", lambda: self._wake(state.retry_at))
 
     # --- tasks ------------------------------------------------------------------------------------------------------
     async def _start(self, member: Member) -> None:

@@ -69,7 +69,7 @@ class WarmPool:
             stack.callback(self._files.close)
             await stack.enter_async_context(self._crew)
             stack.push_async_callback(self._shut_down)
-            self._crew.run(rounds.go(), "pool-rounds")
+            self._crew.run("pool-rounds", rounds.go)
             try:
                 async with asyncio.timeout(self._limits.boot_seconds):
                     await self._keeper.settled.wait()

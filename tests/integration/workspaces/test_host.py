@@ -141,7 +141,7 @@ async def test_a_privileged_group_can_be_seen_and_not_be_taken(real: Rig, group:
     assert (
         as_uid(FIRST, workspace, f"echo x > made; chmod 2755 made; chgrp {FIRST} made; chmod 2755 made").returncode == 0
     )
-    assert as_uid(FIRST, workspace, f"stat -c %g .; echo x > inherits; chmod 2755 inherits").stdout == f"{SPARE}\n"
+    assert as_uid(FIRST, workspace, "stat -c %g .; echo x > inherits; chmod 2755 inherits").stdout == f"{SPARE}\n"
     assert ((project / "made").stat().st_gid, (project / "inherits").stat().st_gid) == (ALICE, group)
     assert not (project / "inherits").stat().st_mode & stat.S_ISGID
 

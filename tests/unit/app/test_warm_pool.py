@@ -8,13 +8,19 @@ import pytest
 
 from perstackd.app.warm_pool import Lease, WarmPool
 from perstackd.domain.errors import Kind, PerstackError
-from perstackd.domain.ids import DEFAULT_TENANT
+from perstackd.domain.ids import DEFAULT_TENANT, SandboxId
 from perstackd.domain.sandbox import SandboxState, Template
 from perstackd.domain.session import LinkLost, NextTurn, Ready
 from perstackd.ports.sandboxes import ContainerEnd, EndCause
+from tests.fakes.egress import FakeEgress
 from tests.unit.app.warm_pool_world import BASE, BOUND, World, eventually, world
 
 pytestmark = pytest.mark.anyio
+
+
+class HangingEgress(FakeEgress):
+    async def close(self, sandbox_id: SandboxId) -> None:
+        await asyncio.get_running_loop().create_future()
 
 
 @pytest.fixture
@@ -174,16 +180,17 @@ async def test_a_claim_cancelled_before_it_ever_ran_leaves_no_sandbox(here: Worl
 
 async def test_a_claim_cancelled_just_as_it_is_handed_a_sandbox_leaves_none(here: World) -> None:
     async with here.running(replace(BASE, min_idle=0)) as pool:
+        first = await claimed(pool, here)
         here.sandboxes.hold_starts()
         claim = asyncio.create_task(pool.claim(here.request()))
         await eventually(lambda: here.sandboxes.starting == 1)
         here.sandboxes.release_starts()
-        while pool.status()[0].claimed == 0:  # the very step in which it is handed over
+        while pool.status()[0].claimed == 1:  # the very step in which it is handed over
             await asyncio.sleep(0)
         claim.cancel()
         with pytest.raises(asyncio.CancelledError):
             await claim
-        await eventually(lambda: not here.traces())
+        await eventually(lambda: set(here.sandboxes.containers) == here.directories() == {first.record.id})
 
 
 async def test_what_the_waiting_callback_raises_ends_the_claim_and_nothing_else(here: World) -> None:
@@ -206,8 +213,8 @@ async def test_a_claim_whose_row_cannot_be_written_fails_and_its_sandbox_goes(he
         with pytest.raises(PerstackError) as caught:
             await pool.claim(here.request())
         assert caught.value.reason == "store_unavailable"
+        await eventually(lambda: pool.status()[0].quarantined == 2)  # the claimed one and the start that replaced it
         here.store.fail_writes = False
-        await eventually(lambda: pool.status()[0].quarantined == 1)
         here.timers.advance(6)
         await eventually(lambda: idle(pool) == 2 and len(pool.records()) == 2)
 
@@ -318,14 +325,10 @@ async def test_a_sandbox_that_resists_does_not_keep_the_daemon_from_ending(here:
 
 
 async def test_a_removal_that_hangs_ends_with_the_shutdowns_bound(here: World) -> None:
+    here.egress = HangingEgress()
     async with here.running(shutdown_seconds=0.05) as pool:
-        here.egress.close = _for_ever  # type: ignore[method-assign]
         assert idle(pool) == 2
     assert len(here.sandboxes.containers) == 2
-
-
-async def _for_ever(_: object) -> None:
-    await asyncio.get_running_loop().create_future()
 
 
 async def test_a_body_that_raises_still_has_its_sandboxes_removed(here: World) -> None:

@@ -100,7 +100,7 @@ class World:
     async def running(self, *templates: Template, **limits: float) -> AsyncIterator[WarmPool]:
         """A pool that is full."""
         async with self.pool(*templates, **limits) as pool:
-            wanted = sum(template.min_idle for template in templates or (BASE,))
+            wanted = sum(max(1, template.min_idle) for template in templates or (BASE,))
             await eventually(lambda: sum(status.idle for status in pool.status()) == wanted)
             yield pool
 

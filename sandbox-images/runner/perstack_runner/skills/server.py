@@ -167,7 +167,7 @@ async def _tools(session: ClientSession) -> list[mcp.Tool]:
 
 
 def _roots(path: str) -> ListRootsFnT:
-    async def answer(context: ClientRequestContext) -> mcp.ListRootsResult:  # noqa: ARG001 - the SDK's signature
+    async def answer(context: ClientRequestContext) -> mcp.ListRootsResult:
         return mcp.ListRootsResult(roots=[mcp.Root(uri=f"file://{path}", name="workspace")])
 
     return answer

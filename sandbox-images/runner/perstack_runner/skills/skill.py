@@ -124,7 +124,7 @@ class Skill:
         """
         server = await asyncio.shield(self._demand())
 
-        async def on_progress(progress: float, total: float | None, message: str | None) -> None:  # noqa: ARG001 - SDK's
+        async def on_progress(progress: float, total: float | None, message: str | None) -> None:
             if message:
                 show(message + "\n")
 

@@ -8,7 +8,7 @@ import os
 import stat
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final, NamedTuple
 
 from perstack_runner.tools.outcome import ToolFailure
@@ -130,10 +130,8 @@ def _step(directory: int, name: str, *, last: bool, make: bool) -> int | None:
             return None
         if not make:
             raise
-    try:
+    with suppress(FileExistsError):  # another call made it meanwhile, which is as good
         os.mkdir(name, 0o777, dir_fd=directory)
-    except FileExistsError:
-        pass  # another call made it meanwhile, which is as good
     return os.open(name, _STEP, dir_fd=directory)
 
 

@@ -1,0 +1,51 @@
+"""Runners that do their work: each follows its orders at once, and runs its calls with a function of the test."""
+
+from collections.abc import Callable
+
+from perstackd.domain.ids import SandboxId
+from perstackd.domain.messages import TextPart, ToolResultPart
+from perstackd.domain.session import Assign, NextTurn, Order, Ready, RoutedCall, ToolResults, TurnOrder
+from tests.fakes.runner_link import FakeRunnerLink, FakeRunnerLinks
+from tests.fakes.workspaces import FakeWorkspaces
+
+Tool = Callable[[RoutedCall], ToolResultPart | None]
+
+
+def answered(call: RoutedCall) -> ToolResultPart:
+    """Every call succeeds."""
+    return ToolResultPart(call.call_id, (TextPart(f"{call.tool} done"),))
+
+
+class ActingRunnerLink(FakeRunnerLink):
+    """Answers orders as an honest runner does; a tool that returns None never answers."""
+
+    async def send(self, order: Order) -> None:
+        await super().send(order)
+        links = self._links
+        assert isinstance(links, ActingRunnerLinks)
+        match order:
+            case Assign(step=step):
+                self.push(Ready(order.workspace_path))
+                self.push(NextTurn(step))
+            case TurnOrder(step=step, calls=calls):
+                results = [links.tool(call) for call in calls]
+                given = tuple(result for result in results if result is not None)
+                if len(given) == len(calls):
+                    if calls:
+                        self.push(ToolResults(step, given))
+                    self.push(NextTurn(step + 1))
+            case _:
+                pass
+
+
+class ActingRunnerLinks(FakeRunnerLinks):
+    """`tool` runs every call of every sandbox."""
+
+    def __init__(self, workspaces: FakeWorkspaces) -> None:
+        super().__init__(workspaces)
+        self.tool: Tool = answered
+
+    async def listen(self, sandbox_id: SandboxId, path: str) -> FakeRunnerLink:
+        await super().listen(sandbox_id, path)
+        link = self.made[sandbox_id] = ActingRunnerLink(sandbox_id, path, self)
+        return link

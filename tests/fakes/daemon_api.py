@@ -1,0 +1,413 @@
+# ruff: noqa: N802 - gRPC names the methods
+"""The daemon's API over a real Unix socket, with jobs whose events the test writes. No rules of the daemon are in here:
+it tells what it was told to tell. `python -m tests.fakes.daemon_api SOCKET PACE` serves one long story, for tests
+that kill a daemon and for looking at the live view.
+"""
+
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+import grpc.aio
+from google.protobuf import any_pb2
+from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
+from grpc_status import rpc_status
+from perstack.v1 import (
+    events_pb2,
+    experts_pb2,
+    experts_pb2_grpc,
+    jobs_pb2,
+    jobs_pb2_grpc,
+    pools_pb2,
+    pools_pb2_grpc,
+    runs_pb2,
+    runs_pb2_grpc,
+    sandboxes_pb2,
+    sandboxes_pb2_grpc,
+    system_pb2,
+    system_pb2_grpc,
+)
+
+JOB = "01JD3Z0000000000000000JOB0"
+PARENT = "01JD3Z00000000000000000PAR"
+CHILD = "01JD3Z00000000000000000CHD"
+BEGIN = 1_732_000_000_000
+ROUTES = [{"name": "pro-trainer", "owner": "delegate", "target": "pro-trainer"}]
+FINAL = {
+    "completed": (jobs_pb2.JOB_STATE_COMPLETED, 0),
+    "failed": (jobs_pb2.JOB_STATE_FAILED, 1),
+    "stopped": (jobs_pb2.JOB_STATE_STOPPED, 3),
+    "cancelled": (jobs_pb2.JOB_STATE_CANCELLED, 5),
+    "refused": (jobs_pb2.JOB_STATE_REFUSED, 6),
+}
+
+Item = events_pb2.Event | events_pb2.StreamingEvent
+
+
+@dataclass
+class EventLog:
+    """Writes events as the daemon's codec does: canonical camelCase JSON with the type inside, numbered per job."""
+
+    job_id: str = JOB
+    now: int = BEGIN
+    items: list[Item] = field(default_factory=list)
+    seq: int = 0
+
+    def add(
+        self, kind: str, payload: dict[str, Any] | None = None, *, run: str = "", step: int = 0, after: int = 10
+    ) -> events_pb2.Event:
+        self.seq += 1
+        self.now += after
+        document = {"type": kind, **(payload or {})}
+        event = events_pb2.Event(
+            id=f"01JD3ZEVENT{self.seq:015d}",
+            seq=self.seq,
+            schema=1,
+            type=kind,
+            tenant="default",
+            job_id=self.job_id,
+            run_id=run,
+            parent_run_id=PARENT if run == CHILD else "",
+            expert_key={PARENT: "fitness-assistant", CHILD: "pro-trainer"}.get(run, ""),
+            step_number=step,
+            timestamp=self.now,
+            payload=json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode(),
+        )
+        self.items.append(event)
+        return event
+
+    def stream(
+        self, delta: str, *, run: str, step: int, offset: int, kind: str = "streamRunResult", call: str = ""
+    ) -> None:
+        self.items.append(
+            events_pb2.StreamingEvent(
+                after_seq=self.seq,
+                stream_id=f"{run}-{step}-{kind}-{call}",
+                offset=offset,
+                type=kind,
+                job_id=self.job_id,
+                run_id=run,
+                step_number=step,
+                delta=delta,
+                call_id=call,
+            )
+        )
+
+    def created(self, expert: str = "fitness-assistant", query: str = "Start today's session") -> None:
+        payload = {
+            "definitionDigest": "sha256:00",
+            "expertKey": expert,
+            "model": "claude-sonnet-5",
+            "provider": "anthropic",
+            "query": query,
+            "workspace": "named:demo",
+        }
+        self.add("jobCreated", payload)
+        self.add("jobAdmitted")
+
+    def started(self, run: str, query: str, call: str = "") -> None:
+        sandbox = {
+            "containerId": "c0ffee",
+            "fence": 1,
+            "sandboxId": f"01JD3ZSANDBOX{run[-3:]}0000000000",
+            "template": "base",
+        }
+        self.add("sandboxAssigned", sandbox, run=run)
+        start = {"model": "claude-sonnet-5", "provider": "anthropic", "query": query, "reasoning": "low", "system": "s"}
+        self.add(
+            "startRun", start | {"routes": ROUTES, "tools": []} | ({"callId": call} if call else {}), run=run, step=1
+        )
+
+    def turn(self, run: str, step: int, calls: Sequence[tuple[str, str, dict[str, Any]]], text: str = "") -> None:
+        self.add("startGeneration", run=run, step=step)
+        said = [{"text": text, "type": "text"}] if text else []
+        made = [{"arguments": a, "callId": i, "name": n, "type": "toolCall"} for i, n, a in calls]
+        turn = {"finishReason": "toolCalls", "parts": said + made, "usage": {"inputTokens": 1000, "outputTokens": 50}}
+        self.add("callTools", {"turn": turn}, run=run, step=step, after=400)
+
+    def results(self, run: str, step: int, results: Sequence[tuple[str, str, bool]], after: int = 30) -> None:
+        self.add(
+            "resolveToolResults", {"results": [result(*each) for each in results]}, run=run, step=step, after=after
+        )
+        self.add("finishToolCall", run=run, step=step, after=0)
+        self.add("continueToNextStep", {"step": step + 1}, run=run, step=step, after=0)
+
+    def completed(self, run: str, step: int, text: str) -> None:
+        turn = {
+            "finishReason": "stop",
+            "parts": [{"text": text, "type": "text"}],
+            "usage": {"inputTokens": 1000, "outputTokens": 50},
+        }
+        usage = {"inputTokens": 1000 * step, "outputTokens": 50 * step}
+        self.add("completeRun", {"text": text, "turn": turn, "usage": usage}, run=run, step=step, after=300)
+
+    def finished(self, outcome: str = "completed", answer: str = "", reason: str = "", message: str = "") -> None:
+        said = {"answer": answer, "message": message, "reason": reason}
+        kept = {key: value for key, value in said.items() if value}
+        self.add("jobFinished", {"exitCode": FINAL[outcome][1], "outcome": outcome, **kept})
+
+
+def result(call_id: str, text: str, is_error: bool = False) -> dict[str, Any]:
+    return {"callId": call_id, "content": [{"text": text, "type": "text"}]} | ({"isError": True} if is_error else {})
+
+
+def story(job_id: str = JOB, answer: str = "Ten minutes of rowing, then rest.") -> list[Item]:
+    """A coordinator that reads, asks its delegate, writes and answers."""
+    log = EventLog(job_id)
+    log.created()
+    log.started(PARENT, "Start today's session")
+    log.turn(PARENT, 1, [("c1", "readTextFile", {"path": "./fitness-log.md"})], "I look at the log first.")
+    log.results(PARENT, 1, [("c1", "# Fitness log\n2024-11-18 slept well", False)])
+    log.turn(PARENT, 2, [("c2", "pro-trainer", {"query": "A menu for a rested person"})])
+    log.add(
+        "callDelegate",
+        {"calls": [{"callId": "c2", "expertKey": "pro-trainer", "query": "A menu for a rested person"}]},
+        run=PARENT,
+        step=2,
+    )
+    log.started(CHILD, "A menu for a rested person", "c2")
+    log.add("startGeneration", run=CHILD, step=1)
+    for number, piece in enumerate(("Rowing, ", "then ", "rest.")):
+        log.stream(piece, run=CHILD, step=1, offset=(0, 8, 13)[number])
+    log.completed(CHILD, 1, "Rowing, then rest.")
+    log.add("sandboxReleased", {"cause": "finished", "sandboxId": "01JD3ZSANDBOXCHD0000000000"}, run=CHILD)
+    log.add("finishToolCall", {"results": [result("c2", "Rowing, then rest.")]}, run=PARENT, step=2)
+    log.add("continueToNextStep", {"step": 3}, run=PARENT, step=2, after=0)
+    log.turn(PARENT, 3, [("c3", "appendTextFile", {"path": "./fitness-log.md", "text": "rowing"})])
+    log.results(PARENT, 3, [("c3", '{"error":"EACCES","message":"read-only"}', True)])
+    log.completed(PARENT, 4, answer)
+    log.add("sandboxReleased", {"cause": "finished", "sandboxId": "01JD3ZSANDBOXPAR0000000000"}, run=PARENT)
+    log.finished(answer=answer)
+    return log.items
+
+
+@dataclass
+class FakeJob:
+    """One job: its record and its items; watchers wait on `changed`."""
+
+    record: jobs_pb2.Job
+    items: list[Item] = field(default_factory=list)
+    changed: asyncio.Condition = field(default_factory=asyncio.Condition)
+
+    @property
+    def finished(self) -> bool:
+        return any(isinstance(item, events_pb2.Event) and item.type == "jobFinished" for item in self.items)
+
+
+@dataclass
+class Cut:
+    """Ends a watch once the event with that number was sent."""
+
+    after_seq: int
+    code: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE
+    reason: str = ""
+
+
+class FakeDaemon(
+    jobs_pb2_grpc.JobServiceServicer,
+    experts_pb2_grpc.ExpertServiceServicer,
+    runs_pb2_grpc.RunServiceServicer,
+    sandboxes_pb2_grpc.SandboxServiceServicer,
+    pools_pb2_grpc.PoolServiceServicer,
+    system_pb2_grpc.SystemServiceServicer,
+):
+    """`async with FakeDaemon(path) as daemon:`. `calls` holds every request; `failures` are used up one a call."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.jobs: dict[str, FakeJob] = {}
+        self.calls: list[tuple[str, Any]] = []
+        self.failures: dict[str, list[status_pb2.Status]] = {}
+        self.cuts: list[Cut] = []
+        self.resolution = experts_pb2.ResolveResponse(experts=[experts_pb2.ResolvedExpert(key="fitness-assistant")])
+        self.runs: list[runs_pb2.Run] = []
+        self.sandboxes: list[sandboxes_pb2.Sandbox] = []
+        self.postures: dict[str, sandboxes_pb2.GetPostureResponse] = {}
+        self.pools: list[pools_pb2.Pool] = []
+        self.info = system_pb2.GetInfoResponse(version="0.1.0", state="serving")
+        self.items: Callable[[str], list[Item]] = story
+        self.warnings: list[experts_pb2.Finding] = []
+        self.on_cancel = "cancelled"
+        self.batch_size = 4
+        self.pace = 0.0
+        self.event_sent = asyncio.Event()
+        self._server = grpc.aio.server()
+
+    async def __aenter__(self) -> Self:
+        for add in (
+            jobs_pb2_grpc.add_JobServiceServicer_to_server,
+            experts_pb2_grpc.add_ExpertServiceServicer_to_server,
+            runs_pb2_grpc.add_RunServiceServicer_to_server,
+            sandboxes_pb2_grpc.add_SandboxServiceServicer_to_server,
+            pools_pb2_grpc.add_PoolServiceServicer_to_server,
+            system_pb2_grpc.add_SystemServiceServicer_to_server,
+        ):
+            add(self, self._server)
+        self._server.add_insecure_port(f"unix:{self.path}")
+        await self._server.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._server.stop(None)
+
+    def add_job(self, items: list[Item], job_id: str = JOB, **fields: Any) -> FakeJob:
+        defaults: dict[str, Any] = {
+            "tenant": "default",
+            "state": jobs_pb2.JOB_STATE_RUNNING,
+            "expert_key": "fitness-assistant",
+        }
+        job = FakeJob(jobs_pb2.Job(id=job_id, **(defaults | fields)), items)
+        self.jobs[job_id] = job
+        return job
+
+    async def append(self, job_id: str, *items: Item) -> None:
+        job = self.jobs[job_id]
+        async with job.changed:
+            job.items.extend(items)
+            job.changed.notify_all()
+
+    def fail(self, method: str, code: grpc.StatusCode, reason: str, message: str, **metadata: str) -> None:
+        self.failures.setdefault(method, []).append(status(code, reason, message, **metadata))
+
+    def requests(self, method: str) -> list[Any]:
+        return [request for name, request in self.calls if name == method]
+
+    async def _seen(self, method: str, request: Any, context: Any) -> None:
+        self.calls.append((method, request))
+        waiting = self.failures.get(method)
+        if waiting:
+            await context.abort_with_status(rpc_status.to_status(waiting.pop(0)))
+
+    async def _job(self, job_id: str, context: Any) -> FakeJob:
+        if job_id not in self.jobs:
+            missing = status(grpc.StatusCode.NOT_FOUND, "job_not_found", f"there is no job {job_id}")
+            await context.abort_with_status(rpc_status.to_status(missing))
+        return self.jobs[job_id]
+
+    async def CreateJob(self, request: Any, context: Any) -> jobs_pb2.CreateJobResponse:
+        await self._seen("CreateJob", request, context)
+        job = self.add_job(self.items(JOB), expert_key=request.expert_key, query=request.query)
+        return jobs_pb2.CreateJobResponse(job=job.record, warnings=self.warnings)
+
+    async def GetJob(self, request: Any, context: Any) -> jobs_pb2.GetJobResponse:
+        await self._seen("GetJob", request, context)
+        return jobs_pb2.GetJobResponse(job=(await self._job(request.job_id, context)).record)
+
+    async def ListJobs(self, request: Any, context: Any) -> jobs_pb2.ListJobsResponse:
+        await self._seen("ListJobs", request, context)
+        wanted = set(request.states)
+        jobs = [job.record for job in self.jobs.values() if not wanted or job.record.state in wanted]
+        start = int(request.page_token or 0)
+        end = start + (request.page_size or 50)
+        token = str(end) if end < len(jobs) else ""
+        return jobs_pb2.ListJobsResponse(jobs=jobs[start:end], next_page_token=token)
+
+    async def CancelJob(self, request: Any, context: Any) -> jobs_pb2.CancelJobResponse:
+        await self._seen("CancelJob", request, context)
+        job = await self._job(request.job_id, context)
+        if self.on_cancel and not job.finished:
+            log = EventLog(
+                request.job_id, seq=max(item.seq for item in job.items if isinstance(item, events_pb2.Event))
+            )
+            log.finished(self.on_cancel, message="cancelled by the caller")
+            await self.append(request.job_id, *log.items)
+        return jobs_pb2.CancelJobResponse(job=job.record)
+
+    async def WatchJob(self, request: Any, context: Any) -> AsyncIterator[jobs_pb2.WatchJobResponse]:
+        await self._seen("WatchJob", request, context)
+        job = await self._job(request.job_id, context)
+        at = next((i for i, item in enumerate(job.items) if _seq(item) > request.after_seq), len(job.items))
+        while True:
+            batch = job.items[at : at + self.batch_size]
+            at += len(batch)
+            cut = self._cut(batch)
+            if batch:
+                if self.pace:
+                    await asyncio.sleep(self.pace)
+                yield _response(batch, streaming=request.include_streaming)
+                self.event_sent.set()
+            if cut:
+                end = status(cut.code, cut.reason, "the stream ends here", seq=str(cut.after_seq))
+                await context.abort_with_status(rpc_status.to_status(end))
+            if any(isinstance(item, events_pb2.Event) and item.type == "jobFinished" for item in batch):
+                return
+            if at < len(job.items):
+                continue
+            if request.no_follow or (not batch and job.finished):
+                return
+            async with job.changed:
+                await job.changed.wait_for(lambda: len(job.items) > at)  # noqa: B023 - waited for before `at` moves
+
+    def _cut(self, batch: Sequence[Item]) -> Cut | None:
+        if self.cuts and any(isinstance(i, events_pb2.Event) and i.seq >= self.cuts[0].after_seq for i in batch):
+            return self.cuts.pop(0)
+        return None
+
+    async def Resolve(self, request: Any, context: Any) -> experts_pb2.ResolveResponse:
+        await self._seen("Resolve", request, context)
+        return self.resolution
+
+    async def ListRuns(self, request: Any, context: Any) -> runs_pb2.ListRunsResponse:
+        await self._seen("ListRuns", request, context)
+        return runs_pb2.ListRunsResponse(runs=self.runs)
+
+    async def ListSandboxes(self, request: Any, context: Any) -> sandboxes_pb2.ListSandboxesResponse:
+        await self._seen("ListSandboxes", request, context)
+        return sandboxes_pb2.ListSandboxesResponse(sandboxes=self.sandboxes)
+
+    async def GetSandbox(self, request: Any, context: Any) -> sandboxes_pb2.GetSandboxResponse:
+        await self._seen("GetSandbox", request, context)
+        found = next(each for each in self.sandboxes if each.id.startswith(request.sandbox_id))
+        return sandboxes_pb2.GetSandboxResponse(sandbox=found)
+
+    async def GetPosture(self, request: Any, context: Any) -> sandboxes_pb2.GetPostureResponse:
+        await self._seen("GetPosture", request, context)
+        return self.postures[request.sandbox_id]
+
+    async def ListPools(self, request: Any, context: Any) -> pools_pb2.ListPoolsResponse:
+        await self._seen("ListPools", request, context)
+        return pools_pb2.ListPoolsResponse(pools=self.pools)
+
+    async def GetInfo(self, request: Any, context: Any) -> system_pb2.GetInfoResponse:
+        await self._seen("GetInfo", request, context)
+        return self.info
+
+
+def status(code: grpc.StatusCode, reason: str, message: str, **metadata: str) -> status_pb2.Status:
+    """An error as the daemon sends it; without a reason as a proxy or gRPC itself would."""
+    details = []
+    if reason:
+        detail = any_pb2.Any()
+        detail.Pack(error_details_pb2.ErrorInfo(reason=reason, domain="perstack", metadata=metadata))
+        details.append(detail)
+    return status_pb2.Status(code=code.value[0], message=message, details=details)
+
+
+def _seq(item: Item) -> int:
+    return item.seq if isinstance(item, events_pb2.Event) else item.after_seq + 1
+
+
+def _response(batch: Sequence[Item], *, streaming: bool) -> jobs_pb2.WatchJobResponse:
+    return jobs_pb2.WatchJobResponse(
+        events=[item for item in batch if isinstance(item, events_pb2.Event)],
+        streaming=[item for item in batch if isinstance(item, events_pb2.StreamingEvent)] if streaming else [],
+    )
+
+
+async def _serve(path: str, pace: float) -> None:
+    async with FakeDaemon(path) as daemon:
+        daemon.pace, daemon.batch_size = pace, 1
+        sys.stdout.write("serving\n")
+        sys.stdout.flush()
+        await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(_serve(sys.argv[1], float(sys.argv[2])))
