@@ -4,10 +4,10 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 PY := .venv/bin/python
 
-.PHONY: help venv images demo test test-fast check proto bench lock clean
+.PHONY: help venv images demo test test-fast check proto conversations bench lock clean
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 venv: ## the virtual environment, from the hashed lock file
 	@tools/venv
@@ -29,6 +29,9 @@ check: venv ## ruff, mypy, layers, generated code, API compatibility, unit file
 
 proto: venv ## write the generated code anew
 	@proto/generate.sh
+
+conversations: venv ## play the examples' scripts and write their conversation files anew
+	@tools/with-engine bash -c 'sandbox-images/build && $(PY) -m examples.record'
 
 bench: venv ## every promise of docs/design/targets.md, as a table; GROUP=claim for one
 	@tools/with-engine bash -c 'sandbox-images/build && $(PY) -m benchmarks $(or $(GROUP),all)'

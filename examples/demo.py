@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -74,7 +74,8 @@ def _daemon(home: Path, config: Path) -> Iterator[dict[str, str]]:
     with log.open("w") as errors:
         daemon = subprocess.Popen([BIN / "perstackd", "serve", "--config", config], stderr=errors)
     try:
-        _wait_for(socket, daemon, log)
+        if not wait_for(socket, lambda: daemon.poll() is None):
+            sys.exit(f"perstackd did not start; its log:\n{log.read_text()[-4000:]}")
         yield environment
     finally:
         daemon.send_signal(signal.SIGTERM)
@@ -87,16 +88,18 @@ def _daemon(home: Path, config: Path) -> Iterator[dict[str, str]]:
             _say(log.read_text()[-2000:])
 
 
-def _wait_for(socket: Path, daemon: "subprocess.Popen[bytes]", log: Path) -> None:
+def wait_for(socket: Path, alive: Callable[[], bool]) -> bool:
+    """Wait until the daemon's socket is there; False when the daemon ended or takes too long. Says so while it takes long."""
     began = said = time.monotonic()
     while not socket.exists():
         now = time.monotonic()
-        if daemon.poll() is not None or now - began > START_SECONDS:
-            sys.exit(f"perstackd did not start; its log:\n{log.read_text()[-4000:]}")
+        if not alive() or now - began > START_SECONDS:
+            return False
         if now - said > 1:
             _say(f"starting the first sandboxes ({now - began:.0f} s)")
             said = now
         time.sleep(0.02)
+    return True
 
 
 def _run(environment: dict[str, str], *, real: bool) -> int:

@@ -126,6 +126,14 @@ class Control:
         return served
 
     async def _receive(self) -> tuple[bytes, list[int]]:
+        while True:
+            await self._readable()
+            try:
+                return self._receive_now()
+            except BlockingIOError:
+                continue  # woken for nothing
+
+    async def _readable(self) -> None:
         loop = asyncio.get_running_loop()
         ready = asyncio.Event()
         loop.add_reader(self._control.fileno(), ready.set)
@@ -133,6 +141,8 @@ class Control:
             await ready.wait()
         finally:
             loop.remove_reader(self._control.fileno())
+
+    def _receive_now(self) -> tuple[bytes, list[int]]:
         size = array.array("i").itemsize * _MAX_DESCRIPTORS
         packet, ancillary, flags, _ = self._control.recvmsg(
             MAX_PACKET, socket.CMSG_SPACE(size), socket.MSG_CMSG_CLOEXEC

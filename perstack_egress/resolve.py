@@ -5,11 +5,14 @@ import socket
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from ipaddress import ip_address
-from typing import Protocol
+from typing import Final, Protocol
 
 from perstack_egress.addresses import Address, Network, may_dial
 from perstack_egress.policy import Host
 from perstack_egress.refusal import Refused
+
+# More do not help a dial that has one deadline for all of them.
+_MAX_ADDRESSES: Final = 8
 
 
 class Resolver(Protocol):
@@ -50,7 +53,7 @@ async def resolve(resolver: Resolver, host: Host, allowed: Sequence[Network], ti
     usable = [address for address in found if may_dial(address, allowed)]
     if not usable:
         raise Refused("address_not_global", f"{host.text} resolves to an address that is not global")
-    return usable
+    return usable[:_MAX_ADDRESSES]
 
 
 async def _lookup(resolver: Resolver, name: str, seconds: float) -> Sequence[Address]:

@@ -49,6 +49,7 @@ from perstackd.config import Config, template
 from perstackd.domain.errors import Kind, PerstackError
 from perstackd.domain.expert import ModelChoice
 from perstackd.domain.messages import ToolSpec
+from perstackd.domain.prompt import expert_of
 from perstackd.ports.event_store import Blobs
 from perstackd.ports.models import Models
 from perstackd.rpc.runner import GrpcRunnerLinks
@@ -68,7 +69,7 @@ def run(config: Config, providers: Providers | None = None) -> None:
     if os.geteuid() != 0:
         message = "perstackd mounts workspaces and must run as root; its sandboxes and its proxy do not"
         raise PerstackError(Kind.PRECONDITION, "root_needed", message)
-    os.umask(0o077)
+    os.umask(0o022)  # directories that sandboxes look into must be passable; what is private sets its own mode
     configure(config.log.level)
     with state_lock(config.state_directory):
         namespaces = UserNamespaces(config.workspaces.spare_uid)
@@ -205,7 +206,8 @@ def _providers(config: Config, blobs: Blobs) -> Providers:
 
 
 def _recorded(config: Config, router: ModelRouter) -> Models:
-    return RecordingModels(router, config.models.record) if config.models.record else router
+    file = config.models.record
+    return RecordingModels(router, file, lambda request: expert_of(request.system)) if file else router
 
 
 def _checker(router: ModelRouter) -> Callable[[str], None]:
@@ -216,8 +218,12 @@ def _checker(router: ModelRouter) -> Callable[[str], None]:
 
 
 async def _warm(config: Config, router: ModelRouter) -> None:
-    """Load the default provider's SDK before the first job pays for it."""
-    provider = router.provider(config.models.default_provider)
+    """Load the default provider's SDK before the first job pays for it. One that is not there is told to each job."""
+    try:
+        provider = router.provider(config.models.default_provider)
+    except PerstackError as error:
+        _log.warning("the default model provider is not there", reason=error.message)
+        return
     if isinstance(provider, AnthropicModels | ReplayModels):
         await provider.warm()
 

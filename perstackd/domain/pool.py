@@ -10,7 +10,7 @@ deepest claimed run that waits has children one level deeper, and that level is 
 sandboxes is as deep. The holder must be the same in all pools, or two jobs would each hold what the other needs.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final, TypeAlias
@@ -21,6 +21,7 @@ from perstackd.domain.sandbox import Template
 MAX_STARTS: Final = 3  # more at once make an engine slower, not faster (measured)
 MAX_DEPTH: Final = 8
 HALT_AFTER: Final = 5
+MIN_QUARANTINE: Final = 8  # stuck removals that do not yet stop the refill, however small the pool
 NO_JOB: Final = JobId("")
 YOUNG_SECONDS: Final = 60.0  # a sandbox lost this soon tells of its template; later, of its own fate
 _KEPT_DURATIONS: Final = 100
@@ -281,15 +282,12 @@ def _hands(state: PoolState) -> tuple[Hand, ...]:
     idle = [seat for seat in state.seats if seat.stage is Stage.IDLE]
     hands: list[Hand] = []
     for claim in state.waiting:
-        seat = next(filter(_fits(claim), idle), None)
+        own = (claim.depth, claim.job_id)
+        seat = next((seat for seat in idle if seat.level == 0 or (seat.level, seat.job_id) == own), None)
         if seat is not None:
             idle.remove(seat)
             hands.append(Hand(claim.id, seat.sandbox_id))
     return tuple(hands)
-
-
-def _fits(claim: WaitingClaim) -> Callable[[Seat], bool]:
-    return lambda seat: seat.level == 0 or (seat.level == claim.depth and seat.job_id == claim.job_id)
 
 
 def _useless(seat: Seat, state: PoolState) -> bool:
@@ -314,11 +312,15 @@ def _starts(state: PoolState, template: Template, now: float, among: Shared) -> 
 
 
 def _room(state: PoolState, template: Template, now: float, among: Shared) -> int:
-    if state.blocked or now < state.retry_at or state.count(Stage.QUARANTINED) >= template.max:
+    if state.blocked or now < state.retry_at or _overrun(state, template):
         return 0
     if state.failures or not state.proven:
         return min(among.starts_left, 1 - state.count(Stage.STARTING))
     return among.starts_left
+
+
+def _overrun(state: PoolState, template: Template) -> bool:
+    return state.count(Stage.QUARANTINED) >= max(template.max, MIN_QUARANTINE)
 
 
 def _stuck(state: PoolState, template: Template) -> tuple[WaitingClaim, ...]:
@@ -362,11 +364,12 @@ def _why(state: PoolState, template: Template) -> str:
         return f"the pool {name!r} cannot start sandboxes yet: {state.blocked}"
     if state.halted:
         return f"the pool {name!r} is halted after {HALT_AFTER} or more failed starts in a row: {state.halted}"
-    if state.count(Stage.QUARANTINED) >= template.max:
-        return f"the pool {name!r} is halted: as many removed sandboxes as it may have at most resist their removal"
+    if _overrun(state, template):
+        return f"the pool {name!r} is halted: {state.count(Stage.QUARANTINED)} sandboxes resist their removal"
     if state.live >= template.max:
         return f"all {template.max} sandboxes of the template {name!r} are in use"
-    return f"a sandbox of the template {name!r} is being started"
+    last = f"; the last start failed: {state.failure}" if state.failures else ""
+    return f"a sandbox of the template {name!r} is being started{last}"
 
 
 def status(state: PoolState, template: Template, image_id: str = "") -> PoolStatus:

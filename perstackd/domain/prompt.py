@@ -20,9 +20,19 @@ Delegates are experts of their own. They see nothing of this conversation: put i
 They work in the same workspace."""
 
 
+_IDENTITY = "You are {}, an expert."
+
+
+def expert_of(system: str) -> str:
+    """Whose prompt it is; empty when it is not one of ours."""
+    before, after = _IDENTITY.split("{}")
+    line = system.partition("\n")[0]
+    return line[len(before) : -len(after)] if line.startswith(before) and line.endswith(after) else ""
+
+
 def system_prompt(expert: Expert, delegates: Sequence[tuple[str, Expert]]) -> str:
     """The prompt of an expert; `delegates` are (tool name, expert) in the order of the tools."""
-    parts = [f"You are {expert.key}, an expert.", _RULES, f"<instruction>\n{expert.instruction.strip()}\n</instruction>"]
+    parts = [_IDENTITY.format(expert.key), _RULES, f"<instruction>\n{expert.instruction.strip()}\n</instruction>"]
     rules = [(skill.name, skill.rule) for skill in expert.skills if skill.rule]
     if expert.base.rule:
         rules.insert(0, ("base tools", expert.base.rule))

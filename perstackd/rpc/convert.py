@@ -15,7 +15,7 @@ from perstackd.domain.sandbox import Posture, SandboxRecord, SandboxState
 from perstackd.domain.workspace import WorkspaceKind, WorkspaceSpec
 
 _JOB_STATES: Final = {state: jobs_pb2.JobState.Value(f"JOB_STATE_{state.name}") for state in JobState}
-_STATES_JOB: Final = {number: state for state, number in _JOB_STATES.items()}
+_STATES_JOB: Final[dict[int, JobState]] = {number: state for state, number in _JOB_STATES.items()}
 _SANDBOX_STATES: Final = {
     state: sandboxes_pb2.SandboxState.Value(f"SANDBOX_STATE_{state.name}") for state in SandboxState
 }

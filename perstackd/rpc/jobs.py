@@ -43,7 +43,7 @@ class JobServicer(jobs_pb2_grpc.JobServiceServicer):
         record = await self._jobs.cancel(JobId(request.job_id), request.reason)
         return pb.CancelJobResponse(job=convert.job(record))
 
-    async def WatchJob(self, request: pb.WatchJobRequest, context: Any) -> AsyncIterator[pb.WatchJobResponse]:  # type: ignore[override]  # noqa: N802
+    async def WatchJob(self, request: pb.WatchJobRequest, context: Any) -> AsyncIterator[pb.WatchJobResponse]:  # noqa: N802
         batches = self._jobs.watch(
             JobId(request.job_id), request.after_seq, streaming=request.include_streaming, follow=not request.no_follow
         )

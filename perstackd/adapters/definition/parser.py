@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from perstackd.adapters.definition.experts import EXPERT_KEYS, read_expert
 from perstackd.adapters.definition.model_choice import MODEL_KEYS, read_model
-from perstackd.adapters.definition.positions import Path, Positions
+from perstackd.adapters.definition.positions import MAX_DEPTH, Path, Positions, TooDeepError
 from perstackd.adapters.definition.table import Problems, Table, dotted, shown
 from perstackd.domain.expert import Definition, Expert, Finding, Severity
 from perstackd.domain.resolution import cycles, find
@@ -37,15 +37,18 @@ class TomlDefinitions:
             message = f"the file has {len(text)} characters, {MAX_CHARACTERS} are allowed"
             return ParsedDefinition(None, (Finding(Severity.ERROR, message),))
         try:
+            positions = Positions(text)
             values = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
+        except TooDeepError as error:
+            line = text.count("\n", 0, error.offset) + 1
+            message = f"keys, tables or arrays are nested deeper than {MAX_DEPTH}"
+            return ParsedDefinition(None, (Finding(Severity.ERROR, message, line, 1),))
+        except ValueError as error:  # also what is not TOMLDecodeError, such as a number of 5,000 digits
             return ParsedDefinition(None, (_syntax_error(text, str(error)),))
-        except RecursionError:
-            return ParsedDefinition(None, (Finding(Severity.ERROR, "tables or arrays are nested too deeply"),))
         problems = Problems()
         definition = self._read(Table(values, (), problems), source)
         _check_delegates(definition, problems)
-        return ParsedDefinition(None if problems.any_error else definition, _findings(text, problems))
+        return ParsedDefinition(None if problems.any_error else definition, _findings(positions, problems))
 
     def _read(self, top: Table, source: str) -> Definition:
         elsewhere = {key: "it belongs at the top level" for key in _TOP_KEYS}
@@ -95,11 +98,7 @@ def _check_delegates(definition: Definition, problems: Problems) -> None:
         problems.error(path, f"delegation goes round in a circle: {' -> '.join(loop)}")
 
 
-def _findings(text: str, problems: Problems) -> tuple[Finding, ...]:
-    """The text is searched for places only if there is something to say."""
-    if not problems.found:
-        return ()
-    positions = Positions(text)
+def _findings(positions: Positions, problems: Problems) -> tuple[Finding, ...]:
     findings = [_finding(positions, *problem) for problem in problems.found]
     findings.sort(key=lambda finding: (finding.line, finding.column))
     if problems.left_out:
@@ -117,7 +116,9 @@ def _syntax_error(text: str, message: str) -> Finding:
     """tomllib's messages end in their place."""
     found: Any = _SYNTAX_PLACE.search(message)
     what = _SYNTAX_PLACE.sub("", message)
-    if found is None or found[1] is None:
+    if found is None:
+        return Finding(Severity.ERROR, f"not TOML: {what}")
+    if found[1] is None:
         lines = text.split("\n")
         return Finding(Severity.ERROR, f"not TOML: {what} at the end", len(lines), len(lines[-1]) + 1)
     return Finding(Severity.ERROR, f"not TOML: {what}", int(found[1]), int(found[2]))

@@ -229,7 +229,7 @@ def observe(pid: int, host_paths: Iterable[str], proc: Path = Path("/proc")) -> 
         interfaces=parse_interfaces((top / "net/dev").read_text()),
         namespaces=_namespaces(top),
         host_namespaces=_namespaces(proc / "self"),
-        cgroup=_cgroup(directories),
+        cgroup=read_cgroup(directories),
         devices=_devices(top / "root/dev"),
         host_paths=frozenset(path for path in host_paths if Path(path).exists()),
         lsm=_lsm(top),
@@ -255,7 +255,8 @@ def _processes(proc: Path, first: int, directories: Mapping[str, str]) -> tuple[
     return tuple(found)
 
 
-def _cgroup(directories: Mapping[str, str]) -> CgroupLimits:
+def read_cgroup(directories: Mapping[str, str]) -> CgroupLimits:
+    """The limits of the container whose host directories these are, by controller; the empty name is version 2's."""
     version = 1 if "memory" in directories else 2
     files: dict[str, str] = {}
     for controller, names in _FILES.items():

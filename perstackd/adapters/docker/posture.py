@@ -97,7 +97,9 @@ def compare(
         return not_running(record.id, f"the runtime {template.runtime} has no posture rules yet; use runc")
     found = tuple(_checks(record, template, expected, inspected, kernel))
     excused = tuple(check.name for check in found if not check.ok and check.name in template.exceptions)
-    return Posture(record.id, tuple(replace(check, ok=check.ok or check.name in excused) for check in found), excused)
+    if excused:
+        found = tuple(replace(check, ok=True) if check.name in excused else check for check in found)
+    return Posture(record.id, found, excused)
 
 
 def _checks(
@@ -225,8 +227,8 @@ def _engine_socket(mount: MountView) -> bool:
 
 
 def _known(mount: MountView, known: set[str]) -> bool:
-    if mount.target.startswith("/sys/fs/cgroup/"):
-        return mount.kind == "cgroup" and "ro" in mount.options
+    if mount.kind in {"cgroup", "cgroup2"}:
+        return mount.target.startswith("/sys/fs/cgroup") and "ro" in mount.options
     return mount.target in known
 
 

@@ -91,7 +91,8 @@ class Launcher:
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     pass_fds=(theirs.fileno(),),
-                    env={"LANG": "C.UTF-8", "PATH": "/usr/bin:/bin"},
+                    # One arena a thread would fill its address space limit on a machine of many cores.
+                    env={"LANG": "C.UTF-8", "PATH": "/usr/bin:/bin", "MALLOC_ARENA_MAX": "2"},
                     cwd="/",
                     start_new_session=True,  # the terminal's Ctrl-C is the daemon's, which ends runs first
                 )

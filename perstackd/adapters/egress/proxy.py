@@ -57,6 +57,7 @@ class EgressProxy:
         self._allow_addresses = _networks(allow_addresses)
         self._launcher = Launcher(options or ProgramOptions())
         self._deadline = deadline
+        self._binding = asyncio.Lock()
         self._listeners: dict[SandboxId, _Listener] = {}
         self._observers: list[Callable[[EgressAccess], None]] = []
         self._supervisor = Supervisor(self._launcher, self._hand_over, self._report)
@@ -104,14 +105,15 @@ class EgressProxy:
             PerstackError: ALREADY_EXISTS `egress_already_listening`; INVALID `socket_path_too_long`; PRECONDITION
                 `egress_socket_failed`; UNAVAILABLE `egress_unavailable`.
         """
-        if sandbox_id in self._listeners:
-            raise PerstackError(
-                Kind.ALREADY_EXISTS,
-                "egress_already_listening",
-                f"sandbox {sandbox_id} has an egress listener already: close it first",
-            )
-        listener = _Listener(sandbox_id, path, await asyncio.to_thread(bind, path))
-        self._listeners[sandbox_id] = listener
+        async with self._binding:
+            if sandbox_id in self._listeners:
+                raise PerstackError(
+                    Kind.ALREADY_EXISTS,
+                    "egress_already_listening",
+                    f"sandbox {sandbox_id} has an egress listener already: close it first",
+                )
+            listener = _Listener(sandbox_id, path, await asyncio.to_thread(bind, path))
+            self._listeners[sandbox_id] = listener
         try:
             await self._carry_out(listener, ())
         except BaseException:

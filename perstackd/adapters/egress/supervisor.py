@@ -91,7 +91,7 @@ class Supervisor:
                 if not reading.done():
                     self._channel = channel
                     self._up.set()
-        except* (ChannelLost, TimeoutError, OrderRefused) as failures:
+        except* (ChannelLost, OrderRefused, OSError) as failures:
             _log.error("egress_program_not_ready", causes=[repr(failure) for failure in failures.exceptions])
         finally:
             self.lost(channel)

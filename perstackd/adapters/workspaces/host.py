@@ -21,7 +21,7 @@ from perstackd.adapters.workspaces.places import Places, Source
 from perstackd.adapters.workspaces.root import RuntimeRoot
 from perstackd.adapters.workspaces.settings import HostSettings
 from perstackd.adapters.workspaces.sweep import MAX_SECONDS, sweep
-from perstackd.adapters.workspaces.userns import UserNamespaces
+from perstackd.adapters.workspaces.userns import Owner, UserNamespaces
 from perstackd.domain.errors import Kind, PerstackError
 from perstackd.domain.ids import JobId, SandboxId, TenantId
 from perstackd.domain.workspace import WorkspaceKind, WorkspaceSpec
@@ -51,6 +51,8 @@ class HostWorkspaces:
         namespaces: UserNamespaces,
         set_attributes: Callable[[int, int, int], None] = syscalls.set_mount_attributes,
     ) -> None:
+        self._namespaces = namespaces
+        self._managed = Owner.of(settings.managed_uid, settings.managed_uid)
         self._root = RuntimeRoot(settings.runtime)
         self._places = Places(settings, self._root)
         self._binder = Binder(self._root, namespaces, set_attributes)
@@ -81,6 +83,14 @@ class HostWorkspaces:
         """Every mount below the runtime directory, also of an earlier process, the deepest first."""
         return await self._mounting.run(self._root.leftovers)
 
+    async def expect(self, uid: int) -> None:
+        """Make ready what an attach to a new sandbox's `uid` will need, outside the claim; only speed depends on it.
+
+        For named and ephemeral workspaces, and for the owners of those that are open now.
+        """
+        owners = {self._managed, *(opened.source.owner for opened in self._jobs.values())}
+        await self._finding.run(partial(_made_ready, self._namespaces, owners, uid))
+
     async def prepare(self, slot: str) -> None:
         await self._mounting.run(partial(self._root.prepare_slot, slot))
 
@@ -106,10 +116,11 @@ class HostWorkspaces:
             message = f"sandbox {sandbox_id} was to get the workspace of job {job_id}, which is not open"
             raise PerstackError(Kind.PRECONDITION, "workspace_not_open", message)
         bind = partial(_attach, self._binder, opened, slot, uid)
-        await self._mounting.run(bind, lambda _: self._take_off(slot))
+        take_off = partial(_take_off, self._markers, self._jobs, slot)
+        await self._mounting.run(bind, lambda _: take_off())
 
     async def detach(self, sandbox_id: SandboxId, slot: str) -> None:
-        await self._mounting.run(partial(self._take_off, slot))
+        await self._mounting.run(partial(_take_off, self._markers, self._jobs, slot))
 
     async def close(self, job_id: JobId) -> None:
         opened = self._jobs.pop(job_id, None)
@@ -122,12 +133,8 @@ class HostWorkspaces:
         await self._sweeping.run(finish)
 
     async def prove(self, slot: str, uid: int) -> str:
-        return await self._mounting.run(partial(self._markers.attach, slot, uid), lambda _: self._take_off(slot))
-
-    def _take_off(self, slot: str) -> None:
-        self._markers.detach(slot)
-        for opened in list(self._jobs.values()):
-            opened.slots.discard(slot)
+        attach = partial(self._markers.attach, slot, uid)
+        return await self._mounting.run(attach, lambda _: self._markers.detach(slot))
 
 
 # --- in a lane --------------------------------------------------------------------------------------------------------
@@ -148,6 +155,17 @@ def _let_go(source: Source) -> None:
 def _attach(binder: Binder, opened: _Opened, slot: str, uid: int) -> None:
     binder.bind(opened.source, slot, uid, read_only=opened.spec.read_only)
     opened.slots.add(slot)
+
+
+def _take_off(markers: Markers, jobs: dict[JobId, _Opened], slot: str) -> None:
+    markers.detach(slot)
+    for opened in list(jobs.values()):
+        opened.slots.discard(slot)
+
+
+def _made_ready(namespaces: UserNamespaces, owners: set[Owner], uid: int) -> None:
+    for owner in owners:
+        os.close(namespaces.get(owner, uid))
 
 
 def _take_down(root: RuntimeRoot, places: Places, job_id: JobId, opened: _Opened | None) -> None:

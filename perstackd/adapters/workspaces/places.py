@@ -68,7 +68,8 @@ class Places:
         if directory.exists():
             directory.rmdir()
 
-    def _path(self, path: str) -> Source:
+    def _path(self, given: str) -> Source:
+        path = os.path.normpath("/" + given.strip("/"))  # no .. in it; it would keep two leading slashes
         root = self._root_of(path)
         outer = _opened(root, lambda: _directory(syscalls.AT_FDCWD, root, syscalls.WITHOUT_LINKS))
         try:
@@ -78,8 +79,9 @@ class Places:
             os.close(outer)
 
     def _root_of(self, path: str) -> str:
-        fitting = [root for root in self._roots if path == root or path.startswith(root.rstrip("/") + "/")]
-        if fitting:
+        ours = any(_is_below(path, own) for own in (self._settings.state, self._settings.runtime))
+        fitting = [root for root in self._roots if _is_below(path, root)]
+        if fitting and not ours:  # whatever the roots: another tenant's workspace is not a host directory
             return max(fitting, key=len)
         allowed = f"it allows {', '.join(self._roots)}" if self._roots else "no root is configured"
         raise PerstackError(
@@ -124,15 +126,20 @@ def managed_directory(state: str, tenant: TenantId, name: str) -> str:
     """The host path of a named workspace.
 
     Raises:
-        PerstackError: INVALID `tenant_invalid` for a tenant that cannot be a directory's name.
+        PerstackError: INVALID `tenant_invalid` or `workspace_invalid` when one cannot be a directory's name.
     """
     _check_tenant(tenant)
+    WorkspaceSpec(WorkspaceKind.NAMED, name).validate()
     return f"{state.rstrip('/')}/workspaces/{tenant}/{name}"
 
 
 def _check_tenant(tenant: TenantId) -> None:
     if not _TENANT.fullmatch(tenant):
         raise PerstackError(Kind.INVALID, "tenant_invalid", f"the tenant {tenant[:80]!r} cannot be a directory's name")
+
+
+def _is_below(path: str, directory: str) -> bool:
+    return path == directory or path.startswith(directory.rstrip("/") + "/")
 
 
 def _checked_job(job_id: JobId) -> str:

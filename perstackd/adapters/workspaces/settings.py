@@ -1,5 +1,6 @@
 """What the workspaces of a host are made with."""
 
+import os
 from dataclasses import dataclass
 
 from perstackd.adapters.workspaces.userns import MIN_OWNER
@@ -32,6 +33,10 @@ class HostSettings:
         for path in (self.state, self.runtime, *self.roots):
             if not path.startswith("/") or {".", ".."} & set(path.split("/")):
                 raise _invalid(f"{path!r} is not an absolute path without . and .. parts")
+
+        # compared with normalised paths of callers
+        for name in ("state", "runtime"):
+            object.__setattr__(self, name, os.path.normpath("/" + getattr(self, name).strip("/")))
 
     @property
     def tmpfs_options(self) -> str:

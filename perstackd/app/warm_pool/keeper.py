@@ -11,6 +11,7 @@ from perstackd.app.warm_pool.crew import Crew
 from perstackd.app.warm_pool.endings import Endings
 from perstackd.app.warm_pool.roster import Member, Roster
 from perstackd.app.warm_pool.starting import LateBindingError, Starter
+from perstackd.app.warm_pool.unforeseen import place_of
 from perstackd.app.warm_pool.waiting import Desk
 from perstackd.app.warm_pool.wiring import PoolPorts
 from perstackd.domain import pool
@@ -124,7 +125,7 @@ class Keeper:
             self._failed(member, f"the host refused: {error}")
         except Exception as error:
             # A bug behind a port must not end the pool: the sandboxes that run are fine.
-            _log.exception("start failed in an unforeseen way", sandbox_id=member.id)
+            _log.error("start failed in an unforeseen way", sandbox_id=member.id, error=place_of(error))
             self._failed(member, f"unforeseen {type(error).__name__}, see the log")
         else:
             self._started(member)

@@ -8,6 +8,7 @@ import structlog
 
 from perstackd.app.warm_pool.files import SandboxFiles
 from perstackd.app.warm_pool.held_link import HeldLink
+from perstackd.app.warm_pool.unforeseen import place_of
 from perstackd.app.warm_pool.wiring import PoolLimits, PoolPorts, bounded
 from perstackd.domain.errors import PerstackError
 from perstackd.domain.ids import SandboxId
@@ -88,7 +89,7 @@ class Remover:
         except (PerstackError, OSError) as error:
             return f"{name}: {error}"
         except Exception as error:
-            _log.exception("step of a removal failed in an unforeseen way", step=name)
+            _log.error("step of a removal failed in an unforeseen way", step=name, error=place_of(error))
             return f"{name}: {type(error).__name__}"
         return ""
 

@@ -9,6 +9,7 @@ from perstackd.app.warm_pool.endings import Endings
 from perstackd.app.warm_pool.keeper import Keeper
 from perstackd.app.warm_pool.premises import Premises
 from perstackd.app.warm_pool.reconcile import Survey
+from perstackd.app.warm_pool.unforeseen import place_of
 from perstackd.domain.errors import PerstackError
 
 _log = structlog.get_logger()
@@ -45,7 +46,7 @@ class Rounds:
             return False
         except Exception as error:
             # As in a start: one bad answer must not end the sandboxes that run.
-            _log.exception("reconcile failed in an unforeseen way")
+            _log.error("reconcile failed in an unforeseen way", error=place_of(error))
             self._fail(f"unforeseen {type(error).__name__}, see the log")
             return False
         if self._failures:

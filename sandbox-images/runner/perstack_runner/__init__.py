@@ -1,4 +1,4 @@
-"""The program inside a sandbox: drives the loop of one run, its base tools and its skills. Holds no history and no key."""
+"""The program inside a sandbox: drives the loop of one run, its base tools and skills. Holds no history and no key."""
 
 VERSION = "0.1.0"
 PROTOCOL_VERSION = 1

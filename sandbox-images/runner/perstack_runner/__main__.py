@@ -1,12 +1,15 @@
-"""perstack-runner [SOCKET] [--skills]: the process of a sandbox. First it becomes non-dumpable, then it imports the rest.
+"""perstack-runner [SOCKET] [--skills]: the process of a sandbox. First it becomes non-dumpable, then imports the rest.
 
 --skills imports the MCP SDK before it connects, for a template whose sandboxes host skills.
 """
 
 import sys
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from perstack_runner import hardening
+
+if TYPE_CHECKING:
+    from perstack_runner.loop import Runner
 
 _SOCKET: Final = "/gw/runner.sock"
 
@@ -71,7 +74,7 @@ def _serve(posture: hardening.Posture, socket_path: str, *, skills: bool) -> int
     return asyncio.run(_run(Runner(socket_path, hello, surroundings, schemas)))
 
 
-async def _run(runner: "Runner") -> int:  # noqa: F821
+async def _run(runner: "Runner") -> int:
     import asyncio
     import signal
 

@@ -1,8 +1,9 @@
-"""The calls of one turn: in parallel, each with a bound, each stopped when the daemon says so; results in the turn's order."""
+"""The calls of one turn: in parallel, each with a bound, stopped when the daemon says so; results in the turn's order."""
 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Final
 
 from perstack_runner.log import log
@@ -21,12 +22,17 @@ class RunningCalls:
         self._run = run
         self._seconds = seconds
         self._room = asyncio.Semaphore(MAX_PARALLEL)
+        self._open: frozenset[str] = frozenset()
         self._scopes: dict[str, asyncio.Timeout] = {}
         self._cancelled: set[str] = set()
 
+    def begin(self, turn: Turn) -> None:
+        """Take the turn: from now on its calls can be cancelled."""
+        self._open = frozenset(call.call_id for call in turn.calls)
+        self._cancelled.clear()
+
     async def results(self, turn: Turn) -> tuple[Result, ...]:
         """One result for each call, in order; never raises for a call's sake."""
-        self._cancelled.clear()
         async with asyncio.TaskGroup() as together:
             tasks = [together.create_task(self._bounded(call)) for call in turn.calls]
         return tuple(task.result() for task in tasks)
@@ -34,10 +40,11 @@ class RunningCalls:
     def cancel(self, call_ids: tuple[str, ...]) -> None:
         """Stop these calls, or all; they end with an error result. Unknown ids are nothing."""
         loop = asyncio.get_running_loop()
-        for call_id, scope in self._scopes.items():
-            if not call_ids or call_id in call_ids:
-                self._cancelled.add(call_id)
-                scope.reschedule(loop.time())
+        for call_id in (self._open & set(call_ids) if call_ids else self._open) - self._cancelled:
+            self._cancelled.add(call_id)
+            if call_id in self._scopes:
+                with suppress(RuntimeError):  # its time was up already
+                    self._scopes[call_id].reschedule(loop.time())
 
     async def _bounded(self, call: Call) -> Result:
         started = time.monotonic()
@@ -47,8 +54,8 @@ class RunningCalls:
             async with scope:
                 self._scopes[call.call_id] = scope
                 async with self._room:
-                    if call.call_id not in self._cancelled:
-                        scope.reschedule(asyncio.get_running_loop().time() + seconds)
+                    now = asyncio.get_running_loop().time()
+                    scope.reschedule(now if call.call_id in self._cancelled else now + seconds)
                     result = await self._run(call)
         except TimeoutError:
             result = self._stopped(call, seconds)

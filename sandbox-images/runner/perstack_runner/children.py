@@ -1,8 +1,9 @@
 """Processes that the runner starts: each in a session and a Landlock domain of its own, and ended with all it left.
 
-Which process belongs to which child is told by its ancestors, its session and, for an orphan that left both (a setsid'ed
-grandchild comes back to the runner, the subreaper), by a mark in its environment. An orphan that hides its mark belongs
-to nobody and dies with whatever child ends next. A child is reaped last, so that its number names nothing else meanwhile.
+Which process belongs to which child is told by its ancestors, its session and, for an orphan that left both (a
+setsid'ed grandchild comes back to the runner, the subreaper), by a mark in its environment. An orphan that hides its
+mark belongs to nobody and dies with whatever child ends next. A child is reaped last, so that its number names nothing
+else meanwhile.
 """
 
 import asyncio
@@ -28,7 +29,7 @@ T = TypeVar("T")
 
 
 class Spec(NamedTuple):
-    """What to start. `directory` opens the working directory, on the thread that starts it; other descriptors are the caller's."""
+    """What to start. `directory` opens the working directory, on the starting thread; the rest is the caller's."""
 
     argv: Sequence[str]
     env: Mapping[str, str]
@@ -54,7 +55,11 @@ class Child:
 
 
 class Children:
-    """All that the runner started and has not ended. With adopts_orphans the process has to be the subreaper of nothing else."""
+    """All that the runner started and has not ended.
+
+    With adopts_orphans every other child of this process counts as an orphan and is killed: only for a process that
+    starts nothing else.
+    """
 
     def __init__(self, landlock_abi: int, *, adopts_orphans: bool) -> None:
         self._abi = landlock_abi
@@ -266,7 +271,7 @@ def _poll_exit(loop: asyncio.AbstractEventLoop, child: Child) -> None:
 
 
 async def run_apart(work: Callable[[], T]) -> T:
-    """Run `work` on a thread of its own: none of the pool's, which could all be busy, and one whose domain ends with it."""
+    """Run `work` on a thread of its own: the pool's could all be busy, and a domain ends with its thread."""
     loop = asyncio.get_running_loop()
     result: asyncio.Future[T] = loop.create_future()
 

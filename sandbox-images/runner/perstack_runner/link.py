@@ -1,7 +1,7 @@
 """The stream to the daemon: opened, lost, opened again; numbered messages that are kept until they are stored there.
 
-One owner runs run() until close(); everybody else only queues. Order at the end: close() stops the queue, run() returns,
-the channel is closed. The session token lives in this object and nowhere else.
+One owner runs run() until close(); everybody else only queues. Order at the end: close() stops the queue, run()
+returns, the channel is closed. The session token lives in this object and nowhere else.
 """
 
 import asyncio
@@ -60,7 +60,7 @@ class Link:
         self._closed = False
 
     def send(self, ask: Ask) -> None:
-        """Queue a message that must arrive. What its state allows is the caller's care. Raises ValueError as convert does."""
+        """Queue a message that must arrive. What its state allows is the caller's care. Raises ValueError, as convert."""
         self._counter += 1
         message = ask_to_pb(ask, self._counter)
         self._kept.append(message)
@@ -109,7 +109,7 @@ class Link:
                     await asyncio.sleep(delay)
                     delay = min(delay * 2, LONGEST_DELAY)
 
-    async def _attach(self, stub: runner_pb2_grpc.RunnerServiceAsyncStub) -> tuple[grpc.StatusCode | None, bool]:
+    async def _attach(self, stub: "runner_pb2_grpc.RunnerServiceAsyncStub") -> tuple[grpc.StatusCode | None, bool]:
         """One stream from Hello to its end: its status, and whether there was a welcome."""
         call = stub.Attach(wait_for_ready=self._token == "")
         welcomed = False

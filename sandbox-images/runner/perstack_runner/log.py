@@ -1,4 +1,4 @@
-"""A line on standard error for whoever looks into a sandbox. Never arguments, environment, paths or what a tool said."""
+"""A line on standard error for whoever looks into a sandbox. Never arguments, environment or what a tool said."""
 
 import sys
 import time

@@ -6,6 +6,7 @@ Owns every task. The order at the end: no more calls, no more skills (each has i
 import asyncio
 import os
 from collections.abc import Coroutine, Mapping
+from functools import partial
 from typing import Any, Final, assert_never
 
 from perstack_runner import machine
@@ -13,7 +14,7 @@ from perstack_runner.calls import RunningCalls
 from perstack_runner.children import Children
 from perstack_runner.link import Link, LinkGone
 from perstack_runner.log import log
-from perstack_runner.machine import AnswerProbe, AskTurn, Leave, Report, RunCalls, TakeOver
+from perstack_runner.machine import AnswerProbe, AskTurn, Leave, Report, RunCalls, SayReady, TakeOver
 from perstack_runner.messages import (
     Acknowledged,
     Assign,
@@ -25,14 +26,17 @@ from perstack_runner.messages import (
     Order,
     Probe,
     ProbeResult,
+    Ready,
     Refused,
     SkillState,
+    ToolResults,
     Turn,
     Welcome,
 )
+from perstack_runner.results import pack
 from perstack_runner.tools.outcome import ToolFailure
 from perstack_runner.tools.tree import Tree
-from perstack_runner.workplace import Surroundings, Workplace
+from perstack_runner.workplace import Surroundings, Workplace, open_workplace
 
 PROBE_BYTES: Final = 4 << 10
 STOP_SECONDS: Final = 6.0
@@ -140,12 +144,14 @@ class Runner:
                 self._start(self._probe(path))
             case TakeOver(assign=assign):
                 self._start(self._take_over(assign))
+            case SayReady():
+                self._say_ready()
             case AskTurn(step=step):
                 self._link.send(NextTurn(step))
             case RunCalls(turn=turn):
-                self._start(self._run_calls(turn))
-            case Report():
-                raise AssertionError("a report is sent where its blobs are packed")
+                self._run_calls(turn)
+            case Report(step=step, results=results):
+                self._link.send(ToolResults(step, results))
             case Leave(reason=reason):
                 log(f"finished: {reason}")
                 self.leave(0)
@@ -158,10 +164,42 @@ class Runner:
         self._link.send(ProbeResult(content))
 
     async def _take_over(self, assign: Assign) -> None:
-        return None
+        try:
+            self._workplace = await open_workplace(
+                assign, self._surroundings, self._children, self._schemas, self._report_skill
+            )
+        except OSError as error:
+            message = f"the workspace or the proxy's port cannot be used: {error.strerror or type(error).__name__}"
+            await self._fail("workplace_unavailable", message)
+            return
+        self._decide(machine.TakenOver())
 
-    async def _run_calls(self, turn: Turn) -> None:
-        return None
+    def _say_ready(self) -> None:
+        workplace = self._workplace
+        if workplace is None:
+            return
+        self._calls = RunningCalls(lambda call: workplace.run(call, self._link.offer), workplace.call_seconds)
+        self._link.send(Ready(workplace.assign.workspace_path))
+        if workplace.skills is not None:
+            for name, owning in workplace.skills.owners():
+                self._start(owning(partial(self._decide, machine.SkillSettled(name))))
+
+    def _run_calls(self, turn: Turn) -> None:
+        calls = self._calls
+        if calls is not None:
+            calls.begin(turn)
+            self._start(self._results(calls, turn))
+
+    async def _results(self, calls: RunningCalls, turn: Turn) -> None:
+        """Run a turn's calls; their blobs go up before the report that the machine then asks for."""
+        results = await calls.results(turn)
+        workplace = self._workplace
+        if workplace is None:
+            return
+        packed = await pack(turn.step, results, workplace.assign.limits)
+        for chunk in packed.chunks:
+            self._link.send(chunk)
+        self._decide(machine.CallsEnded(turn.step, packed.report.results))
 
     def _report_skill(self, news: SkillState) -> None:
         if self._session.phase in machine.WORKING:

@@ -14,6 +14,10 @@ class Welcomed(NamedTuple):
     """A stream is open, for the first time or again."""
 
 
+class TakenOver(NamedTuple):
+    """The workspace is open, the proxy listens."""
+
+
 class SkillSettled(NamedTuple):
     """A skill is up, or will not come up."""
 
@@ -27,7 +31,7 @@ class CallsEnded(NamedTuple):
     results: tuple[Result, ...]
 
 
-Event: TypeAlias = Welcomed | Probe | Assign | SkillSettled | Turn | CallsEnded | Finish
+Event: TypeAlias = Welcomed | Probe | Assign | TakenOver | SkillSettled | Turn | CallsEnded | Finish
 
 
 # --- what to do -----------------------------------------------------------------------------------------------------
@@ -38,9 +42,13 @@ class AnswerProbe(NamedTuple):
 
 
 class TakeOver(NamedTuple):
-    """Send Ready, start the skills."""
+    """Open the workspace, start the proxy; TakenOver when that is done."""
 
     assign: Assign
+
+
+class SayReady(NamedTuple):
+    """Send Ready, then start the skills."""
 
 
 class AskTurn(NamedTuple):
@@ -68,7 +76,7 @@ class Leave(NamedTuple):
     reason: str
 
 
-Action: TypeAlias = AnswerProbe | TakeOver | AskTurn | RunCalls | Report | Leave
+Action: TypeAlias = AnswerProbe | TakeOver | SayReady | AskTurn | RunCalls | Report | Leave
 
 WORKING: Final = ("preparing", "waiting", "running", "reported")
 """Phases in which news of skills may be sent."""
@@ -83,7 +91,7 @@ class Session(NamedTuple):
 
 
 def decide(session: Session, event: Event) -> tuple[Session, tuple[Action, ...]]:
-    """The session after `event`, and what is to be done, in order. An event that comes twice or too late does nothing."""
+    """The session after `event`, and what is to be done, in order. What comes twice or too late does nothing."""
     match event:
         case Welcomed():
             return (session._replace(phase="idle") if session.phase == "new" else session), ()
@@ -91,18 +99,18 @@ def decide(session: Session, event: Event) -> tuple[Session, tuple[Action, ...]]
             return session, (AnswerProbe(path),) if session.phase == "idle" else ()
         case Assign():
             return _assigned(session, event)
+        case TakenOver():
+            following, asked = _settled(session._replace(phase="preparing"))
+            return (following, (SayReady(), *asked)) if session.phase == "assigned" else (session, ())
         case SkillSettled(skill=skill):
             return _settled(session._replace(starting=session.starting - {skill}))
         case Turn():
             return _turn(session, event)
-        case CallsEnded(step=step, results=results):
-            if session.phase != "running" or step != session.step:
-                return session, ()
-            return Session("waiting", step + 1), (Report(step, results), AskTurn(step + 1))
+        case CallsEnded():
+            return _reported(session, event)
         case Finish(reason=reason):
-            return (
-                (session._replace(phase="finished"), (Leave(reason),)) if session.phase != "finished" else (session, ())
-            )
+            leaving = session.phase != "finished"
+            return session._replace(phase="finished"), (Leave(reason),) if leaving else ()
         case _:
             assert_never(event)
 
@@ -111,8 +119,15 @@ def _assigned(session: Session, assign: Assign) -> tuple[Session, tuple[Action, 
     if session.phase != "idle":
         return session, ()
     awaited = frozenset(skill.name for skill in assign.skills if not skill.lazy_init)
-    following, actions = _settled(Session("preparing", max(1, assign.step), awaited))
-    return following, (TakeOver(assign), *actions)
+    return Session("assigned", max(1, assign.step), awaited), (TakeOver(assign),)
+
+
+def _reported(session: Session, ended: CallsEnded) -> tuple[Session, tuple[Action, ...]]:
+    if session.phase != "running" or ended.step != session.step:
+        return session, ()
+    following = ended.step + 1
+    # The next turn is asked for at once, without waiting until the results are stored.
+    return Session("waiting", following), (Report(ended.step, ended.results), AskTurn(following))
 
 
 def _settled(session: Session) -> tuple[Session, tuple[Action, ...]]:

@@ -1,6 +1,6 @@
 """Results as messages: small ones inline, large ones as blobs that go up first, all within a message's bounds."""
 
-import hashlib
+import asyncio
 import json
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
@@ -14,6 +14,7 @@ MESSAGE_BYTES: Final = 768 << 10
 TURN_BLOB_BYTES: Final = 32 << 20
 """Of one turn: its chunks are kept in memory until they are acknowledged."""
 MAX_PARTS: Final = 64
+_SMALL_BYTES: Final = 64 << 10
 
 
 class Packed(NamedTuple):
@@ -46,9 +47,13 @@ def clean(text: str) -> str:
     return text
 
 
-def pack(step: int, results: tuple[Result, ...], limits: Limits) -> Packed:
-    """Split a turn's results. Hashes and copies up to 32 MiB: not for the event loop."""
-    return _Packing(limits).pack(step, results)
+async def pack(step: int, results: tuple[Result, ...], limits: Limits) -> Packed:
+    """Split a turn's results; on a thread when there is much to hash and copy."""
+    packing = _Packing(limits)
+    size = sum(len(_bytes_of(part)[0]) for result in results for part in result.content)
+    if size <= _SMALL_BYTES:
+        return packing.pack(step, results)
+    return await asyncio.to_thread(packing.pack, step, results)
 
 
 class _Packing:
@@ -100,6 +105,8 @@ class _Packing:
         return self._uploaded(data, media_type)
 
     def _uploaded(self, data: bytes, media_type: str) -> BlobRef:
+        import hashlib  # brings OpenSSL, 3 MiB that a run without blobs does without
+
         digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
         if digest not in self._sent:
             self._sent.add(digest)

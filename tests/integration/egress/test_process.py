@@ -206,7 +206,7 @@ async def test_calls_made_while_nobody_serves_wait_for_the_next_process(root: Pa
 
 async def test_a_process_that_hangs_is_unavailable_then_replaced_and_denies_until_told_again(root: Path) -> None:
     path = str(root / "egress.sock")
-    async with echo_server() as port, EgressProxy(allow_addresses=LOOPBACK, deadline=0.3) as egress:
+    async with echo_server() as port, EgressProxy(allow_addresses=LOOPBACK, deadline=1.0) as egress:
         await egress.listen(ONE, path)
         await egress.allow(ONE, [EgressRule("localhost", port)])
         old = running_pid(egress)

@@ -1,6 +1,7 @@
 """Real mounts without containers: what is refused, what is checked, what stays behind."""
 
 import asyncio
+import dataclasses
 import errno
 import os
 import stat
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from perstackd.adapters.workspaces import syscalls
+from perstackd.adapters.workspaces.host import HostWorkspaces
 from perstackd.adapters.workspaces.hostread import read_beneath
 from perstackd.domain.errors import Kind, PerstackError
 from perstackd.domain.ids import TenantId
@@ -87,6 +89,26 @@ async def test_a_directory_beside_a_root_with_the_same_beginning_is_outside(real
     beside = real.root / "projects-of-bob"
     beside.mkdir()
     assert (await refused(real, path_spec(beside))).reason == "workspace_outside_roots"
+
+
+async def test_the_daemons_own_directories_are_outside_whatever_the_roots_are(real: Rig) -> None:
+    await attach(real, named_spec("notes"))
+    await real.workspaces.open(OTHER_JOB, TENANT, EPHEMERAL)
+    everything = HostWorkspaces(dataclasses.replace(real.settings, roots=("/",)), real.namespaces)
+    others = TenantId("acme")
+    try:
+        for path in (
+            f"{real.settings.state}/workspaces/default/notes",
+            f"//{real.settings.state}//workspaces/default/notes/",
+            f"{real.settings.runtime}/ephemeral/{OTHER_JOB}",
+            real.settings.state,
+        ):
+            with pytest.raises(PerstackError) as error:
+                await everything.open(JOB, others, path_spec(path))
+            assert error.value.reason == "workspace_outside_roots"
+        await everything.open(JOB, others, path_spec(f"/{real.project('p')}/"))
+    finally:
+        await asyncio.to_thread(everything.shutdown)
 
 
 async def test_a_tenant_that_is_no_directory_name_is_refused(real: Rig) -> None:
@@ -206,6 +228,19 @@ async def test_a_workspace_whose_owner_was_changed_after_open_is_not_attached(re
         await real.workspaces.attach(JOB, BOX, slot, FIRST)
     assert error.value.fields["differences"] == "owner"
     assert not real.mounted(slot)
+
+
+async def test_an_expected_sandbox_is_attached_without_asking_the_helper(real: Rig) -> None:
+    project = real.project("p")
+    await real.workspaces.open(OTHER_JOB, TENANT, path_spec(project))
+    await real.workspaces.expect(FIRST)
+    kept = descriptors()
+    for spec in (EPHEMERAL, named_spec("notes"), path_spec(project)):
+        await attach(real, spec)
+        await real.workspaces.detach(BOX, real.slot("one"))
+        await real.workspaces.close(JOB)
+    # each namespace that has to be made is kept by descriptor; the one is open's own check of the named workspace
+    assert descriptors() - kept == 1
 
 
 @pytest.mark.parametrize("uid", [0, 999])

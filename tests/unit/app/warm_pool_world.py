@@ -30,6 +30,8 @@ class Timers:
         self._sleepers: list[tuple[float, asyncio.Future[None]]] = []
 
     async def sleep(self, seconds: float) -> None:
+        if seconds <= 0:
+            return
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._sleepers.append((self._clock.monotonic() + seconds, future))
         await future

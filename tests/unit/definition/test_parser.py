@@ -365,7 +365,19 @@ def test_the_number_of_findings_is_bounded() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["x" * (4 * 2**20 + 1), "a = " + "[" * 5000 + "]" * 5000, "[" + "a." * 100_000 + "a]"], ids=len
+    "text",
+    [
+        "x" * (4 * 2**20 + 1),
+        "a = " + "[" * 5000 + "]" * 5000,
+        "a = " + "{a=" * 5000,
+        "[" + "a." * 100_000 + "a]",
+        "a." * 100_000 + "a = 1",
+        "a = {" + "a." * 100_000 + "a = 1}",
+        "[" + '"x y" . ' * 50_000 + "a]",
+        "a = " + "1" * 5000,
+        'a = """' + '"\\' * 100_000,
+    ],
+    ids=["long", "arrays", "inline", "header", "dotted", "inline-dotted", "quoted", "digits", "unterminated"],
 )
 def test_a_file_made_to_exhaust_the_parser_is_an_error(text: str) -> None:
     assert parse(text).definition is None

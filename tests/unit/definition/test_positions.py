@@ -70,11 +70,11 @@ def test_every_key_of_a_tricky_text_is_at_its_place() -> None:
     [
         (("title",), (2, 1)),
         (("a", "b", "c"), (4, 7)),
-        (("list", 1, 1), (13, 16)),
+        (("list", 1, 1), (13, 17)),
         (("list", 3, "y.z", 0, "deep"), (14, 29)),
-        (("experts", "@me/coach", "skills", "@perstack/base", "pick", 1), (22, 3)),
-        (("items", 0, "name"), (24, 1)),
-        (("items", 1, "sub", "deep"), (30, 1)),
+        (("experts", "@me/coach", "skills", "@perstack/base", "pick", 1), (23, 3)),
+        (("items", 0, "name"), (25, 1)),
+        (("items", 1, "sub", "deep"), (31, 1)),
     ],
 )
 def test_places_are_lines_and_columns_from_one(path: Path, place: tuple[int, int]) -> None:

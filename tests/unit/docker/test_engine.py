@@ -158,10 +158,9 @@ async def test_refusals_are_answers_and_never_open_the_breaker(rig: Subject) -> 
 
 async def test_a_removal_waits_for_the_one_that_is_under_way(rig: Subject) -> None:
     engine, sandboxes = rig
-    replies = iter(
-        [(409, {"message": "removal of container is already in progress"}), (404, {"message": "No such container"})]
-    )
-    engine.routes[DELETE] = lambda: next(answers)
+    under_way = (409, {"message": "removal of container is already in progress"})
+    replies = iter([under_way, (404, {"message": "No such container"})])
+    engine.routes[DELETE] = lambda: next(replies)
     await sandboxes.remove(record().id)
     assert engine.count(DELETE) == 2
 

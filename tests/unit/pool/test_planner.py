@@ -52,10 +52,12 @@ def test_a_quarantined_sandbox_takes_nobodys_place() -> None:
     assert planned(state(Stage.QUARANTINED, Stage.CLAIMED), template(min_idle=1, maximum=2)) == (Start(1),)
 
 
-def test_as_many_quarantined_sandboxes_as_max_stop_the_refill_and_say_so() -> None:
-    stuck = state(Stage.QUARANTINED, Stage.QUARANTINED, waiting=[("j", 0)])
-    assert planned(stuck, template(min_idle=1, maximum=2)) == ()
-    assert "resist their removal" in pool.places(stuck, template(maximum=2))[0].reason
+def test_a_few_stuck_removals_do_not_stop_a_small_pool_but_many_do_and_it_says_so() -> None:
+    few = state(*[Stage.QUARANTINED] * 7)
+    assert planned(few, template(min_idle=1, maximum=2)) == (Start(1),)
+    many = state(*[Stage.QUARANTINED] * 8, waiting=[("j", 0)])
+    assert planned(many, template(min_idle=1, maximum=2)) == ()
+    assert pool.places(many, template(maximum=2))[0].reason.endswith("8 sandboxes resist their removal")
 
 
 def test_children_are_served_before_new_jobs_and_each_in_order_of_arrival() -> None:

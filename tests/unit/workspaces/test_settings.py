@@ -37,5 +37,11 @@ def test_a_tenant_that_is_no_plain_directory_name_has_no_managed_directory(tenan
     assert refused.value.reason == "tenant_invalid"
 
 
+def test_a_name_that_leaves_its_tenant_has_no_managed_directory() -> None:
+    with pytest.raises(PerstackError) as refused:
+        managed_directory("/var/lib/p", TenantId("acme"), "../other/notes")
+    assert refused.value.reason == "workspace_invalid"
+
+
 def test_a_named_workspace_has_one_place() -> None:
     assert managed_directory("/var/lib/p/", TenantId("acme"), "notes") == "/var/lib/p/workspaces/acme/notes"

@@ -35,7 +35,7 @@ async def blocks(descriptor: int) -> AsyncIterator[bytes]:
 
 
 async def read_messages(descriptor: int, incoming: Incoming) -> None:
-    """Parse lines into messages; what is no message is handed on as its error. Ends with the pipe, or at a line over 16 MiB."""
+    """Parse lines into messages; what is none is handed on as its error. Ends with the pipe, or at 16 MiB of one line."""
     async with incoming:
         line = bytearray()
         async for data in blocks(descriptor):

@@ -25,7 +25,7 @@ _NO_HANDSHAKE: Final = (mcp.METHOD_NOT_FOUND, mcp.UNSUPPORTED_PROTOCOL_VERSION)
 
 
 class Setting(NamedTuple):
-    """Where a server lives. `directory` opens its working directory; `root` is what it is told of the workspace, or empty."""
+    """Where a server lives. `directory` opens its working directory; `root` is the workspace it is told of, or empty."""
 
     environment: dict[str, str]
     directory: Callable[[], int]
@@ -63,7 +63,7 @@ class _Pipes:
 
 @asynccontextmanager
 async def connected(order: SkillOrder, setting: Setting, children: Children, words: LastWords) -> AsyncIterator[Server]:
-    """A server, started and asked for its tools. On leaving: no more requests, its input closed, 1 s, SIGTERM, 1 s, SIGKILL.
+    """A server, started and asked for its tools. On leaving: its input is closed, 1 s, SIGTERM, 1 s, SIGKILL.
 
     Raises:
         OSError, ValueError: it could not be started, or its list is not usable.
@@ -109,7 +109,7 @@ def _spec(order: SkillOrder, setting: Setting, pipes: _Pipes) -> Spec:
 
 
 async def _until_the_end(child: Child, descriptor: int, incoming: Incoming, ended: asyncio.Event) -> None:
-    """Read until the server's output ends; a process that is gone ends it too, though a grandchild may hold the pipe."""
+    """Read until the output ends; a process that is gone ends it too, though a grandchild may hold the pipe."""
     try:
         async with anyio.create_task_group() as either:
             either.start_soon(_cancel_after, child.exited, either.cancel_scope)

@@ -1,7 +1,7 @@
 """A skill of the run: its server started, started again when it died and is called, stopped at the end.
 
-run() is the owner of the server; calls come from anywhere and wait for it. A call that was under way when the server died
-is an error that says so; it is not repeated, since it may have taken effect.
+run() is the owner of the server; calls come from anywhere and wait for it. A call that was under way when the server
+died is an error that says so; it is not repeated, since it may have taken effect.
 """
 
 import asyncio

@@ -3,7 +3,9 @@
 import asyncio
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
+from typing import Any
 
 from perstack_runner.children import Children
 from perstack_runner.environment import child_environment, home_directory
@@ -12,6 +14,8 @@ from perstack_runner.results import failed
 from perstack_runner.skills.server import Setting
 from perstack_runner.skills.skill import Report, Skill
 from perstack_runner.tools.outcome import ToolFailure
+
+Owner = Callable[[Callable[[], None]], Coroutine[Any, Any, None]]
 
 
 class SkillSet:
@@ -25,10 +29,9 @@ class SkillSet:
             for index, order in enumerate(assign.skills)
         }
 
-    @property
-    def skills(self) -> tuple[Skill, ...]:
-        """In the assignment's order."""
-        return tuple(self._skills.values())
+    def owners(self) -> list[tuple[str, Owner]]:
+        """For each skill, in the assignment's order, its name and what owns it until it is cancelled."""
+        return [(name, partial(drive, skill)) for name, skill in self._skills.items()]
 
     def call_seconds(self, skill: str) -> float:
         """How long a call of this skill may take, with the wait for its server."""
@@ -72,10 +75,10 @@ def _opened(path: str, *, make: bool) -> int:
     return os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
-async def drive(skill: Skill, settled: Callable[[str], None]) -> None:
+async def drive(skill: Skill, settled: Callable[[], None]) -> None:
     """Own a skill until cancelled; `settled` is called once, when its first start came to an end."""
     async with asyncio.TaskGroup() as group:
         running = group.create_task(skill.run())
         await skill.settled.wait()
-        settled(skill.name)
+        settled()
         await running

@@ -1,4 +1,4 @@
-"""The base tools' names and schemas: proto/perstack/v1/base_tools.json, the same data that the daemon shows to models."""
+"""The base tools' names and schemas: proto/perstack/v1/base_tools.json, the data that the daemon shows to models."""
 
 import json
 import os
@@ -28,8 +28,8 @@ def load() -> dict[str, dict[str, Any]]:
 def checked(schema: Mapping[str, Any], raw: bytes) -> dict[str, Any]:
     """The arguments of a call, known names only, held to their schema.
 
-    Understands what base_tools.json uses: type, required, items, additionalProperties, minimum, maximum, minLength. null
-    counts as absent.
+    Understands what base_tools.json uses: type, required, items, additionalProperties, minimum, maximum, minLength.
+    null counts as absent.
 
     Raises:
         ToolFailure: invalid_arguments, naming the argument and what it has to be.

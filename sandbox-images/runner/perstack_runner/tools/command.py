@@ -27,7 +27,7 @@ Feed = Callable[[bytes], None]
 
 
 class Output:
-    """A pipe's content: the first `kept` bytes and the last 16 KiB, however much comes. Reads on the loop, never blocks.
+    """A pipe's content: the first `kept` bytes and the last 16 KiB, however much comes. Read on the loop, not blocking.
 
     Past `kept` it reads at most 64 MiB/s, so that a program that floods does not keep the loop busy.
     """
@@ -213,7 +213,7 @@ class Commands:
             await self._children.end(child)
 
     def _ask(self, arguments: dict[str, Any], writer: int) -> int:
-        """Write the request for the program, and open its working directory: the searched one, or that of the one file."""
+        """Write the request for the program, and open its directory: the searched one, or that of the one file."""
         path = arguments.get("path", ".")
         try:
             with self._tree.place(path) as place:

@@ -62,7 +62,7 @@ def _has_the_name(descriptor: int, place: Place) -> bool:
 
 
 def replace(place: Place, content: bytes, mode: int | None) -> None:
-    """Put `content` under the name in one step: readers see the old file or the new one. `mode` None means a new file's.
+    """Put `content` under the name in one step: readers see the old file or the new one. `mode` None is a new file's.
 
     Raises:
         OSError: nothing was changed.

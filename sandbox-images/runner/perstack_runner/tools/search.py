@@ -1,6 +1,6 @@
 """Looking things up: files by glob on a thread, text by regular expression in a process that can be killed.
 
-A regular expression can take for ever and holds the interpreter while it does, so no expression of a model's runs in here.
+A regular expression can take for ever and holds the interpreter while it does, so none of a model's runs in here.
 """
 
 import fnmatch

@@ -22,7 +22,7 @@ _FILE: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
 class Place(NamedTuple):
-    """A name in an open directory; `.` is the directory itself. No link when it was looked at: open it with O_NOFOLLOW."""
+    """A name in an open directory, `.` for itself. No link when it was looked at: open it with O_NOFOLLOW."""
 
     directory: int
     name: str
@@ -45,7 +45,7 @@ class Tree:
 
     @contextmanager
     def place(self, path: str, *, make_parents: bool = False, follow: bool = True) -> Iterator[Place]:
-        """The directory and the name that `path` means; the name need not exist. With follow=False a last link is itself.
+        """The directory and the name that `path` means; the name need not exist. follow=False: a last link is itself.
 
         Raises:
             ToolFailure: path_outside_workspace, invalid_path, too_many_links.

@@ -1,0 +1,127 @@
+import io
+import re
+
+import pytest
+from rich.console import Console
+
+from perstackctl.terminal import width
+from perstackctl.watch.frame import Size, frame
+from perstackctl.watch.screen import Screen
+from perstackctl.watch.trace import Trace, fold
+from tests.fakes.daemon_api import BEGIN, CHILD, PARENT, EventLog, story
+from tests.unit.ctl.test_trace import of
+
+SIZES = [(200, 60), (100, 30), (60, 12), (40, 8), (24, 5), (12, 3)]
+
+
+def drawn(items: list, columns: int = 100, rows: int = 30, now: int = BEGIN + 2000) -> list[str]:
+    console = Console(file=io.StringIO(), width=columns, height=rows, color_system=None)
+    with console.capture() as capture:
+        console.print(frame(fold(Trace(), of(items)), now, Size(columns, rows)))
+    return capture.get().rstrip("\n").split("\n")
+
+
+def at_work() -> EventLog:
+    log = EventLog()
+    log.created()
+    log.started(PARENT, "q")
+    log.turn(PARENT, 1, [("a", "readTextFile", {"path": "./log.md"}), ("b", "exec", {"command": "make"})])
+    log.results(PARENT, 1, [("a", "text", False)])
+    log.turn(PARENT, 2, [("c", "pro-trainer", {"query": "A menu"})])
+    log.started(CHILD, "A menu", "c")
+    log.stream("Warm-up: rowing.\nThen squats", run=CHILD, step=1, offset=0)
+    log.stream("cc main.c", run=PARENT, step=1, offset=0, kind="streamToolOutput", call="b")
+    return log
+
+
+def test_the_tree_shows_runs_calls_output_and_the_text_so_far() -> None:
+    assert drawn(at_work().items, now=BEGIN + 3000) == [
+        "job 01JD3Z0000000000000000JOB0  running  3.0s  2.0k↑ 100↓",
+        "└── ⠋ fitness-assistant  works #2  3.0s  2.0k↑ 100↓",
+        "    ├── ✓ readTextFile  30ms  path=./log.md",
+        "    ├── • exec  2.5s  command=make",
+        "    │     cc main.c",
+        "    └── ⠋ pro-trainer  prepares #1  2.1s",
+        "        └── Warm-up: rowing.",
+        "            Then squats",
+    ]
+
+
+def test_a_job_that_ended_is_small_and_says_how_it_ended() -> None:
+    assert drawn(story()) == [
+        "job 01JD3Z0000000000000000JOB0  completed  2.0s  5.0k↑ 250↓",
+        "└── ✓ fitness-assistant  completed  2.0s  4.0k↑ 200↓",
+        "    └── ✓ pro-trainer  completed  320ms  1.0k↑ 50↓",
+    ]
+
+
+@pytest.mark.parametrize(("columns", "rows"), SIZES)
+def test_a_picture_fits_the_terminal(columns: int, rows: int) -> None:
+    log = at_work()
+    for number in range(40):
+        run = f"01JD3Z000000000000000RUN{number:02d}"
+        started = log.add("startRun", {"query": "日本語 " * 50}, run=run, step=1)
+        started.expert_key, started.parent_run_id = f"an-expert-with-a-long-name-{number}", PARENT
+        log.stream("漢字 and more " * 500, run=run, step=1, offset=0)
+    picture = drawn(log.items, columns, rows)
+    assert len(picture) < rows or rows <= 3
+    assert len(picture) <= rows
+    assert all(width(row) <= columns for row in picture)
+
+
+def test_runs_that_ended_give_way_to_those_at_work() -> None:
+    log = at_work()
+    for number in range(30):
+        run = f"01JD3Z000000000000000RUN{number:02d}"
+        log.add("startRun", {"query": "q"}, run=run, step=1).parent_run_id = PARENT
+        log.add("completeRun", {"text": "t", "usage": {}}, run=run, step=1).parent_run_id = PARENT
+    picture = "\n".join(drawn(log.items, 80, 14))
+    assert "runs that ended" in picture
+    assert "pro-trainer" in picture
+
+
+def test_a_failure_stands_beside_its_run() -> None:
+    log = at_work()
+    log.add("stopRunByError", {"message": "the key was refused", "reason": "model_auth"}, run=CHILD, step=1)
+    assert any("✗ pro-trainer  failed" in row and "the key was refused" in row for row in drawn(log.items))
+
+
+def test_what_models_and_tools_write_cannot_act_on_the_terminal() -> None:
+    evil = "\x1b]0;owned\x07[bold]x[/bold]\x1b[2J\r\x9b31m\u202e"
+    log = EventLog()
+    log.created(expert=evil, query=evil)
+    log.started(PARENT, evil)
+    log.turn(PARENT, 1, [("c", evil, {evil: evil})], evil)
+    log.stream(evil, run=PARENT, step=1, offset=0, kind="streamToolOutput", call="c")
+    log.stream(evil, run=PARENT, step=1, offset=0)
+    log.add("egressDenied", {"host": evil, "reason": evil}, run=PARENT, step=1)
+    picture = "\n".join(drawn(log.items))
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", picture)
+    assert "[bold]x[/bold]" in picture  # rich's markup is text here
+
+
+def test_a_picture_is_drawn_over_the_last_one_without_clearing() -> None:
+    out = io.StringIO()
+    screen = Screen(out)
+    screen.draw(["one", "two"], [3, 3], 80)
+    screen.draw(["one", "2"], [3, 1], 80)
+    screen.draw(["one", "2"], [3, 1], 80)
+    screen.leave()
+    assert out.getvalue() == "\x1b[?25lone\x1b[K\ntwo\x1b[K\n\x1b[J" + "\x1b[2Fone\x1b[K\n2\x1b[K\n\x1b[J" + "\x1b[?25h"
+
+
+def test_a_terminal_that_became_narrower_is_drawn_from_the_right_row() -> None:
+    out = io.StringIO()
+    screen = Screen(out)
+    screen.draw(["x" * 50, "y"], [50, 1], 80)
+    screen.draw(["z"], [1], 20)
+    assert "\x1b[4Fz" in out.getvalue()
+
+
+def test_a_notice_stays_above_the_picture() -> None:
+    out = io.StringIO()
+    screen = Screen(out)
+    screen.draw(["tree"], [4], 80)
+    screen.above("notice", 80)
+    screen.draw(["tree"], [4], 80)
+    assert out.getvalue().endswith("\x1b[1Fnotice\x1b[K\n\x1b[Jtree\x1b[K\n\x1b[J")

@@ -1,0 +1,80 @@
+import io
+
+from perstackctl.watch.plain import PlainLog
+from perstackctl.watch.trace import Trace
+from tests.fakes.daemon_api import PARENT, EventLog, story
+from tests.unit.ctl.test_trace import of
+
+STORY = """\
+    0.000s  job 01JD3Z0000000000000000JOB0 created: fitness-assistant, anthropic/claude-sonnet-5, workspace named:demo
+    0.020s  fitness-assistant: got sandbox 01JD3ZSANDBOXPAR0000000000 (base)
+    0.030s  fitness-assistant #1: started: Start today's session
+    0.040s  fitness-assistant #1: asks claude-sonnet-5
+    0.440s  fitness-assistant #1: says: I look at the log first.
+    0.440s  fitness-assistant #1: calls readTextFile path=./fitness-log.md
+    0.470s  fitness-assistant #1: readTextFile done in 30ms: # Fitness log 2024-11-18 slept well
+    0.480s  fitness-assistant #2: asks claude-sonnet-5
+    0.890s  fitness-assistant #2: delegates to pro-trainer: A menu for a rested person
+    0.900s    pro-trainer: got sandbox 01JD3ZSANDBOXCHD0000000000 (base)
+    0.910s    pro-trainer #1: started: A menu for a rested person
+    0.920s    pro-trainer #1: asks claude-sonnet-5
+    1.220s    pro-trainer #1: completed after 320ms, 1 step, 1.0k tokens in, 50 out
+    1.250s  fitness-assistant #3: asks claude-sonnet-5
+    1.650s  fitness-assistant #3: calls appendTextFile path=./fitness-log.md text=rowing
+    1.680s  fitness-assistant #3: appendTextFile failed in 30ms: EACCES: read-only
+    1.980s  fitness-assistant #4: completed after 2.0s, 4 steps, 4.0k tokens in, 200 out
+    2.000s  job 01JD3Z0000000000000000JOB0 completed after 2.0s, 5.0k tokens in, 250 out
+
+Ten minutes of rowing, then rest.
+"""
+
+
+def printed(items: list) -> str:
+    out = io.StringIO()
+    log = PlainLog(out)
+    log.close(log.paint(Trace(), of(items)))
+    return out.getvalue()
+
+
+def test_a_job_reads_as_a_log() -> None:
+    assert printed(story()) == STORY
+
+
+def test_what_models_and_tools_write_cannot_act_on_the_terminal() -> None:
+    evil = "\x1b]0;owned\x07\x1b[2Jx\r\x9b31m\u202e\n"
+    log = EventLog()
+    log.created(expert=evil, query=evil)
+    log.started(PARENT, evil)
+    log.turn(PARENT, 1, [("c", evil, {evil: evil})], evil)
+    log.results(PARENT, 1, [("c", evil, True)])
+    log.add("egressDenied", {"host": evil, "port": 443, "reason": evil}, run=PARENT, step=1)
+    log.add("skillStderr", {"skill": evil, "text": evil}, run=PARENT, step=1)
+    log.add("retry", {"message": evil, "reason": evil}, run=PARENT, step=1)
+    log.add("stopRunByError", {"message": evil, "reason": evil}, run=PARENT, step=1)
+    log.finished("failed", answer=evil, message=evil)
+    text = printed(log.items)
+    assert not {char for char in text if char != "\n" and (ord(char) < 32 or 0x7F <= ord(char) <= 0x9F)}
+    assert "\u202e" not in text
+    # One line an event, however many line ends it holds: nothing can pass for a line of ours.
+    assert len(text.rstrip().split("\n")) == len(set(text.rstrip().split("\n")))
+    assert all("s  " in row for row in text.split("\n\n")[0].split("\n"))
+
+
+def test_a_denied_host_comes_with_the_way_to_allow_it() -> None:
+    log = EventLog()
+    log.created()
+    log.started(PARENT, "q")
+    log.add("egressDenied", {"host": "api.example", "port": 443, "reason": "host_not_allowed"}, run=PARENT, step=1)
+    assert "was denied api.example:443 (host_not_allowed); allow it with --allow-domain api.example" in printed(
+        log.items
+    )
+
+
+def test_a_sandbox_that_is_lost_is_told_and_one_that_is_given_back_is_not() -> None:
+    log = EventLog()
+    log.created()
+    log.started(PARENT, "q")
+    log.add("sandboxReleased", {"cause": "oomKilled", "detail": "768 MiB", "sandboxId": "S"}, run=PARENT)
+    text = printed(log.items)
+    assert "lost its sandbox (oomKilled): 768 MiB" in text
+    assert "lost" not in printed(story())
