@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from perstackd.adapters.workspaces.hostread import read_beneath
+from perstackd.adapters.workspaces.places import managed_directory
+from perstackd.domain.ids import DEFAULT_TENANT
 
 EXAMPLE: Final = Path(__file__).parent / "fitness-assistant"
 BIN: Final = Path(sys.executable).parent
@@ -104,14 +106,16 @@ def wait_for(socket: Path, alive: Callable[[], bool]) -> bool:
 
 def _run(environment: dict[str, str], *, real: bool) -> int:
     provider = [] if real else ["--provider", "replay"]
-    command = [BIN / "perstackctl", "run", "fitness-assistant", QUERY, "--workspace", WORKSPACE, *provider]
+    # On a terminal the live view follows the job; anywhere else a readable log does.
+    output = [] if sys.stdout.isatty() else ["--output", "text"]
+    command = [BIN / "perstackctl", "run", "fitness-assistant", QUERY, "--workspace", WORKSPACE, *provider, *output]
     return subprocess.run(command, cwd=EXAMPLE, env=environment, check=False).returncode
 
 
 def _show_workspace(home: Path) -> None:
     _title("fitness-log.md, as the expert wrote it in its workspace")
     # A workspace holds what a sandbox wrote: never follow its links.
-    root = home / "state/workspaces/default" / WORKSPACE
+    root = managed_directory(f"{home}/state", DEFAULT_TENANT, WORKSPACE)
     sys.stdout.write(read_beneath(root, "fitness-log.md", 1 << 20).decode(errors="replace").rstrip() + "\n")
 
 

@@ -101,6 +101,11 @@ def ulimits_of(template: Template) -> dict[str, int]:
     return {"nofile": template.nofile, "core": 0, "fsize": template.fsize}
 
 
+def runner_arguments(template: Template) -> tuple[str, ...]:
+    """What the runner is told at its start: members of `skills` templates import the MCP SDK while they are warm."""
+    return ("--skills",) if template.name == "skills" or template.name.startswith("skills-") else ()
+
+
 def security_options(seccomp: str) -> list[str]:
     """The engine's security options; AppArmor's docker-default is the engine's own choice where the host has it."""
     return ["no-new-privileges", f"seccomp={seccomp}"]
@@ -118,6 +123,7 @@ def container_options(
     """The body of the engine's create call. `seccomp` is the profile's text. Holds no secret."""
     return {
         "Image": image_id,
+        "Cmd": list(runner_arguments(template)),
         "User": f"{record.uid}:{record.uid}",
         "Hostname": "sandbox",
         "Env": list(ENVIRONMENT),

@@ -8,13 +8,13 @@ from perstackctl.terminal import width
 from perstackctl.watch.frame import Size, frame
 from perstackctl.watch.screen import Screen
 from perstackctl.watch.trace import Trace, fold
-from tests.fakes.daemon_api import BEGIN, CHILD, PARENT, EventLog, story
+from tests.fakes.daemon_api import BEGIN, CHILD, PARENT, EventLog, Item, story
 from tests.unit.ctl.test_trace import of
 
 SIZES = [(200, 60), (100, 30), (60, 12), (40, 8), (24, 5), (12, 3)]
 
 
-def drawn(items: list, columns: int = 100, rows: int = 30, now: int = BEGIN + 2000) -> list[str]:
+def drawn(items: list[Item], columns: int = 100, rows: int = 30, now: int = BEGIN + 2000) -> list[str]:
     console = Console(file=io.StringIO(), width=columns, height=rows, color_system=None)
     with console.capture() as capture:
         console.print(frame(fold(Trace(), of(items)), now, Size(columns, rows)))

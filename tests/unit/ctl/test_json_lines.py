@@ -43,11 +43,8 @@ def test_payload_values_are_printed_byte_for_byte() -> None:
 
 def test_a_member_of_the_payload_cannot_pass_for_the_envelope() -> None:
     printed = event_line(event(b'{"seq":99,"jobId":"other","type":"jobFinished"}'))
-    assert (json.loads(printed)["seq"], json.loads(printed)["jobId"], json.loads(printed)["type"]) == (
-        7,
-        "J",
-        "callTools",
-    )
+    read = json.loads(printed)
+    assert (read["seq"], read["jobId"], read["type"]) == (7, "J", "callTools")
     assert printed.count('"seq"') == printed.count('"type"') == 1
 
 

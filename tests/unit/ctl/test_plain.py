@@ -2,7 +2,7 @@ import io
 
 from perstackctl.watch.plain import PlainLog
 from perstackctl.watch.trace import Trace
-from tests.fakes.daemon_api import PARENT, EventLog, story
+from tests.fakes.daemon_api import PARENT, EventLog, Item, story
 from tests.unit.ctl.test_trace import of
 
 STORY = """\
@@ -29,7 +29,7 @@ Ten minutes of rowing, then rest.
 """
 
 
-def printed(items: list) -> str:
+def printed(items: list[Item]) -> str:
     out = io.StringIO()
     log = PlainLog(out)
     log.close(log.paint(Trace(), of(items)))

@@ -2,20 +2,21 @@ from dataclasses import replace
 
 import pytest
 from perstack.v1 import jobs_pb2
+from perstack.v1.events_pb2 import Event
 
 from perstackctl.client import Batch, ProtocolError
 from perstackctl.client.convert import batch
 from perstackctl.watch.trace import CALLS_KEPT, TEXT_KEPT, Trace, fold
-from tests.fakes.daemon_api import CHILD, JOB, PARENT, EventLog, result, story
+from tests.fakes.daemon_api import CHILD, JOB, PARENT, EventLog, Item, result, story
 
 
 def folded(log: EventLog) -> Trace:
     return fold(Trace(), of(log.items))
 
 
-def of(items: list) -> Batch:
-    events = [item for item in items if hasattr(item, "payload")]
-    pieces = [item for item in items if not hasattr(item, "payload")]
+def of(items: list[Item]) -> Batch:
+    events = [item for item in items if isinstance(item, Event)]
+    pieces = [item for item in items if not isinstance(item, Event)]
     return batch(jobs_pb2.WatchJobResponse(events=events, streaming=pieces))
 
 
@@ -48,7 +49,7 @@ def test_calls_have_durations_results_and_errors_in_words() -> None:
 
 def test_events_that_were_seen_before_change_nothing() -> None:
     once = fold(Trace(), of(story()))
-    assert fold(once, of([item for item in story() if hasattr(item, "payload")])) == once
+    assert fold(once, of([item for item in story() if isinstance(item, Event)])) == once
 
 
 def test_a_stream_that_is_joined_in_the_middle_makes_runs_as_they_come() -> None:
@@ -117,7 +118,9 @@ def test_what_is_kept_is_bounded_however_long_a_job_is() -> None:
         ("stopRunByCancel", {}, "cancelled", "cancelled"),
     ],
 )
-def test_every_way_to_stop_says_why_and_ends_open_calls(kind: str, payload: dict, outcome: str, detail: str) -> None:
+def test_every_way_to_stop_says_why_and_ends_open_calls(
+    kind: str, payload: dict[str, object], outcome: str, detail: str
+) -> None:
     log = running()
     log.turn(PARENT, 1, [("c", "exec", {})])
     log.add(kind, payload, run=PARENT, step=1)

@@ -109,6 +109,13 @@ def test_the_default_templates_memory_covers_its_tmpfs_and_256_mib() -> None:
     assert template.memory >= charged + (256 << 20)
 
 
+@pytest.mark.parametrize(
+    ("name", "arguments"), [("base", []), ("skills", ["--skills"]), ("skills-full", ["--skills"]), ("skillset", [])]
+)
+def test_members_of_skills_templates_are_told_so(name: str, arguments: list[str]) -> None:
+    assert options(Template(name, "i"))["Cmd"] == arguments
+
+
 @pytest.mark.parametrize("runtime", ["runc", "runsc"])
 def test_the_runtime_is_the_templates(runtime: str) -> None:
     assert host(Template("t", "i", runtime=runtime))["Runtime"] == runtime

@@ -62,7 +62,7 @@ async def test_a_turn_arrives_with_its_usage_and_the_request_was_well_formed() -
     assert events == [TextDelta("Good m"), TextDelta("orning"), TURN]
     received = api.received[0]
     assert received.path == "/v1/messages"
-    assert received.headers["x-api-key"] == KEY
+    assert received.headers["authorization"] == f"Bearer {KEY}"
     assert received.headers["x-team"] == "blue"
     assert received.body["stream"] is True
     assert received.body["model"] == "claude-sonnet-5"
@@ -183,9 +183,13 @@ async def test_deltas_before_a_break_were_shown_and_no_turn_follows() -> None:
     seen: list[ModelEvent] = []
     async with serving(Reply(FRAMES[:4], ending=Ending.CUT)) as api:
         models = models_of(api)
-        with anyio.fail_after(30), pytest.raises(PerstackError):
+
+        async def watch() -> None:
             async for event in models.stream(ASKED):
                 seen.append(event)
+
+        with anyio.fail_after(30), pytest.raises(PerstackError):
+            await watch()
         await models.close()
     assert seen == [TextDelta("Good m")]
 
@@ -245,7 +249,7 @@ async def test_a_new_key_is_used_from_the_next_call_on() -> None:
         await ask(models)
         await ask(models)
         await models.close()
-    assert [received.headers["x-api-key"] for received in api.received] == ["sk-old", "sk-new"]
+    assert [received.headers["authorization"] for received in api.received] == ["Bearer sk-old", "Bearer sk-new"]
 
 
 async def test_the_key_goes_to_no_host_that_the_operator_did_not_allow() -> None:
