@@ -27,6 +27,7 @@ QUERY: Final = "Start today's session"
 WORKSPACE: Final = "fitness-demo"
 START_SECONDS: Final = 60
 STOP_SECONDS: Final = 45
+_SHOWN: Final = {"capabilities", "may_gain_privileges", "without_seccomp_filter", "other_uids", "root", "other_networks", "user"}
 
 
 def main() -> int:
@@ -59,11 +60,11 @@ def _who_answers(*, real: bool) -> str:
 
 
 def _configuration(home: Path, *, real: bool) -> Path:
-    models = "" if real else f'[models.replay]\nfile = "{EXAMPLE.resolve()}/conversation.jsonl"\n'
+    replay = f'[models]\ndefault_provider = "replay"\n[models.replay]\nfile = "{EXAMPLE.resolve()}/conversation.jsonl"\n'
     config = home / "perstackd.toml"
     config.write_text(
         f'version = 1\nstate_directory = "{home}/state"\nruntime_directory = "{home}/run"\n'
-        f"[templates.base]\nmin_idle = 2\nmax = 4\n{models}"
+        f"[templates.base]\nmin_idle = 2\nmax = 4\n{'' if real else replay}"
     )
     return config
 
@@ -129,8 +130,8 @@ def _show_sandboxes(environment: dict[str, str]) -> None:
             good = sum(check["ok"] for check in checks)
             _say(f"{run['expertKey']:<18} {sandbox}  posture: {good} of {len(checks)} checks as required")
             for check in checks:
-                if check["name"] in {"CapEff", "NoNewPrivs", "Seccomp", "network", "uid"} or not check["ok"]:
-                    _say(f"    {'ok ' if check['ok'] else 'BAD'} {check['name']:<14} {check['actual']}")
+                if check["name"] in _SHOWN or not check["ok"]:
+                    _say(f"    {'ok ' if check['ok'] else 'BAD'} {check['name']:<24} {check['actual']}")
 
 
 def _ctl(environment: dict[str, str], *arguments: str) -> Any:

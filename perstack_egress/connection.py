@@ -2,14 +2,14 @@
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 from perstack_egress import answer
 from perstack_egress.addresses import Address, may_dial
-from perstack_egress.clienthello import MAX_BYTES, check_server_name, parse_client_hello
-from perstack_egress.connect import END, MAX_HEADER, parse_connect
+from perstack_egress.client import Client, ClientGone
+from perstack_egress.connect import parse_connect
 from perstack_egress.dial import dial
 from perstack_egress.limits import Limits
 from perstack_egress.log import log
@@ -17,8 +17,6 @@ from perstack_egress.policy import Host, Policy, parse_host
 from perstack_egress.refusal import Refused
 from perstack_egress.resolve import Resolver, resolve
 from perstack_egress.tunnel import Counts, Tunnel
-
-_ANSWER_TIMEOUT = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,15 +31,12 @@ class Outcome:
     seconds: float = 0.0
 
 
-class _ClientGone(Exception):  # noqa: N818 - an end, not a fault
-    """The client closed its side before there was a tunnel."""
-
-
 class Connection:
     """Serves one accepted socket and closes it. `policy` is asked anew for each decision."""
 
     def __init__(self, client: socket.socket, policy: Callable[[], Policy], limits: Limits, resolver: Resolver) -> None:
         self._client = client
+        self._talk = Client(client)
         self._policy = policy
         self._limits = limits
         self._resolver = resolver
@@ -101,7 +96,7 @@ class Connection:
         except Refused as refused:
             await self._refuse(refused)
             return False, refused.reason
-        except (_ClientGone, ConnectionError, TimeoutError):
+        except (ClientGone, ConnectionError, TimeoutError):
             return self._established, "client_gone" if self._asked[0] else ""
         except Exception as error:  # the boundary: a fault of ours must not end the other tunnels
             log("connection_failed", error=type(error).__name__, host=self._asked[0])
@@ -109,8 +104,7 @@ class Connection:
             return False, "internal"
 
     async def _open(self) -> None:
-        header = await self._read(self._header, self._limits.header_timeout, "request_timeout")
-        target = parse_connect(header)
+        target = parse_connect(await self._talk.header(self._limits.header_timeout))
         self._asked = (target.host, target.port)
         host = parse_host(target.host)
         self._asked = (host.text, target.port)
@@ -119,14 +113,16 @@ class Connection:
         policy.check(host, target.port)
         addresses = await resolve(self._resolver, host, policy.networks, self._limits.dial_timeout)
         self._upstream, self._address = await dial(addresses, target.port, policy.networks, self._limits.dial_timeout)
-        await self._send(answer.ESTABLISHED)
+        if self.forbidden_by(self._policy()):
+            raise Refused("policy_changed", f"{host.text} is not allowed any more")
+        await self._talk.send(answer.ESTABLISHED)
         self._established = True
 
     async def _first_bytes(self) -> bytes:
         """The checked ClientHello, as it came; nothing where TLS is not asked for."""
-        if self._asked[1] not in self._limits.tls_ports:
+        if self._host is None or self._asked[1] not in self._limits.tls_ports:
             return b""
-        return await self._read(self._hello, self._limits.hello_timeout, "client_hello_timeout")
+        return await self._talk.client_hello(self._host, self._limits.hello_timeout)
 
     async def _relay(self, first: bytes) -> str:
         if self._upstream is None:
@@ -135,42 +131,8 @@ class Connection:
         self._counts = tunnel.counts
         return await tunnel.relay(first)
 
-    async def _read(self, reader: Callable[[], Awaitable[bytes]], seconds: float, reason: str) -> bytes:
-        try:
-            async with asyncio.timeout(seconds):
-                return await reader()
-        except TimeoutError:
-            raise Refused(reason, f"the client was silent for {seconds:g} s") from None
-
-    async def _header(self) -> bytes:
-        data = b""
-        while END not in data:
-            if len(data) >= MAX_HEADER:
-                raise Refused("request_too_large", f"the header is larger than {MAX_HEADER} bytes")
-            data += await self._receive(MAX_HEADER - len(data))
-        return data
-
-    async def _hello(self) -> bytes:
-        if self._host is None:
-            raise AssertionError("a ClientHello comes after a CONNECT")
-        data = b""
-        while (hello := parse_client_hello(data)) is None:
-            data += await self._receive(MAX_BYTES - len(data))
-        check_server_name(hello, self._host.text, is_address=self._host.address is not None)
-        return data
-
-    async def _receive(self, most: int) -> bytes:
-        data = await asyncio.get_running_loop().sock_recv(self._client, most)
-        if not data:
-            raise _ClientGone
-        return data
-
-    async def _send(self, data: bytes) -> None:
-        async with asyncio.timeout(_ANSWER_TIMEOUT):
-            await asyncio.get_running_loop().sock_sendall(self._client, data)
-
     async def _refuse(self, refused: Refused) -> None:
         host, port = ("", 0) if self._host is None else (self._host.text, self._asked[1])
         data = answer.alert(refused.reason) if self._established else answer.render(refused, host, port)
         with suppress(OSError):  # it left, or does not read: the refusal stands and is reported
-            await self._send(data)
+            await self._talk.send(data)

@@ -11,6 +11,8 @@ from perstackctl.commands.lazy import LazyCommand, LazyGroup
 from perstackctl.commands.options import ADDRESS_HELP, remember_address
 from perstackctl.output import note
 
+_NAME: Final = "perstackctl"
+_COMPLETE: Final = "_PERSTACKCTL_COMPLETE"
 INTERRUPTED: Final = 130
 CLOSED_PIPE: Final = 141
 
@@ -73,13 +75,12 @@ def main() -> int:
     # gRPC's own log lines about a socket that is not there would stand beside our sentence about it.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
-        code = cli.main(prog_name="perstackctl", standalone_mode=False)
+        code = _invoke()
         sys.stdout.flush()
-    except click.exceptions.Abort:
-        sys.stderr.write("\n")
-        return INTERRUPTED
-    except KeyboardInterrupt:
-        note("interrupted; jobs that were made go on (perstackctl job ls)")
+    except click.exceptions.Exit as end:
+        return end.exit_code
+    except (KeyboardInterrupt, click.exceptions.Abort) as interrupt:
+        note(str(interrupt) or "interrupted")
         return INTERRUPTED
     except click.ClickException as error:
         error.show()
@@ -91,4 +92,13 @@ def main() -> int:
         # Whoever read our output left. Python would complain again while it closes standard output.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return CLOSED_PIPE
-    return code if isinstance(code, int) else 0
+    return code
+
+
+def _invoke() -> int:
+    if _COMPLETE in os.environ:
+        cli.main(prog_name=_NAME)
+    # Not cli.main: it makes its own of interrupts and of closed pipes.
+    with cli.make_context(_NAME, sys.argv[1:]) as ctx:
+        code = cli.invoke(ctx)
+        return code if isinstance(code, int) else 0

@@ -90,9 +90,14 @@ class EngineConfig(_Section):
 
 
 class AnthropicConfig(_Section):
-    """`api_key_env` names the variable of the daemon's environment that holds the key."""
+    """`api_key_env` names the variable of the daemon's environment that holds the key.
+
+    The key is sent to `base_url` and to no other host, but for `allowed_hosts` (`name` or `name:port`), which a
+    definition's baseUrl may name.
+    """
 
     base_url: str = ""
+    allowed_hosts: tuple[str, ...] = ()
     api_key_env: str = "ANTHROPIC_API_KEY"
 
 

@@ -13,7 +13,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Final
@@ -123,6 +123,8 @@ async def assembled(
         router = ModelRouter(providers if providers is not None else _providers(config, store.blobs))
         stack.push_async_callback(router.close)
         sandboxes = await stack.enter_async_context(DockerSandboxes(_engine(config)))
+        tasks = await stack.enter_async_context(asyncio.TaskGroup())
+        tasks.create_task(_warm(config, router))  # beside the pool's start, which takes longer
         ports = PoolPorts(
             sandboxes=sandboxes,
             links=GrpcRunnerLinks(clock),
@@ -136,12 +138,12 @@ async def assembled(
         pool = await stack.enter_async_context(WarmPool(ports, templates, str(config.runtime_directory), limits))
         models = _recorded(config, router)
         services = RunServices(pool, workspaces, egress, models, store.blobs, clock, base_tools())
+        definitions = TomlDefinitions(frozenset(config.models.anthropic.allowed_hosts))
         sealer = await asyncio.to_thread(AesSealer.from_key_file, config.key_file)
         jobs = await stack.enter_async_context(
-            Jobs(store, Feed(store), services, TomlDefinitions(), sealer, _defaults(config), _checker(router))
+            Jobs(store, Feed(store), services, definitions, sealer, _defaults(config), _checker(router))
         )
         system = System(_facts(config, started), sandboxes, pool, jobs)
-        await _warm(config, router)
         yield Parts(Api(jobs, pool, system), clock)
 
 
@@ -195,7 +197,9 @@ def seccomp_profile() -> Path:
 def _providers(config: Config, blobs: Blobs) -> Providers:
     models = config.models
     key = models.anthropic.api_key_env
-    settings = AnthropicSettings(models.anthropic.base_url) if models.anthropic.base_url else AnthropicSettings()
+    settings = AnthropicSettings(allowed_hosts=frozenset(models.anthropic.allowed_hosts))
+    if models.anthropic.base_url:
+        settings = replace(settings, base_url=models.anthropic.base_url)
     providers: dict[str, Callable[[], Models]] = {
         "anthropic": lambda: AnthropicModels(lambda: os.environ.get(key), settings, blobs)
     }

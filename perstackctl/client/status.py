@@ -50,7 +50,7 @@ def _explained(code: grpc.StatusCode, message: str) -> str:
 
 def _error_info(error: grpc.aio.AioRpcError) -> tuple[str, Mapping[str, str]]:
     # Imported here: 40 ms that only a failure has to pay.
-    from google.rpc import error_details_pb2  # type: ignore[import-untyped]
+    from google.rpc import error_details_pb2
     from grpc_status import rpc_status
 
     try:

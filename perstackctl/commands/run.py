@@ -88,6 +88,7 @@ async def execute(client: "Client", options: RunOptions) -> int:
             request = await _request(client, options)
             interrupts.arm()
             created = await client.create_job(request)
+            interrupts.name_job(created.job.id)
             for finding in created.warnings:
                 note(located(finding, request.definition.source))
             if options.detach:

@@ -1,28 +1,35 @@
 """Ctrl-C while a job is run: the first asks for its cancellation, the second leaves at once.
 
-Handled by the process and not by the event loop, so that a write to a pipe that nobody reads cannot hold it back.
+Handled by the process and not by the event loop, so that a write to a pipe that nobody reads cannot hold the second
+one back.
 """
 
 import asyncio
+import os
 import signal
+import sys
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Any, Final, NoReturn, Self
+
+LEFT: Final = 130
+_SHOW_CURSOR: Final = b"\x1b[?25h"
 
 
 class Interrupts:
     """`with Interrupts() as interrupts:` inside a running loop, in the main thread.
 
-    Until `arm` is called the first Ctrl-C raises KeyboardInterrupt: there is no job to cancel yet.
+    Until `arm` is called Ctrl-C means what it always means: there is no job to cancel yet.
     """
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._asked = asyncio.Event()
-        self._armed = False
+        self._count = 0
+        self._left = "left while a job was made; see it with perstackctl job ls"
         self._before: Any = None
 
     def __enter__(self) -> Self:
-        self._before = signal.signal(signal.SIGINT, self._on_signal)
+        self._before = signal.getsignal(signal.SIGINT)
         return self
 
     def __exit__(
@@ -32,14 +39,25 @@ class Interrupts:
 
     def arm(self) -> None:
         """From now on the first Ctrl-C is a wish, not an end."""
-        self._armed = True
+        signal.signal(signal.SIGINT, self._on_signal)
+
+    def name_job(self, job_id: str) -> None:
+        """What is left behind by the second Ctrl-C."""
+        self._left = f"left job {job_id}, which was asked to end; see its end with perstackctl job watch {job_id}"
 
     async def wait(self) -> None:
         """Return when the first Ctrl-C came."""
         await self._asked.wait()
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
-        if not self._armed:
-            raise KeyboardInterrupt
-        self._armed = False
+        self._count += 1
+        if self._count > 1:
+            self._leave()
         self._loop.call_soon_threadsafe(self._asked.set)
+
+    def _leave(self) -> NoReturn:
+        # No clean-up: nothing is kept here but the cursor, and whatever is waited for is what Ctrl-C shall end.
+        if sys.stdout.isatty():
+            os.write(sys.stdout.fileno(), _SHOW_CURSOR)
+        os.write(sys.stderr.fileno(), f"\nperstackctl: {self._left}\n".encode())
+        os._exit(LEFT)

@@ -34,5 +34,5 @@ def configure(level: str) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(number)
-    for noisy in ("docker", "urllib3", "httpx", "httpcore", "anthropic", "asyncio"):
+    for noisy in ("docker", "grpc", "urllib3", "httpx", "httpcore", "anthropic", "asyncio"):
         logging.getLogger(noisy).setLevel(max(number, logging.WARNING))

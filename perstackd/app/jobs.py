@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Final, Self
 
 import anyio
+from anyio import to_thread
 from anyio.abc import TaskGroup
 
 from perstackd.app.feed import Batch, Feed
@@ -33,6 +34,7 @@ from perstackd.ports.event_store import Store
 from perstackd.ports.secrets import Sealer
 
 _PAGE: Final = 500
+REMEMBERED: Final = 1 << 20  # characters of definitions
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,7 @@ class Jobs:
         self._defaults = defaults
         self._check_provider = check_provider
         self._workers: dict[JobId, JobWorker] = {}
+        self._resolved: dict[tuple[str, str, str], ResolvedRequest] = {}
         self.draining = False
         self._tasks: TaskGroup = anyio.create_task_group()
         self._stack = AsyncExitStack()
@@ -87,9 +90,18 @@ class Jobs:
         return await self._stack.__aexit__(kind, error, trace)
 
     # --- commands ---------------------------------------------------------------------------------------------------
-    def resolve(self, toml: str, source: str, expert_key: str) -> ResolvedRequest:
-        """What a job of this definition needs. Raises as `job_request.resolved` does."""
-        return resolved(self._definitions, toml, source, expert_key)
+    async def resolve(self, toml: str, source: str, expert_key: str) -> ResolvedRequest:
+        """What a job of this definition needs. Raises as `job_request.resolved` does.
+
+        Parsed in a thread: a large definition takes seconds, and the loop is everyone's. The last few are remembered,
+        because `perstackctl run` asks for the same one twice.
+        """
+        wanted = (toml, source, expert_key)
+        found = self._resolved.pop(wanted, None) or await to_thread.run_sync(resolved, self._definitions, *wanted)
+        self._resolved[wanted] = found
+        while sum(len(known) for known, _, _ in self._resolved) > REMEMBERED:
+            self._resolved.pop(next(iter(self._resolved)))
+        return found
 
     async def create(self, request: JobRequest) -> tuple[JobRecord, tuple[Finding, ...]]:
         """Accept a job, durable on return, and begin it.
@@ -101,7 +113,7 @@ class Jobs:
         if repeated := await self._repeated(request):
             return repeated, ()
         self._admit()
-        found = self.resolve(request.toml, request.source, request.expert_key)
+        found = await self.resolve(request.toml, request.source, request.expert_key)
         check(request, found, self._defaults.model, self._check_provider)
         record = await self._record(request, found)
         context = self._context(request, found, record)

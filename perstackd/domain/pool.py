@@ -272,7 +272,8 @@ def plan(state: PoolState, template: Template, now: float, among: Shared) -> tup
     after = state
     for hand in hands:
         after = handed(after, hand, now)
-    expiries = tuple(Expire(seat.sandbox_id) for seat in after.seats if _useless(seat, after))
+    unwanted = (seat for seat in after.seats if seat.stage is Stage.IDLE and (seat.level or after.draining))
+    expiries = tuple(Expire(seat.sandbox_id) for seat in unwanted)
     for expiry in expiries:
         after = removing(after, expiry.sandbox_id, now)
     return (*hands, *expiries, *_halts(after, now), *_starts(after, template, now, among))
@@ -288,10 +289,6 @@ def _hands(state: PoolState) -> tuple[Hand, ...]:
             idle.remove(seat)
             hands.append(Hand(claim.id, seat.sandbox_id))
     return tuple(hands)
-
-
-def _useless(seat: Seat, state: PoolState) -> bool:
-    return seat.stage is Stage.IDLE and (seat.level > 0 or state.draining)
 
 
 def _halts(state: PoolState, now: float) -> tuple[Halt, ...]:
@@ -354,11 +351,17 @@ def _holder(states: Mapping[str, PoolState], templates: Mapping[str, Template], 
 # --- what is shown --------------------------------------------------------------------------------------------------
 def places(state: PoolState, template: Template) -> tuple[Place, ...]:
     """Place and reason of every waiting claim, in order."""
-    reason = _why(state, template)
-    return tuple(Place(claim.id, index, reason) for index, claim in enumerate(state.waiting, 1))
+    nothing = _nothing_comes(state, template)
+    coming = max(0, template.max - state.live) + state.count(Stage.STARTING, Stage.IDLE, Stage.REMOVING)
+    last = f"; the last start failed: {state.failure}" if state.failures else ""
+    soon = f"a sandbox of the template {template.name!r} is being started{last}"
+    later = f"all {template.max} sandboxes of the template {template.name!r} are in use"
+    return tuple(
+        Place(claim.id, at, nothing or (soon if at <= coming else later)) for at, claim in enumerate(state.waiting, 1)
+    )
 
 
-def _why(state: PoolState, template: Template) -> str:
+def _nothing_comes(state: PoolState, template: Template) -> str:
     name = template.name
     if state.blocked:
         return f"the pool {name!r} cannot start sandboxes yet: {state.blocked}"
@@ -366,10 +369,7 @@ def _why(state: PoolState, template: Template) -> str:
         return f"the pool {name!r} is halted after {HALT_AFTER} or more failed starts in a row: {state.halted}"
     if _overrun(state, template):
         return f"the pool {name!r} is halted: {state.count(Stage.QUARANTINED)} sandboxes resist their removal"
-    if state.live >= template.max:
-        return f"all {template.max} sandboxes of the template {name!r} are in use"
-    last = f"; the last start failed: {state.failure}" if state.failures else ""
-    return f"a sandbox of the template {name!r} is being started{last}"
+    return ""
 
 
 def status(state: PoolState, template: Template, image_id: str = "") -> PoolStatus:

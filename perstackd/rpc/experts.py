@@ -18,7 +18,7 @@ class ExpertServicer(experts_pb2_grpc.ExpertServiceServicer):
 
     async def Resolve(self, request: pb.ResolveRequest, context: Any) -> pb.ResolveResponse:  # noqa: N802
         source = request.definition.source[:4096] or "perstack.toml"
-        found = self._jobs.resolve(request.definition.toml, source, request.expert_key)
+        found = await self._jobs.resolve(request.definition.toml, source, request.expert_key)
         model = self._jobs.model_of(found)
         return pb.ResolveResponse(
             experts=[_expert(expert) for expert in found.experts],

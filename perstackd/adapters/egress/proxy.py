@@ -12,18 +12,16 @@ from ipaddress import ip_network
 from types import TracebackType
 from typing import Self
 
-import structlog
 from perstack.v1 import egress_pb2 as pb
 
 from perstackd.adapters.egress.channel import MAX_PACKET, Channel, ChannelLost, OrderRefused
 from perstackd.adapters.egress.listening import bind, remove
+from perstackd.adapters.egress.observers import Observers
 from perstackd.adapters.egress.program import Launcher, ProgramOptions
 from perstackd.adapters.egress.supervisor import START_SECONDS, Supervisor
 from perstackd.domain.errors import Kind, PerstackError
 from perstackd.domain.ids import SandboxId
 from perstackd.ports.egress import EgressAccess, EgressRule
-
-_log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True, eq=False)
@@ -36,6 +34,16 @@ class _Listener:
     rules: tuple[EgressRule, ...] = ()
     served_by: Channel | None = None
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def tell(self, channel: Channel, policy: pb.EgressPolicy) -> None:
+        """Give a process this policy, and the socket if it has it not yet. Raises as Channel.order."""
+        if self.served_by is channel:
+            await channel.order(pb.ToEgress(set_policy=pb.SetPolicy(sandbox_id=self.sandbox_id, policy=policy)))
+            return
+        # Marked before the wait: orders are carried out in their order, so the next one may count on it.
+        self.served_by = channel
+        order = pb.ToEgress(listen=pb.Listen(sandbox_id=self.sandbox_id, policy=policy))
+        await channel.order(order, self.listening)
 
 
 class EgressProxy:
@@ -59,8 +67,8 @@ class EgressProxy:
         self._deadline = deadline
         self._binding = asyncio.Lock()
         self._listeners: dict[SandboxId, _Listener] = {}
-        self._observers: list[Callable[[EgressAccess], None]] = []
-        self._supervisor = Supervisor(self._launcher, self._hand_over, self._report)
+        self._observers = Observers()
+        self._supervisor = Supervisor(self._launcher, self._hand_over, self._observers.report)
         self._tasks = asyncio.TaskGroup()
         self._running: asyncio.Task[None] | None = None
 
@@ -153,7 +161,7 @@ class EgressProxy:
 
     def subscribe(self, observer: Callable[[EgressAccess], None]) -> None:
         """See the port. An observer that raises is logged and does not keep the others from being called."""
-        self._observers.append(observer)
+        self._observers.add(observer)
 
     async def _carry_out(self, listener: _Listener, rules: tuple[EgressRule, ...]) -> None:
         """Have `rules` in force for the listener, over as many processes as it takes within the deadline."""
@@ -178,43 +186,16 @@ class EgressProxy:
         if self._listeners.get(listener.sandbox_id) is not listener:
             raise _not_listening(listener.sandbox_id)
         try:
-            await self._tell(channel, listener, policy)
+            await listener.tell(channel, policy)
         except ChannelLost:
             self._supervisor.lost(channel)
             return False
         return True
 
-    async def _tell(self, channel: Channel, listener: _Listener, policy: pb.EgressPolicy) -> None:
-        if listener.served_by is channel:
-            change = pb.SetPolicy(sandbox_id=listener.sandbox_id, policy=policy)
-            await channel.order(pb.ToEgress(set_policy=change))
-            return
-        # Marked before the wait: orders are carried out in their order, so the next one may count on it.
-        listener.served_by = channel
-        order = pb.ToEgress(listen=pb.Listen(sandbox_id=listener.sandbox_id, policy=policy))
-        await channel.order(order, listener.listening)
-
     async def _hand_over(self, channel: Channel) -> None:
         for listener in tuple(self._listeners.values()):
             if listener.sandbox_id in self._listeners:  # not closed while we waited
-                await self._tell(channel, listener, self._policy(listener.rules))
-
-    def _report(self, message: pb.Access) -> None:
-        access = EgressAccess(
-            SandboxId(message.sandbox_id),
-            message.host,
-            message.port,
-            message.allowed,
-            message.reason,
-            message.bytes_up,
-            message.bytes_down,
-            message.duration_ms,
-        )
-        for observer in self._observers:
-            try:
-                observer(access)
-            except Exception as failure:  # rendering a traceback would read source files on the loop
-                _log.error("egress_observer_failed", sandbox_id=access.sandbox_id, error=repr(failure))
+                await listener.tell(channel, self._policy(listener.rules))
 
     def _policy(self, rules: Sequence[EgressRule]) -> pb.EgressPolicy:
         listed = [pb.EgressRule(host=rule.host, port=rule.port) for rule in rules]

@@ -4,6 +4,7 @@ The control is the same path without a change: it passes. What this engine or ke
 weakened here; tests/unit/docker/test_posture.py has those on recorded states.
 """
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -13,7 +14,8 @@ import pytest
 
 from perstackd.adapters.docker.engine import DockerSandboxes, read_profile
 from perstackd.adapters.docker.hardening import container_name, container_options
-from perstackd.domain.sandbox import Posture
+from perstackd.domain.sandbox import Posture, SandboxRecord, Template
+from perstackd.ports.sandboxes import SandboxDirectories
 from tests.integration.docker.rig import DAEMON_ID, SECCOMP, Rig
 
 pytestmark = [pytest.mark.anyio, pytest.mark.docker]
@@ -22,26 +24,26 @@ Options = dict[str, Any]
 Change = Callable[[Options], None]
 
 
-def started(rig: Rig, change: Change) -> Callable[[DockerSandboxes], Any]:
-    """Start a container past the adapter, with `change` made to what the adapter would ask for."""
-    record, template = rig.record(), rig.template()
-    client = sdk.APIClient("unix:///var/run/docker.sock", version="auto", timeout=60)
+def start(record: SandboxRecord, directories: SandboxDirectories, template: Template, change: Change) -> str:
+    """Start a container past the adapter, with `change` made to what it would ask for; returns the image's id."""
+    client: Any = sdk.APIClient("unix:///var/run/docker.sock", version="auto", timeout=60)
     try:
-        image = client.inspect_image(template.image)["Id"]
+        image = str(client.inspect_image(template.image)["Id"])
         options: Options = container_options(
-            record,
-            template,
-            rig.directories(record),
-            image_id=image,
-            seccomp=read_profile(str(SECCOMP)),
-            daemon_id=DAEMON_ID,
+            record, template, directories, image_id=image, seccomp=read_profile(str(SECCOMP)), daemon_id=DAEMON_ID
         )
         change(options)
         container = client.create_container_from_config(options, container_name(record.id))["Id"]
         client.start(container)
     finally:
         client.close()
-    return lambda sandboxes: sandboxes.posture(replace(record, image_id=image), template)
+    return image
+
+
+async def judged(rig: Rig, engine: DockerSandboxes, change: Change) -> Posture:
+    record, template = rig.record(), rig.template()
+    image = await asyncio.to_thread(start, record, rig.directories(record), template, change)
+    return await engine.posture(replace(record, image_id=image), template)
 
 
 def nothing(_: Options) -> None:
@@ -178,7 +180,7 @@ CASES: dict[str, tuple[Change, set[str]]] = {
     "more pids": (host(PidsLimit=4096), {"pids"}),
     "all cpus": (host(CpuQuota=0, CpuPeriod=0), {"cpus"}),
     "more shares": (host(CpuShares=1024), {"cpu_shares"}),
-    "more open files": (ulimit("nofile", 1024, 1 << 20), {"ulimit nofile"}),
+    "more open files": (ulimit("nofile", 1024, 2048), {"ulimit nofile"}),
     "core dumps": (ulimit("core", -1, -1), {"ulimit core"}),
     "endless files": (ulimit("fsize", -1, -1), {"ulimit fsize"}),
     "no ulimits": (no_ulimits, {"ulimit fsize"}),
@@ -201,7 +203,7 @@ def names(posture: Posture) -> set[str]:
 
 
 async def test_the_control_passes(rig: Rig, engine: DockerSandboxes) -> None:
-    posture: Posture = await started(rig, nothing)(engine)
+    posture = await judged(rig, engine, nothing)
     assert posture.failed == ()
     assert len(posture.checks) > 70
 
@@ -209,6 +211,6 @@ async def test_the_control_passes(rig: Rig, engine: DockerSandboxes) -> None:
 @pytest.mark.parametrize("case", CASES)
 async def test_the_posture_names_what_was_weakened(rig: Rig, engine: DockerSandboxes, case: str) -> None:
     change, wanted = CASES[case]
-    posture: Posture = await started(rig, change)(engine)
+    posture = await judged(rig, engine, change)
     assert not posture.ok
     assert wanted <= names(posture)

@@ -74,6 +74,14 @@ def test_waiting_claims_know_their_place_and_what_they_wait_for() -> None:
     assert told[0].reason == "all 2 sandboxes of the template 'base' are in use"
 
 
+def test_only_those_for_whom_one_is_coming_are_told_so() -> None:
+    told = pool.places(state(Stage.CLAIMED, Stage.STARTING, waiting=[("a", 0), ("b", 0)]), template(maximum=2))
+    assert [place.reason for place in told] == [
+        "a sandbox of the template 'base' is being started",
+        "all 2 sandboxes of the template 'base' are in use",
+    ]
+
+
 def test_refill_counts_claims_that_wait_on_top_of_min_idle() -> None:
     assert planned(state(waiting=[("a", 0)]), template(min_idle=1)) == (Start(2),)
 

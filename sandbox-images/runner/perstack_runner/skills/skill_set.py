@@ -59,8 +59,11 @@ def _arguments(raw: bytes) -> dict[str, object]:
 
 
 def _setting(index: int, order: SkillOrder, assign: Assign, port: int, own: Mapping[str, str]) -> Setting:
-    """A sandbox with base tools is the expert's own, and its skills share the workspace. In a skill's own sandbox working
-    directory and home are private and empty, since package runners obey what they find where they start."""
+    """A sandbox with base tools is the expert's own, and its skills share the workspace.
+
+    In a skill's own sandbox working directory and home are private and empty: package runners obey what they find
+    where they start.
+    """
     shared = bool(assign.base_tools) and bool(assign.workspace_path)
     private = f"{home_directory()}/skills/{index}"
     home = "" if shared else private

@@ -1,0 +1,168 @@
+"""The profile on a real engine: what it refuses and how, and that programs run under it.
+
+The control is the same program in the same container without a filter: there the refused calls answer otherwise.
+"""
+
+import json
+import platform
+import shutil
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from tests.integration.docker.rig import DAEMON_ID, SECCOMP, docker
+
+pytestmark = pytest.mark.docker
+
+PROBE = Path(__file__).with_name("syscalls.py")
+HARD = ("--cap-drop=ALL", "--security-opt=no-new-privileges", "--network=none", "--user=200001:200001", "--read-only")
+X86 = platform.machine() == "x86_64"
+
+
+def run(*command: str, seccomp: str = str(SECCOMP), options: tuple[str, ...] = (), text: str = "") -> str:
+    entrypoint, *arguments = command
+    return docker(
+        *("run", "--rm", "--interactive", f"--label=dev.perstack.daemon={DAEMON_ID}", *HARD, "--tmpfs=/tmp:exec"),
+        *(f"--security-opt=seccomp={seccomp}", *options, f"--entrypoint={entrypoint}", "perstack/base:latest"),
+        *arguments,
+        text=text,
+    )
+
+
+@cache
+def answers(seccomp: str = str(SECCOMP)) -> dict[str, str]:
+    found: dict[str, str] = json.loads(run("python3", "-I", "-", "/tmp", seccomp=seccomp, text=PROBE.read_text()))
+    return found
+
+
+ABSENT = ("clone3", "io_uring_setup", "io_uring_enter", "io_uring_register", "openat2", "fchmodat2")
+REFUSED = (
+    *("ptrace", "process_vm_readv", "process_vm_writev", "pidfd_getfd", "kcmp", "vmsplice", "memfd_secret"),
+    *("remap_file_pages", "unshare user", "unshare network", "setns", "mount", "bpf", "perf_event_open"),
+    *("userfaultfd", "keyctl", "add_key", "open_by_handle_at", "personality no randomisation", "prlimit64 other"),
+    *(f"clone {name}" for name in ("NS", "CGROUP", "UTS", "IPC", "USER", "PID", "NET")),
+    *(f"socket {name}" for name in ("netlink uevent", "packet", "vsock", "alg", "bluetooth")),
+    "socketpair tipc",
+    *(("modify_ldt",) if X86 else ()),
+)
+ALLOWED = (
+    *("clone plain", "landlock", "pidfd_open", "memfd_create", "membarrier", "close_range", "statx"),
+    *("socket unix", "socket inet", "socket inet6", "socket netlink route", "socketpair unix", "prlimit64 own"),
+    "personality question",
+)
+BY_MODE = (
+    *("fchmod", "fchmodat", "openat", "openat tmpfile", "mkdirat", "mknodat"),
+    *(("chmod", "open", "creat", "mkdir", "mknod") if X86 else ()),
+)
+
+
+@pytest.mark.parametrize("name", ABSENT)
+def test_calls_that_have_an_older_way_do_not_exist(name: str) -> None:
+    assert answers()[name] == "ENOSYS"
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_dangerous_calls_are_not_permitted(name: str) -> None:
+    assert answers()[name] == "EPERM"
+
+
+@pytest.mark.parametrize("name", ALLOWED)
+def test_ordinary_calls_work(name: str) -> None:
+    assert answers()[name] == "ok"
+
+
+def test_memory_protection_keys_are_the_processors_matter() -> None:
+    assert answers()["pkey_alloc"] == answers("unconfined")["pkey_alloc"]
+
+
+@pytest.mark.parametrize("name", BY_MODE)
+def test_no_call_sets_the_setuid_or_setgid_bit(name: str) -> None:
+    found = {bits: answers()[f"{name} {bits}"] for bits in ("setuid", "setgid", "sticky", "none")}
+    assert found == {"setuid": "EPERM", "setgid": "EPERM", "sticky": "ok", "none": "ok"}
+
+
+@pytest.mark.skipif(not X86, reason="the other ABIs of x86_64")
+@pytest.mark.parametrize("name", ["x32 getpid", "32-bit getpid"])
+def test_another_abi_kills_whoever_uses_it(name: str) -> None:
+    assert answers()[name] == "SIGSYS"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("clone3", "openat2", "fchmodat2", "ptrace", "process_vm_readv", "vmsplice", "unshare user", "clone USER"),
+        *("memfd_secret", "personality no randomisation", "prlimit64 other", "socket netlink uevent"),
+        *(f"{name} {bits}" for name in BY_MODE if not name.startswith("mkdir") for bits in ("setuid", "setgid")),
+        *(("x32 getpid", "32-bit getpid", "modify_ldt") if X86 else ()),
+    ],
+)
+def test_without_the_filter_the_same_call_answers_otherwise(name: str) -> None:
+    assert answers("unconfined")[name] not in {answers()[name], "EPERM"}
+
+
+def test_python_runs_threads_processes_and_an_event_loop() -> None:
+    program = """
+import asyncio, ctypes, multiprocessing, os, sqlite3, ssl, subprocess, tempfile, threading
+done = []
+threads = [threading.Thread(target=done.append, args=(n,)) for n in range(8)]
+[thread.start() for thread in threads], [thread.join() for thread in threads]
+async def echo():
+    child = await asyncio.create_subprocess_exec("cat", stdin=-1, stdout=-1)
+    server = await asyncio.start_server(lambda r, w: w.close(), "127.0.0.1", 0)
+    server.close()
+    return (await child.communicate(b"hello"))[0]
+with tempfile.TemporaryDirectory() as top, multiprocessing.get_context("fork").Pool(2) as pool:
+    os.chmod(top, 0o755)
+    connection = sqlite3.connect(top + "/x"); connection.execute("create table t (a)"); connection.close()
+    print(len(done), asyncio.run(echo()), sum(pool.map(abs, range(4))), subprocess.check_output(["echo", "out"]))
+"""
+    assert run("python3", "-I", "-c", program) == "8 b'hello' 6 b'out\\n'"
+
+
+def host_tool(name: str) -> str:
+    """A program of this machine that is lent to the container with all of /usr."""
+    found = shutil.which(name)
+    assert found, f"{name} is not installed here; it is needed to see it run under the profile"
+    return str(Path(found).resolve())
+
+
+USR = ("--volume=/usr:/usr:ro",)
+
+
+def test_git_runs() -> None:
+    script = """
+set -e; export HOME=/tmp; cd /tmp; git init -q work; cd work; echo text > file; git add file
+git -c user.name=a -c user.email=a@b commit -q -m first; git clone -q /tmp/work /tmp/copy; git -C /tmp/copy gc -q
+git -C /tmp/copy log --format=%s; git -C /tmp/copy fsck --strict
+"""
+    assert Path(host_tool("git")).is_relative_to("/usr")
+    assert run("sh", "-c", script, options=USR).startswith("first")
+
+
+def test_node_runs() -> None:
+    program = """
+const { Worker } = require('worker_threads'), fs = require('fs'), { execFileSync } = require('child_process')
+const net = require('net')
+fs.writeFileSync('/tmp/x', 'text')
+const server = net.createServer().listen(0, '127.0.0.1', () => { server.close()
+  new Worker('require("worker_threads").parentPort.postMessage(6 * 7)', { eval: true }).on('message', (n) =>
+    console.log(n, fs.readFileSync('/tmp/x', 'utf8'), execFileSync('echo', ['child']).toString().trim())) })
+"""
+    assert Path(host_tool("node")).is_relative_to("/usr")
+    assert run("node", "-e", program, options=USR) == "42 text child"
+
+
+def test_uv_runs() -> None:
+    options = (f"--volume={uv_binary()}:/opt/uv:ro", "--env=UV_CACHE_DIR=/tmp/cache", "--env=UV_OFFLINE=1")
+    script = "set -e; cd /tmp; /opt/uv venv -q --python /usr/bin/python3 v; v/bin/python -c 'print(6 * 7)'"
+    assert run("sh", "-c", script, options=options) == "42"
+
+
+def uv_binary() -> str:
+    """uv itself: what is on PATH may be a wrapper. It tells its path to what it runs."""
+    assert shutil.which("uv"), "uv is not installed here; it is needed to see it run under the profile"
+    command = ["uv", "run", "--no-project", "--offline", "--python", sys.executable, "printenv", "UV"]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip()

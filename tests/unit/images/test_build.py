@@ -1,0 +1,105 @@
+"""The pure parts of sandbox-images/build."""
+
+import importlib.machinery
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+SCRIPT = Path(__file__).resolve().parents[3] / "sandbox-images/build"
+
+
+@pytest.fixture(scope="module")
+def build() -> ModuleType:
+    loader = importlib.machinery.SourceFileLoader("sandbox_images_build", str(SCRIPT))
+    spec = importlib.util.spec_from_loader(loader.name, loader)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    # Its dataclasses look their module up; the file has no suffix, so no byte code is left beside it.
+    import sys
+
+    sys.modules[loader.name] = module
+    loader.exec_module(module)
+    return module
+
+
+DEB822 = """Types: deb
+# a note
+URIs: http://mirror.invalid/debian
+Suites: bookworm bookworm-updates
+Components: main
+Signed-By: /usr/share/keyrings/debian.gpg
+
+Types: deb
+URIs: http://other.invalid/apt
+Suites: nodistro
+Components: main
+
+Types: deb-src
+URIs: http://mirror.invalid/debian
+Suites: bookworm
+Components: main
+
+Enabled: no
+Types: deb
+URIs: http://off.invalid/debian
+Suites: bookworm
+Components: main
+"""
+
+
+def test_only_binary_sources_of_the_release_are_taken(build: ModuleType) -> None:
+    (stanza,) = build.from_deb822(DEB822, "bookworm")
+    assert stanza.splitlines()[0] == "Types: deb"
+    assert "Suites: bookworm bookworm-updates" in stanza
+    assert "Signed-By: /usr/share/keyrings/debian.gpg" in stanza
+    assert "#" not in stanza
+
+
+def test_one_line_sources_become_stanzas(build: ModuleType) -> None:
+    text = """
+deb http://mirror.invalid/debian bookworm main contrib # a note
+deb [arch=amd64 signed-by=/k.gpg] http://mirror.invalid/security bookworm-security main
+deb-src http://mirror.invalid/debian bookworm main
+deb http://other.invalid/apt cloud-bookworm main
+# deb http://off.invalid/debian bookworm main
+deb http://short.invalid bookworm
+"""
+    assert build.from_lines(text, "bookworm") == [
+        "Types: deb\nURIs: http://mirror.invalid/debian\nSuites: bookworm\nComponents: main contrib",
+        "Types: deb\nURIs: http://mirror.invalid/security\nSuites: bookworm-security\nComponents: main\n"
+        "Signed-By: /k.gpg",
+    ]
+
+
+def test_the_hash_follows_names_contents_and_executable_bits(
+    build: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "ROOT", tmp_path)
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    (tree / "a.py").write_text("a")
+    seen = {build.content_hash(tree)}
+    (tree / "a.py").chmod(0o755)
+    seen.add(build.content_hash(tree))
+    (tree / "a.py").write_text("b")
+    seen.add(build.content_hash(tree))
+    (tree / "a.py").rename(tree / "b.py")
+    seen.add(build.content_hash(tree))
+    assert len(seen) == 4
+    (tree / "__pycache__").mkdir()
+    (tree / "__pycache__/b.cpython-311.pyc").write_text("c")
+    (tree / "b.pyi").write_text("d")
+    assert build.content_hash(tree) in seen
+    assert build.content_hash(tree, "more") not in seen
+
+
+def test_without_an_engine_the_remedy_is_told(
+    build: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
+    with pytest.raises(SystemExit) as caught:
+        build.require_engine()
+    assert caught.value.code == 1
+    assert "systemctl start docker" in capsys.readouterr().err
