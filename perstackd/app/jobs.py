@@ -97,7 +97,9 @@ class Jobs:
         because `perstackctl run` asks for the same one twice.
         """
         wanted = (toml, source, expert_key)
-        found = self._resolved.pop(wanted, None) or await to_thread.run_sync(resolved, self._definitions, *wanted)
+        found = self._resolved.pop(wanted, None)
+        if found is None:
+            found = await to_thread.run_sync(resolved, self._definitions, *wanted)
         self._resolved[wanted] = found
         while sum(len(known) for known, _, _ in self._resolved) > REMEMBERED:
             self._resolved.pop(next(iter(self._resolved)))

@@ -8,7 +8,7 @@ that decisions are made one after the other. Shutdown order: tasks, workspace an
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from typing import TypeAlias, assert_never
+from typing import Final, TypeAlias, assert_never
 
 import anyio
 import structlog
@@ -82,6 +82,7 @@ from perstackd.ports.sandboxes import EndCause
 
 Item: TypeAlias = Ask | Command | EgressAccess
 Delegate: TypeAlias = Callable[[RunPlan, DelegateCall], Awaitable[ToolResultPart]]
+MAX_ACCESSES: Final = 500  # connections of one run that its events tell of: a sandbox must not fill the store
 _COMMANDS = (Begin, Generate, Generated, GenerationFailed, SandboxAnswered, ChildrenAnswered, Cancel, Fail, Exhaust)
 _log = structlog.get_logger()
 
@@ -103,6 +104,7 @@ class RunWorker:
         self._blobs = BlobIntake(services.blobs, context.limits.result_bytes)
         self._turn: TurnOrder | None = None
         self.sandbox_id = ""
+        self._accesses = 0
         self._send, self._inbox = anyio.create_memory_object_stream[Item](64)
 
     async def run(self) -> RunEnd:
@@ -134,8 +136,11 @@ class RunWorker:
         return bool(self.sandbox_id)
 
     def saw(self, access: EgressAccess) -> None:
-        """The sandbox tried to connect somewhere; the record is made in order, or dropped when too many wait."""
+        """The sandbox tried to connect somewhere. Recorded in order; what comes too fast or too often goes to the log only."""
+        self._accesses += 1
         try:
+            if self._accesses > MAX_ACCESSES:
+                raise anyio.WouldBlock
             self._send.send_nowait(access)
         except (anyio.WouldBlock, anyio.ClosedResourceError, anyio.BrokenResourceError):
             _log.warning("egress access not recorded", run_id=self.plan.run_id, host=access.host)

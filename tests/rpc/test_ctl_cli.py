@@ -1,6 +1,7 @@
 """The real program against a daemon of its own: what it prints, where, and what it ends with."""
 
 import asyncio
+import contextlib
 import json
 import os
 import pty
@@ -299,7 +300,8 @@ async def test_the_second_interrupt_leaves_though_nobody_reads_the_output(daemon
         async with asyncio.timeout(TIMEOUT):
             while process.returncode is None:  # signals that wait at the same time are one: send until it went
                 process.send_signal(signal.SIGINT)
-                await asyncio.wait([asyncio.ensure_future(process.wait())], timeout=0.2)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(process.wait(), 0.2)
         done = await ended(process)
     finally:
         os.close(unread)

@@ -12,6 +12,7 @@ import platform
 import signal
 import socket
 import sys
+from collections.abc import Callable
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 ARM = platform.machine() == "aarch64"
@@ -29,15 +30,15 @@ def call(nr: int, *arguments: object) -> str:
     return "ok" if result >= 0 else errno.errorcode[ctypes.get_errno()]
 
 
-def attempt(work: object, *arguments: object) -> str:
+def attempt(work: Callable[..., object], *arguments: object) -> str:
     try:
         work(*arguments)
     except OSError as error:
-        return errno.errorcode[error.errno]
+        return errno.errorcode[error.errno or 0]
     return "ok"
 
 
-def in_child(work: object) -> str:
+def in_child(work: Callable[[], str]) -> str:
     """What happens to a child that does it: some answers are a signal, some change the caller for good."""
     read, write = os.pipe()
     pid = os.fork()
@@ -150,7 +151,7 @@ def main(directory: str) -> None:
         "socket vsock": open_socket(40),
         "socket alg": open_socket(38, socket.SOCK_SEQPACKET),
         "socket bluetooth": open_socket(31, socket.SOCK_RAW),
-        "socketpair unix": attempt(lambda: [one.close() for one in socket.socketpair()]),
+        "socketpair unix": attempt(socket.socketpair),
         "socketpair tipc": attempt(lambda: socket.socketpair(30, socket.SOCK_STREAM)),
     }
     for name, flag in (("NS", 0x20000), ("CGROUP", 0x2000000), ("UTS", 0x4000000), ("IPC", 0x8000000)):

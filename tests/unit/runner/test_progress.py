@@ -2,7 +2,6 @@ import asyncio
 
 import pytest
 
-from perstack_runner import progress
 from perstack_runner.progress import PENDING_BYTES, OutputStream
 
 pytestmark = pytest.mark.anyio
@@ -10,10 +9,17 @@ pytestmark = pytest.mark.anyio
 
 async def test_output_is_joined_and_its_characters_are_not_torn() -> None:
     sent: list[tuple[int, str]] = []
-    stream = OutputStream(lambda offset, text: sent.append((offset, text)))
+    first = asyncio.Event()
+
+    def send(offset: int, text: str) -> None:
+        sent.append((offset, text))
+        first.set()
+
+    stream = OutputStream(send)
     for byte in "zwölf".encode()[:3]:
         stream.feed(bytes([byte]))
-    await asyncio.sleep(progress.INTERVAL_SECONDS * 1.5)
+    async with asyncio.timeout(5):
+        await first.wait()
     stream.feed("zwölf".encode()[3:])
     stream.close()
     assert [text for _, text in sent] == ["zw", "ölf"]

@@ -1,0 +1,69 @@
+"""The experts that are measured, and what the model says in their runs."""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from tests.fakes.models import Entry, Held, calls, says
+
+PROVIDER: Final = "scripted"
+SECRET: Final = "BENCH_SECRET"  # noqa: S105 - the name of one
+STEPS: Final = 310
+RESULT_BYTES: Final = 1024
+QUERY: Final = "Do what you are for."
+
+DEFINITION: Final = f"""\
+maxSteps = 1000
+
+[experts."one-shot"]
+description = "Answers at once"
+instruction = "Answer at once."
+
+[experts."with-secret"]
+description = "Answers at once and has a secret"
+instruction = "Answer at once."
+[experts."with-secret".skills."@perstack/base"]
+type = "mcpStdioSkill"
+command = "npx"
+packageName = "@perstack/base"
+requiredEnv = ["{SECRET}"]
+
+[experts."holder"]
+description = "Waits for a model that never answers"
+instruction = "Wait."
+
+[experts."coordinator"]
+description = "Has one delegate"
+instruction = "Ask your delegate, then answer."
+delegates = ["specialist"]
+
+[experts."specialist"]
+description = "Notes what it was asked, then answers"
+instruction = "Write a note, then answer."
+
+[experts."stepper"]
+description = "Takes many cheap steps"
+instruction = "Check your health again and again."
+
+[experts."reader"]
+description = "Reads a file of {RESULT_BYTES} bytes again and again"
+instruction = "Read note.txt again and again."
+"""
+
+
+def scripts() -> Mapping[str, Sequence[Entry]]:
+    """What `ScriptedModels` plays, by the first line of each expert's system prompt."""
+    note = {"path": "note.txt", "text": "x" * RESULT_BYTES}
+    played: dict[str, list[Entry]] = {
+        "one-shot": [says("Done.")],
+        "with-secret": [says("Done.")],
+        "holder": [Held(says("Done."))],
+        "coordinator": [calls(("specialist", {"query": "What shall I do?"})), says("Do that.")],
+        "specialist": [calls(("writeTextFile", note)), says("Rest.")],
+        "stepper": [*(calls(("healthCheck", {}), prefix=f"step{n}") for n in range(STEPS)), says("Done.")],
+        "reader": [
+            calls(("writeTextFile", note)),
+            *(calls(("readTextFile", {"path": "note.txt"}), prefix=f"step{n}") for n in range(STEPS)),
+            says("Done."),
+        ],
+    }
+    return {f"You are {expert}, an expert.": entries for expert, entries in played.items()}
