@@ -1,8 +1,10 @@
 """The typed client library of perstackd: `async with Client(address) as client:`.
 
-`Client` is imported when it is first asked for, because gRPC costs 0.1 s; errors and values cost nothing.
+Errors are here at once; `Client` and the values are imported when they are first asked for, because gRPC costs 0.1 s
+and a command line that only prints its help must not pay for it.
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from perstackctl.client.errors import (
@@ -22,33 +24,33 @@ from perstackctl.client.errors import (
     UnreachableError,
     UnsupportedError,
 )
-from perstackctl.client.values import (
-    Batch,
-    CreatedJob,
-    Definition,
-    Event,
-    Finding,
-    Info,
-    Job,
-    JobRequest,
-    JobState,
-    Pool,
-    Posture,
-    PostureCheck,
-    Resolution,
-    ResolvedExpert,
-    Run,
-    Sandbox,
-    SandboxState,
-    Severity,
-    StreamPiece,
-    Usage,
-    Workspace,
-    WorkspaceKind,
-)
 
 if TYPE_CHECKING:
     from perstackctl.client.client import Client
+    from perstackctl.client.values import (
+        Batch,
+        CreatedJob,
+        Definition,
+        Event,
+        Finding,
+        Info,
+        Job,
+        JobRequest,
+        JobState,
+        Pool,
+        Posture,
+        PostureCheck,
+        Resolution,
+        ResolvedExpert,
+        Run,
+        Sandbox,
+        SandboxState,
+        Severity,
+        StreamPiece,
+        Usage,
+        Workspace,
+        WorkspaceKind,
+    )
 
 __all__ = [
     "Batch",
@@ -93,8 +95,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "Client":
-        from perstackctl.client.client import Client
-
-        return Client
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = "client" if name == "Client" else "values"
+    return getattr(importlib.import_module(f"{__name__}.{module}"), name)

@@ -1,7 +1,7 @@
 """The client: one channel to one daemon, typed methods, every call with a deadline."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
@@ -68,7 +68,7 @@ class Client:  # more than 12 methods: one per method of the API
 
     async def list_jobs(
         self, *, tenant: str = "", states: Iterable[v.JobState] = (), page_size: int = 100
-    ) -> AsyncIterator[v.Job]:
+    ) -> AsyncGenerator[v.Job, None]:
         """Jobs, newest first; pages are fetched as they are needed."""
         stub = jobs_pb2_grpc.JobServiceStub(self._channel)
         wanted, token = tuple(states), ""
@@ -94,7 +94,7 @@ class Client:  # more than 12 methods: one per method of the API
         *,
         follow: bool = True,
         on_cut: OnCut | None = None,
-    ) -> AsyncIterator[v.Batch]:
+    ) -> AsyncGenerator[v.Batch, None]:
         """Events after `after_seq` in order, without gap or repeat, over cuts and restarts of the daemon.
 
         Ends after `jobFinished`; without `follow` at the end of the log. Close it (`aclosing`) when leaving early.

@@ -5,7 +5,8 @@ Above: Client. Below: one gRPC stream at a time.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -60,7 +61,7 @@ class Watch:
     on_cut: Callable[[ClientError, int], None] | None = None
     _finished: bool = field(default=False, init=False)
 
-    async def batches(self) -> AsyncIterator[Batch]:
+    async def batches(self) -> AsyncGenerator[Batch, None]:
         """What is new, in order, without gap or repeat. Ends after `jobFinished`, or when the daemon ends it.
 
         Raises:
@@ -69,8 +70,9 @@ class Watch:
         """
         while True:
             try:
-                async for batch in self._stream():
-                    yield batch
+                async with aclosing(self._stream()) as stream:
+                    async for batch in stream:
+                        yield batch
                 if self._finished:
                     return
             except _GapError as gap:
@@ -83,7 +85,7 @@ class Watch:
                 return
             await self._wait(failure)
 
-    async def _stream(self) -> AsyncIterator[Batch]:
+    async def _stream(self) -> AsyncGenerator[Batch, None]:
         call = self.open_stream(self.last_seq)
         try:
             async for message in call:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from perstackctl.client.values import Job, JobState, Run, Workspace
+from perstackctl.client.values import EXIT_CODES, Job, JobState, Run, Workspace
 from perstackctl.commands.options import (
     address_option,
     full_job_id,
@@ -159,8 +159,17 @@ async def _watch(client: "Client", given: str, after: int, output: str | None, *
 
     async with client:
         job_id = await full_job_id(client, given)
+        code = await _ended_before(client, job_id, after) if after else None
+        if code is not None:
+            return code
         display, streaming = painter(output), streams(output, wanted=stream)
         return await Follower(client, job_id, display, after, streaming=streaming, tail=tail).run()
+
+
+async def _ended_before(client: "Client", job_id: str, after: int) -> int | None:
+    """The exit code of a job that ended with the event `after`: there is nothing more to watch."""
+    found = await client.get_job(job_id)
+    return EXIT_CODES[found.state] if found.state.final and found.last_seq == after else None
 
 
 @job.command(epilog="\b\nExample:\n  perstackctl job cancel 01JD3Z --reason 'wrong branch'")

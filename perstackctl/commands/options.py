@@ -1,7 +1,7 @@
 """Options that several commands share, and the way from a command into the event loop."""
 
-import asyncio
 from collections.abc import Callable, Coroutine
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 import click
@@ -83,6 +83,8 @@ def make_client(ctx: click.Context, reconnect: float = 10.0) -> "Client":
 
 def in_loop(coroutine: Coroutine[Any, Any, R]) -> R:
     """Run a command's coroutine."""
+    import asyncio
+
     return asyncio.run(coroutine)
 
 
@@ -100,7 +102,7 @@ async def full_job_id(client: "Client", given: str) -> str:
             f"{given!r} is too short for a job id; give at least {SHORTEST_PREFIX} characters (perstackctl job ls)",
             reason="id_too_short",
         )
-    found = [job.id async for job in client.list_jobs(page_size=1000) if job.id.startswith(wanted)]
+    found = await _beginning_with(client, wanted)
     match found:
         case []:
             return wanted
@@ -111,3 +113,14 @@ async def full_job_id(client: "Client", given: str) -> str:
             raise InvalidError(
                 f"{len(found)} jobs begin with {given!r}: {shown}; give more of it", reason="id_ambiguous"
             )
+
+
+async def _beginning_with(client: "Client", prefix: str) -> list[str]:
+    found: list[str] = []
+    async with aclosing(client.list_jobs(page_size=1000)) as jobs:
+        async for job in jobs:
+            if job.id.startswith(prefix):
+                found.append(job.id)
+            elif job.id < prefix:
+                break  # newest first, and ids are ordered by time: older ones cannot begin so
+    return found

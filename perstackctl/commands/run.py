@@ -1,6 +1,5 @@
 """perstackctl run: make a job and stay with it to its end."""
 
-import asyncio
 import os
 import uuid
 from dataclasses import dataclass
@@ -17,10 +16,10 @@ from perstackctl.request.definition import DefinitionFile, load, located
 from perstackctl.request.environment import collect, env_files
 from perstackctl.request.query import read_query
 from perstackctl.request.workspace import choose
-from perstackctl.watch.interrupts import Interrupts
 
 if TYPE_CHECKING:
     from perstackctl.client.client import Client
+    from perstackctl.watch.interrupts import Interrupts
 
 _EPILOG = """\b
 Examples:
@@ -83,6 +82,8 @@ def run(ctx: click.Context, /, expert: str, query: str | None, config: str, reco
 
 async def execute(client: "Client", options: RunOptions) -> int:
     """Make the job and follow it; returns the exit code."""
+    from perstackctl.watch.interrupts import Interrupts
+
     with Interrupts() as interrupts:
         async with client:
             request = await _request(client, options)
@@ -106,6 +107,8 @@ def _local(options: RunOptions, needs: Resolution) -> tuple[dict[str, str], Work
 
 
 async def _request(client: "Client", options: RunOptions) -> JobRequest:
+    import asyncio
+
     file = options.file
     needs = await client.resolve(file.definition, options.expert)
     env, workspace = await asyncio.to_thread(_local, options, needs)
@@ -131,7 +134,7 @@ def _detached(job: Job, output: str | None) -> None:
         say(job.id)
 
 
-async def _follow(client: "Client", job: Job, options: RunOptions, interrupts: Interrupts) -> int:
+async def _follow(client: "Client", job: Job, options: RunOptions, interrupts: "Interrupts") -> int:
     from perstackctl.watch.choice import painter, streams
     from perstackctl.watch.follow import Follower
 

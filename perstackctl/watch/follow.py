@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from perstackctl.client.address import DEFAULT_ADDRESS, socket_path
 from perstackctl.client.errors import ClientError, ConnectionLostError, JobWaitsError, UnreachableError
 from perstackctl.client.values import EXIT_CODES, Job, JobState
+from perstackctl.output import note
 from perstackctl.watch.interrupts import Interrupts
 from perstackctl.watch.painter import Painter
 from perstackctl.watch.trace import Trace
@@ -49,6 +50,10 @@ class Follower:
             await self._tasks()
         except ConnectionLostError as lost:
             raise UnreachableError(self._lost(lost), reason=lost.reason, metadata=lost.metadata) from None
+        except BrokenPipeError:
+            if not self._trace.outcome:
+                note(f"nobody reads the output any more; job {self.job_id} goes on: {self._command(self.after_seq)}")
+            raise
         finally:
             self.painter.close(self._trace)
         if self._waiting is not None:
@@ -72,7 +77,7 @@ class Follower:
         batches = self.client.watch_job(
             self.job_id, self.after_seq, self.streaming, follow=self.tail, on_cut=self._on_cut
         )
-        async with aclosing(batches):  # type: ignore[type-var]  # an async generator behind its protocol
+        async with aclosing(batches):
             async for batch in batches:
                 self._trace = self.painter.paint(self._trace, batch)
 
@@ -98,7 +103,7 @@ class Follower:
 
     async def _cancel_when_asked(self, interrupts: Interrupts) -> None:
         await interrupts.wait()
-        self.painter.notice(f"cancelling job {self.job_id}; Ctrl-C again leaves at once and lets it go on")
+        self.painter.notice(f"cancelling job {self.job_id}; Ctrl-C again leaves at once")
         try:
             await self.client.cancel_job(self.job_id, "interrupted at the terminal")
         except ClientError as error:

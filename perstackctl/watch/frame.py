@@ -10,7 +10,8 @@ from rich.tree import Tree
 
 from perstackctl.output import count, elapsed
 from perstackctl.terminal import clean, line, width
-from perstackctl.watch.trace import Run, ToolCall, Trace
+from perstackctl.watch.run_trace import Run, ToolCall
+from perstackctl.watch.trace import Trace
 
 _SPINNER: Final = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _SPIN_MS: Final = 100

@@ -8,7 +8,8 @@ from perstackctl.client.values import Batch, Event, Usage
 from perstackctl.output import count, elapsed, note
 from perstackctl.terminal import clean, line
 from perstackctl.watch import payload as p
-from perstackctl.watch.trace import Run, ToolCall, Trace, fold_event, fold_piece
+from perstackctl.watch.run_trace import Run, ToolCall
+from perstackctl.watch.trace import Trace, fold_event, fold_piece
 
 _LONG: Final = 160
 _SHORT: Final = 80

@@ -6,7 +6,8 @@ from typing import Final, TextIO
 from perstackctl.client.values import Batch
 from perstackctl.output import count, elapsed, note, table
 from perstackctl.terminal import clean, line
-from perstackctl.watch.trace import Run, Trace, fold
+from perstackctl.watch.run_trace import Run
+from perstackctl.watch.trace import Trace, fold
 
 _HEADERS: Final = ("EXPERT", "RUN", "OUTCOME", "STEPS", "CALLS", "IN", "OUT", "TOOK")
 

@@ -74,6 +74,7 @@ class PoolState:
     draining: bool = False
     failures: int = 0
     losses: int = 0
+    lost_at: float = 0.0
     failure: str = ""
     retry_at: float = 0.0
     halted_until: float = 0.0
@@ -96,7 +97,6 @@ class PoolState:
         return self.failure if self.failures >= HALT_AFTER else ""
 
 
-# --- actions --------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class Start:
     """Start `count` sandboxes; of the reserve when `level` is above 0, then for `job_id`."""
@@ -200,12 +200,13 @@ def failed(state: PoolState, sandbox_id: SandboxId, reason: str, now: float) -> 
 
 
 def lost(state: PoolState, sandbox_id: SandboxId, reason: str, now: float) -> PoolState:
-    """An idle sandbox died. Counted once per pause, since all of them die together when an engine restarts."""
+    """An idle sandbox died. Counted once a second: all die with their engine. The first is replaced at once."""
     young = any(seat.sandbox_id == sandbox_id and now - seat.since < YOUNG_SECONDS for seat in state.seats)
     after = _staged(state, sandbox_id, Stage.REMOVING, now)
-    if not young or now < state.retry_at:
+    if not young or now < state.lost_at + 1.0:
         return after
-    return _counted(replace(after, losses=state.losses + 1), reason, now)
+    counted = _counted(replace(after, losses=state.losses + 1, lost_at=now), reason, now)
+    return counted if state.failures else replace(counted, retry_at=now)
 
 
 def handed(state: PoolState, action: Hand, now: float) -> PoolState:
@@ -348,7 +349,6 @@ def _holder(states: Mapping[str, PoolState], templates: Mapping[str, Template], 
     return oldest.job_id if oldest else None
 
 
-# --- what is shown --------------------------------------------------------------------------------------------------
 def places(state: PoolState, template: Template) -> tuple[Place, ...]:
     """Place and reason of every waiting claim, in order."""
     nothing = _nothing_comes(state, template)

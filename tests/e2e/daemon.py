@@ -20,12 +20,13 @@ BIN = Path(sys.executable).parent
 START_SECONDS = 90
 
 
-def serve(home: str, settings: Mapping[str, Any]) -> None:
-    """The process's main function: everything real but the model."""
+def serve(home: str, settings: Mapping[str, Any], real_providers: bool, secrets: Mapping[str, str]) -> None:
+    """The process's main function: everything real but the model, and that as well with `real_providers`."""
     os.setsid()
+    os.environ.update(secrets)
     log = os.open(f"{home}/log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(log, 2)
-    run(load(None, dict(settings)), {"scripted": lambda: FileScripts(Path(home) / "scripts")})
+    run(load(None, dict(settings)), None if real_providers else {"scripted": lambda: FileScripts(Path(home) / "scripts")})
 
 
 @dataclass(slots=True)
@@ -34,6 +35,8 @@ class Daemon:
 
     home: Path
     settings: dict[str, Any] = field(default_factory=dict)
+    real_providers: bool = False
+    secrets: dict[str, str] = field(default_factory=dict)
     process: Any = None
 
     @property
@@ -50,7 +53,8 @@ class Daemon:
             "templates.base.min_idle": 2,
         }
         context = multiprocessing.get_context("spawn")
-        self.process = context.Process(target=serve, args=(str(self.home), {**base, **self.settings}))
+        arguments = (str(self.home), {**base, **self.settings}, self.real_providers, self.secrets)
+        self.process = context.Process(target=serve, args=arguments)
         self.process.start()
         deadline = time.monotonic() + START_SECONDS
         while not self.answers():

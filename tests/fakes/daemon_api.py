@@ -303,7 +303,8 @@ class FakeDaemon(
     async def ListJobs(self, request: Any, context: Any) -> jobs_pb2.ListJobsResponse:
         await self._seen("ListJobs", request, context)
         wanted = set(request.states)
-        jobs = [job.record for job in self.jobs.values() if not wanted or job.record.state in wanted]
+        jobs = [job.record for _, job in sorted(self.jobs.items(), reverse=True)]
+        jobs = [job for job in jobs if not wanted or job.state in wanted]
         start = int(request.page_token or 0)
         end = start + (request.page_size or 50)
         token = str(end) if end < len(jobs) else ""

@@ -400,8 +400,9 @@ async def test_a_watch_goes_on_after_a_number(daemon: FakeDaemon, ctl: Ctl) -> N
 
 
 async def test_a_watch_after_the_end_has_the_code_of_the_job(daemon: FakeDaemon, ctl: Ctl) -> None:
-    daemon.add_job(story(), state=jobs_pb2.JOB_STATE_STOPPED)
+    daemon.add_job(story(), state=jobs_pb2.JOB_STATE_STOPPED, last_seq=LAST)
     assert (await ctl("job", "watch", JOB, "--after", str(LAST))).code == 3
+    assert not daemon.requests("WatchJob")
 
 
 async def test_without_follow_the_log_so_far_is_printed(daemon: FakeDaemon, ctl: Ctl) -> None:
@@ -445,7 +446,7 @@ async def test_a_job_is_named_by_a_prefix_that_only_it_has(daemon: FakeDaemon, c
     assert "second" in shown.out
     ambiguous = await ctl("job", "get", "01JD3Z")
     assert ambiguous.code == 2
-    assert "2 jobs begin with '01JD3Z': 01JD3Z0000000000000000AAAA, 01JD3Z0000000000000000BBBB" in ambiguous.err
+    assert "2 jobs begin with '01JD3Z': 01JD3Z0000000000000000BBBB, 01JD3Z0000000000000000AAAA" in ambiguous.err
     assert (await ctl("job", "get", "01J")).code == 2
     unknown = await ctl("job", "get", "01JZZZZZZ")
     assert (unknown.code, "there is no job 01JZZZZZZ" in unknown.err) == (1, True)

@@ -97,10 +97,10 @@ async def test_each_kind_of_workspace_is_sent_as_itself(
 async def test_jobs_are_listed_over_all_pages(daemon: FakeDaemon, client: Client) -> None:
     for number in range(7):
         daemon.add_job([], f"J{number}", state=jobs_pb2.JOB_STATE_FAILED if number % 2 else jobs_pb2.JOB_STATE_RUNNING)
-    assert [job.id async for job in client.list_jobs(page_size=3)] == [f"J{n}" for n in range(7)]
+    assert [job.id async for job in client.list_jobs(page_size=3)] == [f"J{n}" for n in reversed(range(7))]
     assert len(daemon.requests("ListJobs")) == 3
     failed = [job.id async for job in client.list_jobs(states=[JobState.FAILED])]
-    assert failed == ["J1", "J3", "J5"]
+    assert failed == ["J5", "J3", "J1"]
 
 
 async def test_a_state_of_a_later_daemon_is_not_taken_for_a_final_one(daemon: FakeDaemon, client: Client) -> None:
@@ -303,7 +303,7 @@ async def test_a_daemon_that_stays_away_is_given_up_with_the_last_number(tmp_pat
     received: list[int] = []
     async with Client(path, reconnect_seconds=0.3) as client, FakeDaemon(path) as daemon:
         daemon.add_job(story()[:6])
-        async with aclosing(client.watch_job(JOB)) as batches, asyncio.timeout(TIMEOUT):  # type: ignore[type-var]
+        async with aclosing(client.watch_job(JOB)) as batches, asyncio.timeout(TIMEOUT):
             async for batch in batches:
                 received.extend(event.seq for event in batch.events)
                 if len(received) == 6:
@@ -343,6 +343,6 @@ async def test_a_watch_that_is_left_early_leaves_the_daemon(daemon: FakeDaemon, 
     log = EventLog()
     log.created()
     daemon.add_job(log.items)
-    async with aclosing(client.watch_job(JOB)) as batches, asyncio.timeout(TIMEOUT):  # type: ignore[type-var]
+    async with aclosing(client.watch_job(JOB)) as batches, asyncio.timeout(TIMEOUT):
         await anext(batches)
     await client.info()

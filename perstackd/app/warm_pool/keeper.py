@@ -157,7 +157,8 @@ class Keeper:
         self.desk.refuse(lambda waiter: waiter.template == name, lambda: late_binding_unavailable(name, why))
 
     async def _wake(self, then: float) -> None:
-        await self._ports.sleep(max(0.0, then - self._ports.clock.monotonic()))
+        while (left := then - self._ports.clock.monotonic()) > 0:  # a loop's timer may fire a millisecond early
+            await self._ports.sleep(left)
         self.advance()
 
 

@@ -56,6 +56,7 @@ class Rounds:
             self._endings.begin_orphan(sandbox_id, uid)
         for member in findings.dead:
             self._keeper.lost(member, "the engine has no such container any more")
+        self._keeper.advance()
         return True
 
     def _fail(self, why: str) -> None:

@@ -1,4 +1,4 @@
-"""The calls of one turn: in parallel, each with a bound, stopped when the daemon says so; results in the turn's order."""
+"""The calls of one turn: in parallel, with a bound, stopped when the daemon says so; results in the turn's order."""
 
 import asyncio
 import time

@@ -60,7 +60,7 @@ class Link:
         self._closed = False
 
     def send(self, ask: Ask) -> None:
-        """Queue a message that must arrive. What its state allows is the caller's care. Raises ValueError, as convert."""
+        """Queue a message that must arrive; what is legal now is the caller's care. Raises ValueError, as convert."""
         self._counter += 1
         message = ask_to_pb(ask, self._counter)
         self._kept.append(message)

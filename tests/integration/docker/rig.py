@@ -74,7 +74,7 @@ def shared_directory(path: Path) -> Iterator[Path]:
         subprocess.run(["mount", "--make-shared", str(path)], check=True)
         yield path
     finally:
-        subprocess.run(["umount", "--recursive", "--lazy", str(path)], check=True)
+        subprocess.run(["umount", "--lazy", str(path)], check=True)
         path.rmdir()
 
 

@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from functools import partial
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 ARM = platform.machine() == "aarch64"
@@ -155,9 +156,9 @@ def main(directory: str) -> None:
         "socketpair tipc": attempt(lambda: socket.socketpair(30, socket.SOCK_STREAM)),
     }
     for name, flag in (("NS", 0x20000), ("CGROUP", 0x2000000), ("UTS", 0x4000000), ("IPC", 0x8000000)):
-        found[f"clone {name}"] = in_child(lambda flag=flag: clone(flag))
+        found[f"clone {name}"] = in_child(partial(clone, flag))
     for name, flag in (("USER", 0x10000000), ("PID", 0x20000000), ("NET", 0x40000000)):
-        found[f"clone {name}"] = in_child(lambda flag=flag: clone(flag))
+        found[f"clone {name}"] = in_child(partial(clone, flag))
     if not ARM:
         found["modify_ldt"] = call(154, 0, 0, 0)
         found["x32 getpid"] = in_child(lambda: call(0x40000000 | 39))

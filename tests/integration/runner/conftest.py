@@ -10,12 +10,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-
 from perstack_runner import hardening, landlock
 from perstack_runner.loop import Runner
 from perstack_runner.messages import Hello
 from perstack_runner.tools import catalogue
 from perstack_runner.workplace import Surroundings
+
 from tests.integration.runner.fake_daemon import FakeDaemon, session
 
 ROOT = Path(__file__).parents[3]

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import grpc.aio
-
 from perstack.v1 import runner_pb2 as pb
 from perstack.v1 import runner_pb2_grpc
 
@@ -53,7 +52,7 @@ class FakeDaemon(runner_pb2_grpc.RunnerServiceServicer):
         self.path.unlink(missing_ok=True)
         self._orders = asyncio.Queue()
 
-    async def Attach(
+    async def Attach(  # noqa: N802 - the service's name
         self, request_iterator: AsyncIterator[pb.FromRunner], context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[pb.ToRunner]:
         first = await anext(request_iterator)
@@ -192,7 +191,7 @@ BASE_TOOLS = tuple(_names())
 
 @asynccontextmanager
 async def session(socket_path: Path, start: Callable[[Path], Any]) -> AsyncIterator[FakeDaemon]:
-    """A served daemon with a runner that has said hello. `start` makes an async context manager that runs the runner."""
+    """A served daemon with a runner that has said hello; `start` makes the context manager that runs it."""
     daemon = FakeDaemon(socket_path)
     await daemon.serve()
     try:

@@ -1,7 +1,7 @@
 """An MCP server without an SDK, that can be told to misbehave: python raw_server.py MODE...
 
-Modes: crash-on-call, hang-on-call, ignore-stdin-end, many-tools, endless-pages, noisy, long-line, no-handshake, die-at-once,
-escapee, counting (starts are counted in the file `starts` of the working directory).
+Modes: crash-on-call, hang-on-call, ignore-stdin-end, many-tools, endless-pages, noisy, long-line, no-handshake,
+die-at-once, escapee, counting (starts are counted in the file `starts`).
 """
 
 import json
@@ -74,7 +74,7 @@ def answer(request: dict[str, object]) -> dict[str, object] | None:
             return None
 
 
-def main() -> None:
+def misbehave_at_start() -> None:
     if "counting" in MODES:
         with open("starts", "a") as file:
             file.write("x\n")
@@ -82,7 +82,7 @@ def main() -> None:
         sys.stderr.write("no licence key\n")
         sys.exit(1)
     if "noisy" in MODES:
-        sys.stderr.write("noise\n" * 200_000)
+        sys.stderr.write("noise\n" * 40_000)
         sys.stdout.write("this is no json\n\n")
     if "long-line" in MODES:
         sys.stdout.write("x" * (17 << 20))
@@ -91,6 +91,10 @@ def main() -> None:
         child = subprocess.Popen(["sleep", "600"], start_new_session=True, stdout=None)
         with open("escapee", "w") as file:
             file.write(f"{child.pid}\n")
+
+
+def main() -> None:
+    misbehave_at_start()
     for line in sys.stdin:
         request = json.loads(line)
         if request.get("method") == "notifications/cancelled":

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from perstack.v1 import runner_pb2 as pb
+
 from tests.integration.runner.fake_daemon import FakeDaemon, value_of
 
 pytestmark = pytest.mark.anyio

@@ -4,10 +4,11 @@ import asyncio
 import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
-
 from perstack.v1 import runner_pb2 as pb
+
 from tests.integration.runner.conftest import as_program, in_process
 from tests.integration.runner.fake_daemon import FakeDaemon, session, value_of
 
@@ -186,7 +187,7 @@ async def test_tools_that_were_not_assigned_are_not_offered(daemon: FakeDaemon, 
 
 async def test_wrong_arguments_are_answers_that_name_the_argument(daemon: FakeDaemon, workspace: Path) -> None:
     await daemon.begin(workspace)
-    wrong = [
+    wrong: list[tuple[str, dict[str, Any], str]] = [
         ("exec", {}, "missing: command"),
         ("exec", {"command": 3}, "command has to be of type string"),
         ("exec", {"command": "true", "args": [1]}, "args[0] has to be of type string"),

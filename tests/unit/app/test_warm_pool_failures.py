@@ -291,6 +291,19 @@ async def test_an_idle_sandbox_whose_link_is_lost_is_removed_and_replaced(here: 
         await eventually(lambda: idle(pool) == 1 and dead not in {record.id for record in pool.records()})
 
 
+async def test_a_pause_that_ends_a_moment_early_is_waited_out(here: World) -> None:
+    async with here.running(lone()) as pool:
+        here.timers.early = 0.01
+        here.sandboxes.failing_starts = 1
+        await pool.claim(here.request())
+        await eventually(lambda: pool.status()[0].failures == 1)
+        here.timers.advance(0.245)
+        await asyncio.sleep(0)
+        assert pool.status()[0].starting == 0
+        here.timers.advance(0.01)
+        await eventually(lambda: idle(pool) == 1)
+
+
 @pytest.mark.parametrize("ask", [NextTurn(1), Failure("broken", "no memory")], ids=["asks", "fails"])
 async def test_an_idle_runner_that_says_what_an_idle_one_does_not_is_removed(
     here: World, ask: NextTurn | Failure

@@ -23,9 +23,10 @@ BOUND = 5.0
 
 
 class Timers:
-    """Sleeps that end when the test lets time pass."""
+    """Sleeps that end when the test lets time pass, `early` seconds too soon, as a loop's coarse timers may."""
 
     def __init__(self, clock: FakeClock) -> None:
+        self.early = 0.0
         self._clock = clock
         self._sleepers: list[tuple[float, asyncio.Future[None]]] = []
 
@@ -39,7 +40,7 @@ class Timers:
     def advance(self, seconds: float) -> None:
         """Let time pass and wake whose time has come."""
         self._clock.advance(seconds)
-        now = self._clock.monotonic() + 1e-6
+        now = self._clock.monotonic() + 1e-6 + self.early
         for due, future in self._sleepers:
             if due <= now and not future.done():
                 future.set_result(None)

@@ -6,7 +6,8 @@ from perstack.v1.events_pb2 import Event
 
 from perstackctl.client import Batch, ProtocolError
 from perstackctl.client.convert import batch
-from perstackctl.watch.trace import CALLS_KEPT, TEXT_KEPT, Trace, fold
+from perstackctl.watch.run_trace import CALLS_KEPT, TEXT_KEPT
+from perstackctl.watch.trace import Trace, fold
 from tests.fakes.daemon_api import CHILD, JOB, PARENT, EventLog, Item, result, story
 
 

@@ -138,7 +138,7 @@ def test_four_failures_do_not_halt_and_one_good_start_forgets_them() -> None:
 def test_sandboxes_that_keep_dying_young_slow_the_refill_down_although_their_starts_succeed() -> None:
     now, after = NOW, state()
     for number in range(5):
-        now = max(now + 0.1, after.retry_at)
+        now = max(now + 1.1, after.retry_at)
         seat = Seat(SandboxId(f"y{number}"), Stage.STARTING, now)
         after = pool.settled(pool.launched(after, seat), seat.sandbox_id, 100.0, now)
         after = pool.removed(pool.lost(after, seat.sandbox_id, "the link was lost", now), seat.sandbox_id)
@@ -150,6 +150,15 @@ def test_an_engine_restart_that_ends_all_idle_sandboxes_counts_once() -> None:
     for seat in after.seats:
         after = pool.lost(after, seat.sandbox_id, "the link was lost", NOW + 1)
     assert after.failures == 1
+    assert planned(after, template(), NOW + 1) == ()  # max is 4, and all four are being removed
+
+
+def test_the_first_idle_sandbox_that_dies_is_replaced_at_once_and_the_second_after_a_pause() -> None:
+    first = pool.lost(state(Stage.IDLE, Stage.IDLE), SandboxId("s1"), "the link was lost", NOW + 1)
+    assert planned(first, template(), NOW + 1) == (Start(1),)
+    second = pool.lost(first, SandboxId("s2"), "the link was lost", NOW + 3)
+    assert planned(second, template(), NOW + 3) == ()
+    assert planned(second, template(), NOW + 3.5) == (Start(1),)
 
 
 def test_an_old_idle_sandbox_that_dies_says_nothing_about_its_template() -> None:

@@ -1,7 +1,6 @@
 import asyncio
 
 import pytest
-
 from perstack_runner.calls import RunningCalls
 from perstack_runner.messages import Call, Result, Text, Turn
 from perstack_runner.results import failed

@@ -2,9 +2,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-import jsonschema
+import jsonschema  # type: ignore[import-untyped]  # its stubs are no dependency of ours
 import pytest
-
 from perstack_runner.tools import catalogue
 from perstack_runner.tools.outcome import ToolFailure
 from perstack_runner.tools.toolbox import DECIDED_BY_DAEMON, IN_PROCESSES, ON_TREE

@@ -2,6 +2,7 @@ from perstack.v1 import runner_pb2 as pb
 from perstack_runner import convert
 from perstack_runner.messages import (
     Acknowledged,
+    Ask,
     Assign,
     BlobChunk,
     Call,
@@ -45,7 +46,7 @@ def test_every_order_of_the_protocol_is_understood() -> None:
 
 
 def test_every_message_of_the_runner_can_be_sent() -> None:
-    asks = {
+    asks: dict[str, Ask] = {
         "ready": Ready("/w"),
         "skill_state": SkillState("s", "connected", (ToolSpec("t", "d", b"{}", True, False),), "", "n", "1"),
         "next_turn": NextTurn(4),

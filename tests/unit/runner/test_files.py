@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from perstack_runner.tools import directory, file_entry, replace, text_file
 from perstack_runner.tools.outcome import Outcome, ToolFailure
 from perstack_runner.tools.toolbox import _on_tree

@@ -5,7 +5,6 @@ import random
 from pathlib import Path
 
 import pytest
-
 from perstack_runner.machine import (
     WORKING,
     Action,
@@ -44,11 +43,12 @@ def calls(count: int) -> tuple[Call, ...]:
 
 
 def run(events: list[Event]) -> tuple[Session, list[Action]]:
-    session, done = Session(), []
+    session = Session()
+    done: list[Action] = []
     for event in events:
         session, actions = decide(session, event)
         done += actions
-    return session, list(done)
+    return session, done
 
 
 def test_a_step_goes_from_assignment_to_the_next_question() -> None:
@@ -61,7 +61,7 @@ def test_a_step_goes_from_assignment_to_the_next_question() -> None:
 
 
 def test_the_first_question_waits_for_skills_that_are_not_lazy() -> None:
-    begun = [Welcomed(), Assign("/w", skills=SKILLS), TakenOver(), SkillSettled("lazy"), SkillSettled("b")]
+    begun: list[Event] = [Welcomed(), Assign("/w", skills=SKILLS), TakenOver(), SkillSettled("lazy"), SkillSettled("b")]
     assert AskTurn(1) not in run(begun)[1]
     assert run([*begun, SkillSettled("a")])[1][-1] == AskTurn(1)
     assert run([*begun, SkillSettled("a"), SkillSettled("a")])[1].count(AskTurn(1)) == 1

@@ -1,7 +1,6 @@
 import asyncio
 
 import pytest
-
 from perstack_runner.progress import PENDING_BYTES, OutputStream
 
 pytestmark = pytest.mark.anyio

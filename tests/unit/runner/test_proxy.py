@@ -3,7 +3,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-
 from perstack_runner import proxy
 from perstack_runner.proxy import Proxy
 

@@ -1,7 +1,6 @@
 import json
 
 import pytest
-
 from perstack_runner.convert import ask_to_pb
 from perstack_runner.messages import Blob, BlobRef, Limits, Part, Result, Structured, Text, ToolResults
 from perstack_runner.results import CHUNK_BYTES, MAX_PARTS, TURN_BLOB_BYTES, canonical, failed, from_outcome, pack

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from perstack_runner.tools import search
 from perstack_runner.tools.outcome import ToolFailure
 from perstack_runner.tools.tree import Tree

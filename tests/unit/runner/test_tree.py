@@ -5,7 +5,6 @@ import threading
 from pathlib import Path
 
 import pytest
-
 from perstack_runner.tools.outcome import ToolFailure
 from perstack_runner.tools.tree import MAX_LINKS, Tree
 

@@ -35,7 +35,11 @@ async def blocks(descriptor: int) -> AsyncIterator[bytes]:
 
 
 async def read_messages(descriptor: int, incoming: Incoming) -> None:
-    """Parse lines into messages; what is none is handed on as its error. Ends with the pipe, or at 16 MiB of one line."""
+    """Parse lines into messages, until the pipe ends; what is none is handed on as its error.
+
+    Raises:
+        ValueError: a line over 16 MiB.
+    """
     async with incoming:
         line = bytearray()
         async for data in blocks(descriptor):
@@ -47,8 +51,7 @@ async def read_messages(descriptor: int, incoming: Incoming) -> None:
                 line.clear()
             line += rest
             if len(line) > MAX_LINE_BYTES:
-                await incoming.send(ValueError(f"a line of the server is over {MAX_LINE_BYTES >> 20} MiB"))
-                return
+                raise ValueError(f"a line of its output is over {MAX_LINE_BYTES >> 20} MiB")
 
 
 def _parsed(line: bytes) -> SessionMessage | Exception:

@@ -25,7 +25,7 @@ _NO_HANDSHAKE: Final = (mcp.METHOD_NOT_FOUND, mcp.UNSUPPORTED_PROTOCOL_VERSION)
 
 
 class Setting(NamedTuple):
-    """Where a server lives. `directory` opens its working directory; `root` is the workspace it is told of, or empty."""
+    """Where a server lives. `directory` opens its working directory; `root` is the workspace it is told of, or ""."""
 
     environment: dict[str, str]
     directory: Callable[[], int]
@@ -110,19 +110,18 @@ def _spec(order: SkillOrder, setting: Setting, pipes: _Pipes) -> Spec:
 
 async def _until_the_end(child: Child, descriptor: int, incoming: Incoming, ended: asyncio.Event) -> None:
     """Read until the output ends; a process that is gone ends it too, though a grandchild may hold the pipe."""
-    try:
-        async with anyio.create_task_group() as either:
-            either.start_soon(_cancel_after, child.exited, either.cancel_scope)
+    async with anyio.create_task_group() as either:
+        either.start_soon(_cancel_after, child.exited, either.cancel_scope)
+        try:
             await read_messages(descriptor, incoming)
-            either.cancel_scope.cancel()
-    finally:
-        ended.set()
+        finally:
+            ended.set()
+        either.cancel_scope.cancel()
 
 
 async def _cancel_after(event: asyncio.Event, scope: anyio.CancelScope) -> None:
     await event.wait()
-    with anyio.CancelScope(shield=True):
-        await anyio.sleep(LAST_OUTPUT_SECONDS)
+    await anyio.sleep(LAST_OUTPUT_SECONDS)
     scope.cancel()
 
 

@@ -55,28 +55,31 @@ class Skill:
         while True:
             await self._wanted.wait()
             self._wanted.clear()
+            ready = self._demand()
             try:
-                await self._live()
+                await self._live(ready)
             finally:
-                self._give_up("the skill's server has ended")
+                self._give_up(ready, "the skill's server has ended")
 
     def _demand(self) -> "asyncio.Future[Server]":
-        if self._server is None:
-            if self._starts >= MAX_STARTS:
-                raise ToolFailure(
-                    "skill_unavailable", f"{self.name}: its server ended {self._starts} times; it stays off"
-                )
-            self._server = asyncio.get_running_loop().create_future()
-            self._wanted.set()
+        """The server that is up or on its way; a new one when the last has ended."""
+        ready = self._server
+        if ready is not None and not (ready.done() and ready.result().ended.is_set()):
+            return ready
+        if self._starts >= MAX_STARTS:
+            raise ToolFailure("skill_unavailable", f"{self.name}: its server ended {self._starts} times; it stays off")
+        self._server = asyncio.get_running_loop().create_future()
+        self._wanted.set()
         return self._server
 
-    def _give_up(self, why: str) -> None:
-        server, self._server = self._server, None
-        if server is not None and not server.done():
-            server.set_exception(ToolFailure("skill_unavailable", f"{self.name}: {why}"))
-            server.exception()  # whoever waits gets it; that nobody does is no fault
+    def _give_up(self, ready: "asyncio.Future[Server]", why: str) -> None:
+        if self._server is ready:
+            self._server = None
+        if not ready.done():
+            ready.set_exception(ToolFailure("skill_unavailable", f"{self.name}: {why}"))
+            ready.exception()  # whoever waits gets it; that nobody does is no fault
 
-    async def _live(self) -> None:
+    async def _live(self, ready: "asyncio.Future[Server]") -> None:
         """One life of the server, from its start to its end, with what is reported of it."""
         self._starts += 1
         self._say("starting")
@@ -87,7 +90,7 @@ class Skill:
                 async with connected(self._order, self._setting, self._children, words) as server:
                     starting.reschedule(None)
                     state = "disconnected"
-                    self._connected(server)
+                    self._connected(server, ready)
                     await server.ended.wait()
             why = "its server ended"
         except TimeoutError:
@@ -95,16 +98,16 @@ class Skill:
         except Exception as error:
             why = _reason(error)
         said = f"; its last words: {words.text.strip()}" if words.text.strip() else ""
-        self._give_up(why)
+        self._give_up(ready, why)
         self._say(state, clean(why + said))
         self.settled.set()
 
-    def _connected(self, server: Server) -> None:
+    def _connected(self, server: Server, ready: "asyncio.Future[Server]") -> None:
         news = SkillState(self.name, "connected", server.tools, "", clean(server.name), clean(server.version))
         self._report(news)
         self.settled.set()
-        if self._server is not None and not self._server.done():
-            self._server.set_result(server)
+        if not ready.done():
+            ready.set_result(server)
 
     def _say(self, state: str, detail: str = "") -> None:
         self._report(SkillState(self.name, state, (), clean(detail)[:_DETAIL_CHARACTERS]))

@@ -1,0 +1,153 @@
+"""A daemon of its own for one measurement: started, waited for, and in the end gone with everything that it made.
+
+Order at the end: SIGTERM, a bound, SIGKILL; then whatever its sandboxes, mounts and directories have left is removed.
+A benchmark that is killed takes its daemon along (the parent's death is a SIGTERM for it).
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from benchmarks.barriers import BarrierFile, Barriers
+from benchmarks.experts import PROVIDER
+from benchmarks.failure import MeasurementError
+from benchmarks.options import Options, progress
+from perstackctl.client import Client
+from perstackd.adapters.docker.hardening import LABEL_DAEMON
+from perstackd.adapters.workspaces.root import RuntimeRoot
+from perstackd.daemon import daemon_id
+
+REPOSITORY: Final = Path(__file__).resolve().parents[1]
+BIN: Final = Path(sys.executable).parent
+ENGINE: Final = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
+IMAGE: Final = "perstack/base:latest"
+START_SECONDS: Final = 60.0
+STOP_SECONDS: Final = 90.0
+_LOG_SHOWN: Final = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """A daemon that serves. `home` holds all that is its own."""
+
+    pid: int
+    home: Path
+    min_idle: int
+    barrier_file: BarrierFile
+
+    @property
+    def state(self) -> Path:
+        """Its state directory, on the disk that is measured."""
+        return self.home / "state"
+
+    @property
+    def address(self) -> str:
+        """Its admin socket, as clients name it."""
+        return f"unix:{self.home}/run/perstackd.sock"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment of a perstackctl that is to find it."""
+        return {**_environment(), "PERSTACK_ADDRESS": self.address}
+
+    @property
+    def id(self) -> str:
+        """What its containers are labelled with."""
+        return daemon_id(self.state)
+
+    def client(self) -> Client:
+        """A new client, to be entered."""
+        return Client(self.address)
+
+    def barriers(self) -> Barriers:
+        """Durable barriers so far; a daemon with the real models counts none."""
+        return self.barrier_file.read()
+
+
+@contextmanager
+def running_daemon(options: Options, *, min_idle: int, most: int, real_models: bool = False) -> Iterator[Daemon]:
+    """A daemon whose pool keeps `min_idle` sandboxes and has at most `most`; its socket is there, the pool may still fill.
+
+    `real_models` starts the product's program as it is, with the vendor's SDK loaded; else the scripted one.
+
+    Raises:
+        MeasurementError: it did not come up; its log's end is in the message.
+    """
+    home = Path(tempfile.mkdtemp(prefix="perstackd-bench-", dir=options.directory))
+    try:
+        daemon_file = BarrierFile(home / "barriers")
+        with _process(home, _configuration(home, min_idle, most, real_models=real_models), real_models) as process:
+            daemon = Daemon(process.pid, home, min_idle, daemon_file)
+            _await_socket(daemon, process)
+            yield daemon
+            if process.poll() is not None:
+                raise MeasurementError(f"the daemon ended during the measurement; its log:\n{_log_end(home)}")
+    finally:
+        _sweep(home)
+
+
+def _configuration(home: Path, min_idle: int, most: int, *, real_models: bool) -> Path:
+    models = "" if real_models else f'[models]\ndefault_provider = "{PROVIDER}"\n'
+    path = home / "perstackd.toml"
+    path.write_text(
+        f'version = 1\nstate_directory = "{home}/state"\nruntime_directory = "{home}/run"\n'
+        f'[engine]\nurl = "{ENGINE}"\n[templates.base]\nimage = "{IMAGE}"\nmin_idle = {min_idle}\nmax = {most}\n{models}'
+    )
+    return path
+
+
+def _environment() -> dict[str, str]:
+    """The caller's, without what would change the daemon's configuration."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("PERSTACK")}
+
+
+@contextmanager
+def _process(home: Path, config: Path, real_models: bool) -> Iterator[subprocess.Popen[bytes]]:  # noqa: FBT001 - private
+    scripted = [sys.executable, "-m", "benchmarks.serve", str(config), str(home / "barriers")]
+    program = [str(BIN / "perstackd"), "serve", "--config", str(config)] if real_models else scripted
+    with (home / "daemon.log").open("wb") as log:
+        command = ["setpriv", "--pdeathsig", "TERM", "--", *program]
+        process = subprocess.Popen(
+            command, stderr=log, cwd=REPOSITORY, env=_environment(), stdin=subprocess.DEVNULL, start_new_session=True
+        )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            progress(f"the daemon did not stop within {STOP_SECONDS:g} s and is killed; its log:\n{_log_end(home)}")
+            process.kill()
+            process.wait()
+
+
+def _await_socket(daemon: Daemon, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while not (daemon.home / "run/perstackd.sock").exists():
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise MeasurementError(f"the daemon did not come up; its log:\n{_log_end(daemon.home)}")
+        time.sleep(0.02)
+
+
+def _log_end(home: Path) -> str:
+    return (home / "daemon.log").read_bytes()[-_LOG_SHOWN:].decode(errors="replace")
+
+
+def _sweep(home: Path) -> None:
+    """Remove what a daemon that was killed leaves behind; after a clean stop that is its directory alone."""
+    label = f"label={LABEL_DAEMON}={daemon_id(home / 'state')}"
+    found = subprocess.run(["docker", "ps", "-aq", "--filter", label], capture_output=True, text=True, check=True)
+    if containers := found.stdout.split():
+        progress(f"removing {len(containers)} containers that the daemon left")
+        subprocess.run(["docker", "rm", "--force", "--volumes", *containers], check=True, stdout=subprocess.DEVNULL)
+    RuntimeRoot(str(home / "run")).cleanup()
+    shutil.rmtree(home)

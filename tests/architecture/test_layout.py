@@ -1,0 +1,172 @@
+"""The shape of the tree: what style.md asks for and no linter checks. Reads files only; exceptions have reasons."""
+
+import ast
+import subprocess
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from perstackd.domain import events
+
+ROOT = Path(__file__).parents[2]
+PROGRAMS = ("perstackd", "perstackctl", "perstack_egress", "sandbox-images", "examples", "benchmarks")
+
+MODULE_LINES = 400
+LONG_MODULES = {
+    "perstackd/domain/events.py": "one dataclass for each event and no logic; a union that is split is two unions",
+    "perstackd/domain/run.py": "decide and evolve of one state machine are read side by side",
+    "sandbox-images/build": "a program of one file, so that it runs before anything is installed",
+}
+FUNCTION_LINES = 40
+LONG_FUNCTIONS = {
+    "perstackd/domain/run.py:evolve": "one case for each event",
+}
+FORBIDDEN_STEMS = frozenset({"utils", "util", "helpers", "helper", "common", "manager", "misc", "base"})
+# Tasks that no TaskGroup owns, with who awaits them instead.
+UNGROUPED_TASKS = {
+    "perstackd/app/warm_pool/held_link.py": "a read outlives the hand-over from pool to run; HeldLink.close ends it",
+    "sandbox-images/runner/perstack_runner/children.py": "no cancellation may tear a start or an end; awaited there",
+}
+IMPORTERS: dict[str, tuple[str, ...]] = {
+    "anthropic": ("perstackd/adapters/models/anthropic",),
+    "docker": ("perstackd/adapters/docker/",),
+    "mcp": ("sandbox-images/runner/perstack_runner/skills/",),
+    "mcp_types": ("sandbox-images/runner/perstack_runner/skills/",),
+    "sqlite3": ("perstackd/adapters/store/", "benchmarks/"),
+    "grpc": ("perstackd/rpc/", "perstackctl/client/", "sandbox-images/runner/perstack_runner/link.py", "benchmarks/"),
+}
+# Where packages come from is the machine's own affair. In pieces, so that this file does not name one either.
+REGISTRY_HOSTS = (
+    *("pypi" + ".org", "python" + "hosted", "npm" + "js.", "deb." + "debian", "archive." + "ubuntu"),
+    *("security." + "ubuntu", "registry." + "yarn", "proxy." + "golang", "static." + "crates"),
+)
+
+
+@cache
+def files() -> tuple[str, ...]:
+    """What git tracks, or would: paths from the root, without what is deleted."""
+    command = ["git", "-c", "safe.directory=*", "ls-files", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=30).stdout
+    return tuple(sorted(name for name in set(listed.splitlines()) if (ROOT / name).is_file()))
+
+
+@cache
+def sources() -> tuple[str, ...]:
+    """Our own Python, generated code left out."""
+    own = (name for name in files() if name.split("/")[0] in PROGRAMS)
+    return tuple(name for name in own if name.endswith(".py") or _is_script(name))
+
+
+def _is_script(name: str) -> bool:
+    if "." in Path(name).name:
+        return False
+    with (ROOT / name).open("rb") as file:
+        first = file.readline(200)
+    return first.startswith(b"#!") and b"python" in first
+
+
+@cache
+def nodes(name: str) -> tuple[ast.AST, ...]:
+    return tuple(ast.walk(ast.parse((ROOT / name).read_text(encoding="utf-8"), name)))
+
+
+def test_the_tree_is_found() -> None:
+    assert "perstackd/daemon.py" in sources()
+    assert "sandbox-images/build" in sources()
+    assert "sandbox-images/runner/perstack_runner/machine.py" in sources()
+
+
+def test_no_module_is_longer_than_400_lines() -> None:
+    long = {name: len((ROOT / name).read_text().splitlines()) for name in sources() if name not in LONG_MODULES}
+    assert {name: lines for name, lines in long.items() if lines > MODULE_LINES} == {}, "split it by noun"
+
+
+def test_no_function_is_longer_than_40_lines() -> None:
+    long = [found for name in sources() for found in _long_functions(name) if found not in LONG_FUNCTIONS]
+    assert long == [], "a function does one thing; name its parts"
+
+
+def _long_functions(name: str) -> Iterator[str]:
+    for node in nodes(name):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            lines = (node.end_lineno or node.lineno) - node.lineno + 1
+            if lines > FUNCTION_LINES:
+                yield f"{name}:{node.name}"
+
+
+def test_exceptions_name_files_that_exist() -> None:
+    named = {*LONG_MODULES, *UNGROUPED_TASKS, *(place.partition(":")[0] for place in LONG_FUNCTIONS)}
+    assert sorted(named - set(sources())) == [], "an exception is gone: take it off the list"
+
+
+def test_a_module_is_named_after_its_noun() -> None:
+    python = (name for name in files() if name.endswith(".py"))
+    assert [name for name in python if Path(name).stem in FORBIDDEN_STEMS] == []
+
+
+def test_nothing_goes_through_a_shell() -> None:
+    assert [place for name in sources() for place in _shell_calls(name)] == [], "pass argv as a list"
+
+
+def _shell_calls(name: str) -> Iterator[str]:
+    for node in nodes(name):
+        if not isinstance(node, ast.Call):
+            continue
+        shell = any(key.arg == "shell" and getattr(key.value, "value", True) is not False for key in node.keywords)
+        called = ast.unparse(node.func)
+        if shell or called in {"os.system", "os.popen"} or called.endswith("create_subprocess_shell"):
+            yield f"{name}:{node.lineno} {called}"
+
+
+def test_every_task_has_an_owner() -> None:
+    ungrouped = [place for name in sources() if name not in UNGROUPED_TASKS for place in _ungrouped_tasks(name)]
+    assert ungrouped == [], "start it in a TaskGroup, or add the file to UNGROUPED_TASKS and say who awaits it"
+
+
+def _ungrouped_tasks(name: str) -> Iterator[str]:
+    for node in nodes(name):
+        called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+        owner, _, method = called.rpartition(".")
+        of_loop = owner == "asyncio" or owner.endswith(("loop", "loop()"))
+        if method == "ensure_future" or (method == "create_task" and of_loop):
+            yield f"{name}:{getattr(node, 'lineno', 0)} {called}"
+
+
+@pytest.mark.parametrize("package", sorted(IMPORTERS))
+def test_a_heavy_package_is_imported_behind_its_one_adapter_only(package: str) -> None:
+    importers = [name for name in sources() if package in _imports(name)]
+    assert importers, f"nobody imports {package}: take it off the list"
+    assert [name for name in importers if not name.startswith(IMPORTERS[package])] == []
+
+
+@cache
+def _imports(name: str) -> frozenset[str]:
+    found = set()
+    for node in nodes(name):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.partition(".")[0])
+    return frozenset(found)
+
+
+def test_no_file_names_a_package_registry() -> None:
+    naming = [
+        f"{name}: {host}"
+        for name in files()
+        for host in REGISTRY_HOSTS
+        if host in (ROOT / name).read_bytes().decode("utf-8", "replace").lower()
+    ]
+    assert naming == [], "packages come from wherever the machine's own configuration says"
+
+
+def test_every_version_of_every_event_has_a_stored_fixture() -> None:
+    payloads = [payload for union in get_args(events.Payload) for payload in (get_args(union) or (union,))]
+    types = {str(payload.__dataclass_fields__["type"].default) for payload in payloads}
+    assert "jobCreated" in types
+    for version in range(1, events.SCHEMA + 1):
+        stored = (ROOT / f"tests/unit/store/fixtures/events-v{version}.jsonl").read_text()
+        assert [kind for kind in sorted(types) if f'"type":"{kind}"' not in stored] == [], f"version {version}"

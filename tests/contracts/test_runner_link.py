@@ -1,0 +1,190 @@
+"""What every runner link promises, over the fake and over gRPC on a real socket."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import anyio
+import grpc.aio
+import pytest
+
+from perstack.v1 import runner_pb2 as pb
+from perstack.v1 import runner_pb2_grpc
+from perstackd.adapters.clock import SystemClock
+from perstackd.domain.errors import PerstackError
+from perstackd.domain.ids import SandboxId
+from perstackd.domain.session import Finish, LinkLost, NextTurn, Probe, Ready
+from perstackd.ports.runner_link import RunnerLink, RunnerLinks
+from perstackd.rpc.runner import GrpcRunnerLinks
+from tests.fakes.runner_link import HELLO, FakeRunnerLink, FakeRunnerLinks
+
+pytestmark = pytest.mark.anyio
+ID = SandboxId("01HZZZZZZZZZZZZZZZZZZZZZZZ")
+
+
+class Runner(Protocol):
+    """The other end, as each kind of link has it."""
+
+    async def call(self, version: int = 1) -> None: ...
+    async def ready(self, path: str) -> None: ...
+    async def next_turn(self, step: int) -> None: ...
+    async def orders(self, count: int) -> list[str]: ...
+    async def leave(self) -> None: ...
+
+
+class FakeSide:
+    def __init__(self, links: FakeRunnerLinks, link: FakeRunnerLink) -> None:
+        self._links, self._link = links, link
+        links.hold_hellos()
+
+    async def call(self, version: int = 1) -> None:
+        self._links.hello = replace(HELLO, protocol_version=version)
+        self._links.release_hellos()
+
+    async def ready(self, path: str) -> None:
+        self._link.push(Ready(path))
+
+    async def next_turn(self, step: int) -> None:
+        self._link.push(NextTurn(step))
+
+    async def orders(self, count: int) -> list[str]:
+        return [type(order).__name__ for order in self._link.orders[:count]]
+
+    async def leave(self) -> None:
+        self._link.lose()
+
+
+class GrpcSide:
+    def __init__(self, path: Path, stack: AsyncExitStack) -> None:
+        self._path, self._stack, self._counter = path, stack, 0
+        self._stream: Any = None
+
+    async def call(self, version: int = 1) -> None:
+        channel = await self._stack.enter_async_context(grpc.aio.insecure_channel(f"unix:{self._path}"))
+        self._stream = runner_pb2_grpc.RunnerServiceStub(channel).Attach()
+        self._stack.callback(self._stream.cancel)
+        await self._stream.write(pb.FromRunner(hello=pb.Hello(protocol_version=version)))
+
+    async def ready(self, path: str) -> None:
+        await self._say(ready=pb.Ready(workspace_path=path))
+
+    async def next_turn(self, step: int) -> None:
+        await self._say(next_turn=pb.NextTurn(step=step))
+
+    async def orders(self, count: int) -> list[str]:
+        names: list[str] = []
+        while len(names) < count:
+            kind = (await self._stream.read()).WhichOneof("message")
+            if kind not in {"welcome", "ack"}:
+                names.append(kind.capitalize())
+        return names
+
+    async def leave(self) -> None:
+        self._stream.cancel()
+
+    async def _say(self, **message: Any) -> None:
+        self._counter += 1
+        await self._stream.write(pb.FromRunner(counter=self._counter, **message))
+
+
+
+
+@pytest.fixture(params=["fake", "gRPC"])
+def linked(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Any]:
+    @asynccontextmanager
+    async def open_link() -> AsyncIterator[tuple[RunnerLink, Runner]]:
+        path = tmp_path / "gw/r.sock"
+        path.parent.mkdir()
+        async with AsyncExitStack() as stack:
+            if request.param == "fake":
+                links = FakeRunnerLinks()
+                link = await links.listen(ID, str(path))
+                yield link, FakeSide(links, link)
+            else:
+                real = await GrpcRunnerLinks(SystemClock()).listen(ID, str(path))
+                stack.push_async_callback(real.close)
+                yield real, GrpcSide(path, stack)
+
+    return open_link
+
+
+@pytest.fixture(params=["fake", "gRPC"])
+def links(request: pytest.FixtureRequest) -> Callable[[], RunnerLinks]:
+    return lambda: FakeRunnerLinks() if request.param == "fake" else GrpcRunnerLinks(SystemClock())
+
+
+async def test_hello_is_the_first_stream(linked: Callable[[], Any]) -> None:
+    async with linked() as (link, runner):
+        await runner.call()
+        assert (await link.hello(5)).protocol_version == 1
+
+
+async def test_a_runner_one_version_older_is_taken(linked: Callable[[], Any]) -> None:
+    async with linked() as (link, runner):
+        await runner.call(version=0)
+        assert (await link.hello(5)).protocol_version == 0
+
+
+@pytest.mark.parametrize(("version", "reason"), [(7, "runner_protocol"), (None, "runner_silent")])
+async def test_a_wrong_or_silent_runner_is_told(linked: Callable[[], Any], version: int | None, reason: str) -> None:
+    async with linked() as (link, runner):
+        if version is not None:
+            await runner.call(version)
+        with pytest.raises(PerstackError) as caught:
+            await link.hello(5 if version else 0.05)
+    assert caught.value.reason == reason
+
+
+async def test_orders_arrive_in_order(linked: Callable[[], Any]) -> None:
+    async with linked() as (link, runner):
+        await runner.call()
+        await link.hello(5)
+        await link.send(Probe("/mnt/workspace/x"))
+        await link.send(Finish("completed"))
+        with anyio.fail_after(5):
+            assert await runner.orders(2) == ["Probe", "Finish"]
+
+
+async def test_asks_come_in_order_and_the_loss_is_the_last(linked: Callable[[], Any]) -> None:
+    async with linked() as (link, runner):
+        await runner.call()
+        await link.hello(5)
+        await runner.ready("/mnt/workspace")
+        await runner.next_turn(1)
+        seen: list[object] = []
+        with anyio.fail_after(5):
+            async for ask in link.asks():
+                seen.append(ask)
+                link.acknowledge()
+                if isinstance(ask, NextTurn):
+                    await runner.leave()
+        assert seen[:2] == [Ready("/mnt/workspace"), NextTurn(1)]
+        assert [type(ask) for ask in seen[2:]] == [LinkLost]
+
+
+async def test_nothing_can_be_sent_once_the_link_is_lost(linked: Callable[[], Any]) -> None:
+    async with linked() as (link, runner):
+        await runner.call()
+        await link.hello(5)
+        await runner.leave()
+        with anyio.fail_after(5):
+            assert [type(ask) async for ask in link.asks()] == [LinkLost]
+        with pytest.raises(PerstackError) as caught:
+            await link.send(Finish("late"))
+    assert caught.value.reason == "link_lost"
+
+
+async def test_close_may_be_called_twice(linked: Callable[[], Any]) -> None:
+    async with linked() as (link, runner):
+        await runner.call()
+        await link.hello(5)
+        await link.close()
+        await link.close()
+
+
+async def test_a_path_that_no_socket_can_have_is_refused(links: Callable[[], RunnerLinks]) -> None:
+    with pytest.raises(PerstackError) as caught:
+        await links().listen(ID, "/tmp/" + "x" * 120)
+    assert caught.value.reason == "socket_path_too_long"
