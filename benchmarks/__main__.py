@@ -37,7 +37,9 @@ def main() -> int:
     parser.add_argument("group", choices=(*GROUPS, "all"), nargs="?", default="all")
     parser.add_argument("--json", action="store_true", help="one JSON object a line instead of a table")
     parser.add_argument("--full", action="store_true", help="as many repetitions as published figures have")
-    parser.add_argument("--directory", type=Path, default=Path("/var/tmp"), help="where daemons keep their state: a disk")
+    parser.add_argument(
+        "--directory", type=Path, default=Path("/var/tmp"), help="where daemons keep their state: a disk"
+    )
     chosen = parser.parse_args()
     signal.signal(signal.SIGTERM, _leave)
     options = Options(full=chosen.full, directory=chosen.directory)

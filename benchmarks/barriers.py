@@ -82,5 +82,5 @@ def count_here(file: BarrierFile) -> None:
         sync(descriptor)
 
     # sqlite3.connect takes the class of its connections as an argument; the store has no reason to let it through.
-    sqlite3.connect = partial(sqlite3.connect, factory=Counting)  # type: ignore[misc,assignment]
-    os.fsync = counted_sync
+    sqlite3.connect = partial(sqlite3.connect, factory=Counting)  # type: ignore[assignment]
+    os.fsync = counted_sync  # type: ignore[assignment]

@@ -36,7 +36,12 @@ async def _jobs(daemon: Daemon) -> None:
 def _seconds(daemon: Daemon, arguments: Sequence[str]) -> float:
     began = time.perf_counter()
     done = subprocess.run(
-        [BIN / "perstackctl", *arguments], env=daemon.environment, capture_output=True, text=True, timeout=60, check=False
+        [BIN / "perstackctl", *arguments],
+        env=daemon.environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     took = time.perf_counter() - began
     if done.returncode or not done.stdout:

@@ -74,7 +74,7 @@ class Daemon:
 
 @contextmanager
 def running_daemon(options: Options, *, min_idle: int, most: int, real_models: bool = False) -> Iterator[Daemon]:
-    """A daemon whose pool keeps `min_idle` sandboxes and has at most `most`; its socket is there, the pool may still fill.
+    """A daemon whose pool keeps `min_idle` sandboxes and has at most `most`; it serves, its pool may still fill.
 
     `real_models` starts the product's program as it is, with the vendor's SDK loaded; else the scripted one.
 
@@ -99,7 +99,8 @@ def _configuration(home: Path, min_idle: int, most: int, *, real_models: bool) -
     path = home / "perstackd.toml"
     path.write_text(
         f'version = 1\nstate_directory = "{home}/state"\nruntime_directory = "{home}/run"\n'
-        f'[engine]\nurl = "{ENGINE}"\n[templates.base]\nimage = "{IMAGE}"\nmin_idle = {min_idle}\nmax = {most}\n{models}'
+        f'[engine]\nurl = "{ENGINE}"\n{models}'
+        f'[templates.base]\nimage = "{IMAGE}"\nmin_idle = {min_idle}\nmax = {most}\n'
     )
     return path
 

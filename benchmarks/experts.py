@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from perstackd.domain.messages import JsonObject
 from tests.fakes.models import Entry, Held, calls, says
 
 PROVIDER: Final = "scripted"
-SECRET: Final = "BENCH_SECRET"  # noqa: S105 - the name of one
+SECRET: Final = "BENCH_SECRET"
 STEPS: Final = 310
 TOOL_STEPS: Final = 300
 RESULT_BYTES: Final = 1024
@@ -53,7 +54,7 @@ instruction = "Read note.txt again and again."
 
 def scripts() -> Mapping[str, Sequence[Entry]]:
     """What `ScriptedModels` plays, by the first line of each expert's system prompt."""
-    note = {"path": "note.txt", "text": "x" * RESULT_BYTES}
+    note: JsonObject = {"path": "note.txt", "text": "x" * RESULT_BYTES}
     played: dict[str, list[Entry]] = {
         "one-shot": [says("Done.")],
         "with-secret": [says("Done.")],

@@ -109,7 +109,7 @@ def _parts(payload: bytes) -> list[dict[str, str]]:
 
 
 def _store_bytes(state: Path) -> int:
-    """The database and its log, after a checkpoint that empties the log. Raises MeasurementError while readers hold it."""
+    """The database and its log, which is emptied first. Raises MeasurementError while readers hold it."""
     path = state / "perstackd.db"
     deadline = time.monotonic() + _CHECKPOINT_SECONDS
     with closing(sqlite3.connect(path, timeout=_CHECKPOINT_SECONDS)) as connection:

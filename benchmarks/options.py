@@ -11,7 +11,7 @@ from benchmarks.targets import Result
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """`full` asks for the numbers of repetitions that the published figures have; `directory` is where daemons keep state."""
+    """`full`: as many repetitions as published figures have. `directory`: where daemons keep their state."""
 
     full: bool = False
     directory: Path = Path("/var/tmp")  # a disk, unlike /tmp on many machines: durable figures need one

@@ -10,7 +10,7 @@ SYNCS_ALLOWED: Final = 2
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A limit: the most a value may be, or the least where `at_least` is set. `durable`: the disk's syncs are allowed."""
+    """The most a value may be, or the least where `at_least` is set. `durable`: the disk's syncs are allowed for."""
 
     limit: float
     unit: str

@@ -116,4 +116,6 @@ class JsonLines:
         note(text)
 
     def close(self, trace: Trace) -> None:
-        pass
+        # Whoever reads the pipe parses the events; whoever looks at the terminal still wants to know why it failed.
+        if trace.outcome and trace.message:
+            note(f"job {trace.job_id} {trace.outcome}: {trace.message}")

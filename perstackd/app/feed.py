@@ -132,12 +132,17 @@ class Feed:
                 yield batch
                 if batch.last:
                     return
-            if not follow:
+            if not follow or await self._ended(job_id, seq):
                 return
             if texts:
                 yield Batch((), texts)
             async for batch in self._live(watcher, seq):
                 yield batch
+
+    async def _ended(self, job_id: JobId, seq: int) -> bool:
+        """Whether the event `seq` is the job's last: a watcher that has seen it waits for nothing."""
+        last = await self._store.read(job_id, seq - 1, 1) if seq else ()
+        return bool(last) and Batch(last).last
 
     async def _stored(self, job_id: JobId, after_seq: int) -> AsyncIterator[Batch]:
         while events := await self._store.read(job_id, after_seq, BATCH):

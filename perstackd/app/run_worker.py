@@ -170,9 +170,14 @@ class RunWorker:
         await self._note(SandboxReleased(lease.record.id, cause, detail))
 
     async def _cause(self, lease: Lease) -> tuple[str, str]:
+        if self._session.misbehaved:
+            return "misbehaved", ""
         if self._opening.lost is None:
-            return (self.state.end.outcome.value if self.state.end else "cancelled"), ""
-        end = await self._services.pool.end(lease)
+            return ("finished" if self.state.end else "cancelled"), ""
+        try:
+            end = await self._services.pool.end(lease)
+        except PerstackError as error:
+            return "unknown", error.message
         cause = {EndCause.RUNNING: "linkLost", EndCause.GONE: "lost"}.get(end.cause, end.cause.value)
         return cause, end.detail or f"exit code {end.exit_code}"
 

@@ -9,8 +9,11 @@ from perstackd.domain.workspace import WorkspaceSpec
 class Workspaces(Protocol):
     """The only code that mounts. A workspace is opened once per job and attached to each of its sandboxes."""
 
-    async def prepare(self, slot: str) -> None:
-        """Make the slot directory of a new sandbox, below a shared mount."""
+    async def prepare(self, slot: str, uid: int) -> None:
+        """Make the slot directory of a new sandbox, below a shared mount, and what an attach to its `uid` will need.
+
+        A claim then waits for nothing but the mount.
+        """
         ...
 
     async def open(self, job_id: JobId, tenant: TenantId, spec: WorkspaceSpec) -> None:

@@ -101,7 +101,7 @@ def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
 
 async def attached(bench: Bench, spec: WorkspaceSpec, name: str = "one", uid: int = FIRST) -> str:
     slot = bench.slot(name)
-    await bench.workspaces.prepare(slot)
+    await bench.workspaces.prepare(slot, 200_001)
     await bench.workspaces.open(JOB, TENANT, spec)
     await bench.workspaces.attach(JOB, BOX, slot, uid)
     return slot
@@ -124,7 +124,7 @@ async def test_a_read_only_workspace_is_read_and_not_written(bench: Bench) -> No
 async def test_two_sandboxes_of_a_job_share_its_workspace(bench: Bench) -> None:
     first = await attached(bench, EPHEMERAL)
     second = bench.slot("two")
-    await bench.workspaces.prepare(second)
+    await bench.workspaces.prepare(second, 200_001)
     await bench.workspaces.attach(JOB, OTHER_BOX, second, SECOND)
     assert bench.write(first, FIRST, "a", b"from one")
     assert bench.read(second, SECOND, "a") == b"from one"
@@ -154,7 +154,7 @@ async def test_a_named_workspace_keeps_its_files_from_job_to_job(bench: Bench) -
     await bench.workspaces.detach(BOX, slot)
     await bench.workspaces.close(JOB)
     other = bench.slot("two")
-    await bench.workspaces.prepare(other)
+    await bench.workspaces.prepare(other, 200_001)
     await bench.workspaces.open(OTHER_JOB, TENANT, named_spec("notes"))
     await bench.workspaces.attach(OTHER_JOB, OTHER_BOX, other, SECOND)
     assert bench.read(other, SECOND, "a") == b"kept"
@@ -164,7 +164,7 @@ async def test_the_same_name_is_another_workspace_for_another_tenant(bench: Benc
     slot = await attached(bench, named_spec("notes"))
     assert bench.write(slot, FIRST, "a", b"mine")
     other = bench.slot("two")
-    await bench.workspaces.prepare(other)
+    await bench.workspaces.prepare(other, 200_001)
     await bench.workspaces.open(OTHER_JOB, TenantId("acme"), named_spec("notes"))
     await bench.workspaces.attach(OTHER_JOB, OTHER_BOX, other, SECOND)
     assert bench.read(other, SECOND, "a") is None
@@ -202,7 +202,7 @@ async def test_opening_again_keeps_the_workspace_and_another_one_is_refused(benc
 
 
 async def test_a_job_without_an_open_workspace_cannot_be_attached(bench: Bench) -> None:
-    await bench.workspaces.prepare(bench.slot("one"))
+    await bench.workspaces.prepare(bench.slot("one"), 200_001)
     with pytest.raises(PerstackError) as refused:
         await bench.workspaces.attach(JOB, BOX, bench.slot("one"), FIRST)
     assert (refused.value.kind, refused.value.reason) == (Kind.PRECONDITION, "workspace_not_open")
@@ -227,7 +227,7 @@ async def test_a_slot_holds_one_workspace_and_the_first_one_stays(bench: Bench) 
 
 async def test_a_marker_is_seen_inside_differs_each_time_and_leaves_the_slot_free(bench: Bench) -> None:
     slot = bench.slot("one")
-    await bench.workspaces.prepare(slot)
+    await bench.workspaces.prepare(slot, 200_001)
     tokens = []
     for _ in range(2):
         token = await bench.workspaces.prove(slot, FIRST)

@@ -46,7 +46,7 @@ class FakeWorkspaces:
         self.blind = False
         self._markers = 0
 
-    async def prepare(self, slot: str) -> None:
+    async def prepare(self, slot: str, uid: int) -> None:
         self.slots.add(slot)
 
     async def open(self, job_id: JobId, tenant: TenantId, spec: WorkspaceSpec) -> None:

@@ -72,8 +72,11 @@ class EngineCalls:
             raise outcome from error
 
     def submit(self, work: Callable[[Client], T], seconds: float) -> "asyncio.Future[T]":
-        """Begin `work` on a thread, past the breaker."""
-        return asyncio.get_running_loop().run_in_executor(self._executor, lambda: work(self._client(seconds)))
+        """Begin `work` on a thread, past the breaker. Raises `engine_unavailable` once this is closed."""
+        try:
+            return asyncio.get_running_loop().run_in_executor(self._executor, lambda: work(self._client(seconds)))
+        except RuntimeError as error:
+            raise unavailable(self._url, "the connection to it is closed, as this daemon is ending") from error
 
     def admit(self) -> None:
         """Raises `engine_unavailable` at once while the breaker is open. Else the call must be judged or answered."""

@@ -1,33 +1,31 @@
 """The sandboxes port on Docker: starts, judges and removes containers. No other code of the product calls the engine.
 
-Above it are the pool and recovery, below it `calls` (threads, deadlines, breaker). `hardening` says what is asked for,
+Above it are the pool and recovery, below it `starts` (how many at once, what a
+failed one leaves) and `calls` (threads, deadlines, breaker). `hardening` says what is asked for,
 `posture` what must have come of it.
 """
 
 import asyncio
 import json
-import threading
-import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any
 
 import docker.errors
 
 from perstackd.adapters.docker import failures
 from perstackd.adapters.docker.calls import CallLimits, Client, EngineCalls, T
-from perstackd.adapters.docker.hardening import LABEL_DAEMON, MASKED, READ_ONLY, Json, container_name, container_options
+from perstackd.adapters.docker.hardening import LABEL_DAEMON, MASKED, READ_ONLY, container_name, container_options
 from perstackd.adapters.docker.kernel import observe
 from perstackd.adapters.docker.posture import Expected, compare, not_running
+from perstackd.adapters.docker.starts import Starts, remove_container
 from perstackd.domain.ids import SandboxId, is_id
 from perstackd.domain.sandbox import Posture, SandboxRecord, Template
 from perstackd.ports.sandboxes import ContainerEnd, EndCause, EngineInfo, SandboxDirectories
-
-_CONFLICT: Final = 409
-_REMOVE_POLL_SECONDS: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +39,7 @@ class EngineSettings:
     limits: CallLimits = field(default_factory=CallLimits)
 
 
-class _GivenUpError(Exception):
-    """Nobody waits for the start any more."""
-
-
-class DockerSandboxes:
+class DockerSandboxes(AbstractAsyncContextManager["DockerSandboxes"]):
     """Implements `ports.sandboxes.Sandboxes`. To be closed, or used as an async context manager.
 
     Closing waits for running calls, at most one call's time; containers are left as they are.
@@ -55,12 +49,9 @@ class DockerSandboxes:
         self._settings = settings
         self._limits = settings.limits
         self._calls = EngineCalls(settings.url, settings.limits)
-        self._starts = asyncio.Semaphore(settings.starts_at_once)
+        self._starts = Starts(self._calls, settings.limits, settings.starts_at_once)
         self._seccomp = ""
         self._started: dict[SandboxId, Expected] = {}
-
-    async def __aenter__(self) -> Self:
-        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -101,7 +92,7 @@ class DockerSandboxes:
             daemon_id=self._settings.daemon_id,
         )
         try:
-            container_id = await self._start(record.id, options)
+            container_id = await self._starts.run(container_name(record.id), options)
         except docker.errors.ImageNotFound as error:
             raise failures.image_missing(image) from error
         except docker.errors.APIError as error:
@@ -135,7 +126,7 @@ class DockerSandboxes:
         name = container_name(sandbox_id)
         seconds = self._limits.remove_seconds
         try:
-            await self._calls.run(partial(_remove, name, seconds), seconds)
+            await self._calls.run(partial(remove_container, name, seconds), seconds)
         except docker.errors.APIError as error:
             raise failures.remove_failed(name, failures.detail(error)) from error
         self._started.pop(sandbox_id, None)
@@ -160,37 +151,6 @@ class DockerSandboxes:
             self._seccomp = await asyncio.to_thread(read_profile, self._settings.seccomp_path)
         return self._seccomp
 
-    async def _start(self, sandbox_id: SandboxId, options: dict[str, Json]) -> str:
-        await self._starts.acquire()
-        given_up = threading.Event()
-        try:
-            self._calls.admit()
-            running = self._calls.submit(
-                partial(_create_and_start, container_name(sandbox_id), options, given_up),
-                self._limits.start_seconds / 2,
-            )
-        except BaseException:
-            self._starts.release()
-            raise
-        running.add_done_callback(lambda _: self._starts.release())
-        try:
-            async with asyncio.timeout(self._limits.start_seconds):
-                return self._calls.answered(await asyncio.shield(running))
-        except BaseException as error:
-            given_up.set()
-            running.add_done_callback(partial(self._remove_late, sandbox_id))
-            outcome = self._calls.judged(error)
-            if outcome is error:
-                raise
-            raise outcome from error
-
-    def _remove_late(self, sandbox_id: SandboxId, running: "asyncio.Future[str]") -> None:
-        # The start was given up in the instant in which it succeeded. Asking for the exception marks it as seen.
-        if not running.cancelled() and running.exception() is None:
-            seconds = self._limits.remove_seconds
-            removal = self._calls.submit(partial(_remove, container_name(sandbox_id), seconds), seconds)
-            removal.add_done_callback(lambda done: done.cancelled() or done.exception())
-
 
 # --- on a thread ----------------------------------------------------------------------------------------------------
 def read_profile(path: str) -> str:
@@ -199,53 +159,6 @@ def read_profile(path: str) -> str:
         return json.dumps(json.loads(Path(path).read_text()), separators=(",", ":"))
     except (OSError, ValueError) as error:
         raise failures.profile_unreadable(path, str(error)) from error
-
-
-def _create_and_start(name: str, options: dict[str, Json], given_up: threading.Event, client: Client) -> str:
-    if given_up.is_set():
-        raise _GivenUpError
-    try:
-        container_id = str(client.create_container_from_config(options, name)["Id"])
-    except docker.errors.APIError:
-        raise  # refused: nothing was made, and a container of that name is another one
-    except Exception as error:
-        _clear(client, name, error)  # no answer: it may have been made all the same
-        raise
-    try:
-        client.start(container_id)
-        if given_up.is_set():
-            raise _GivenUpError
-    except BaseException as error:
-        _clear(client, container_id, error)
-        raise
-    return container_id
-
-
-def _clear(client: Client, container: str, error: BaseException) -> None:
-    # The first error is the one to raise; that something stays is added to it. It carries our label, so a reconcile
-    # finds it.
-    try:
-        client.remove_container(container, force=True, v=True)
-    except docker.errors.NotFound:
-        return
-    except Exception as second:
-        error.add_note(f"(and what was made of it could not be removed: {failures.detail(second)})")
-
-
-def _remove(name: str, seconds: float, client: Client) -> None:
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            client.remove_container(name, force=True, v=True)
-        except docker.errors.NotFound:
-            return
-        except docker.errors.APIError as error:
-            # Another removal of it is under way: wait until the name is unknown.
-            if error.status_code != _CONFLICT or time.monotonic() > deadline:
-                raise
-            time.sleep(_REMOVE_POLL_SECONDS)
-        else:
-            return
 
 
 def _posture(record: SandboxRecord, template: Template, expected: Expected, client: Client) -> Posture:

@@ -83,16 +83,11 @@ class HostWorkspaces:
         """Every mount below the runtime directory, also of an earlier process, the deepest first."""
         return await self._mounting.run(self._root.leftovers)
 
-    async def expect(self, uid: int) -> None:
-        """Make ready what an attach to a new sandbox's `uid` will need, outside the claim; only speed depends on it.
-
-        For named and ephemeral workspaces, and for the owners of those that are open now.
-        """
+    async def prepare(self, slot: str, uid: int) -> None:
+        """The namespaces made ready are those of managed workspaces, and of the owners of the ones open now."""
+        await self._mounting.run(partial(self._root.prepare_slot, slot))
         owners = {self._managed, *(opened.source.owner for opened in self._jobs.values())}
         await self._finding.run(partial(_made_ready, self._namespaces, owners, uid))
-
-    async def prepare(self, slot: str) -> None:
-        await self._mounting.run(partial(self._root.prepare_slot, slot))
 
     async def open(self, job_id: JobId, tenant: TenantId, spec: WorkspaceSpec) -> None:
         spec.validate()

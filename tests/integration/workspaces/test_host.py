@@ -50,7 +50,7 @@ def real(tmp_path: Path) -> Iterator[Rig]:
 async def attach(real: Rig, spec: WorkspaceSpec, uid: int = FIRST) -> str:
     """The path at which the workspace now is."""
     slot = real.slot("one")
-    await real.workspaces.prepare(slot)
+    await real.workspaces.prepare(slot, FIRST)
     await real.workspaces.open(JOB, TENANT, spec)
     await real.workspaces.attach(JOB, BOX, slot, uid)
     return f"{slot}/workspace"
@@ -134,7 +134,7 @@ async def test_a_path_swapped_for_a_link_after_open_does_not_matter(real: Rig) -
     secret = real.project("secret")
     (secret / "note").write_text("other")
     slot = real.slot("one")
-    await real.workspaces.prepare(slot)
+    await real.workspaces.prepare(slot, FIRST)
     await real.workspaces.open(JOB, TENANT, path_spec(project))
     project.rename(real.projects / "moved")
     project.symlink_to(secret)
@@ -211,7 +211,7 @@ def forgetting(flag: int) -> Forgetting:
 async def test_a_mount_that_differs_from_what_was_asked_is_not_attached(real: Rig, flag: int, difference: str) -> None:
     slot = real.slot("one")
     forgetful = real.restarted(forgetting(flag))
-    await forgetful.prepare(slot)
+    await forgetful.prepare(slot, FIRST)
     await forgetful.open(JOB, TENANT, path_spec(real.project("p"), read_only=True))
     with pytest.raises(PerstackError) as error:
         await forgetful.attach(JOB, BOX, slot, FIRST)
@@ -221,7 +221,7 @@ async def test_a_mount_that_differs_from_what_was_asked_is_not_attached(real: Ri
 
 async def test_a_workspace_whose_owner_was_changed_after_open_is_not_attached(real: Rig) -> None:
     slot, project = real.slot("one"), real.project("p")
-    await real.workspaces.prepare(slot)
+    await real.workspaces.prepare(slot, FIRST)
     await real.workspaces.open(JOB, TENANT, path_spec(project))
     os.chown(project, 0, 0)
     with pytest.raises(PerstackError) as error:
@@ -233,7 +233,7 @@ async def test_a_workspace_whose_owner_was_changed_after_open_is_not_attached(re
 async def test_an_expected_sandbox_is_attached_without_asking_the_helper(real: Rig) -> None:
     project = real.project("p")
     await real.workspaces.open(OTHER_JOB, TENANT, path_spec(project))
-    await real.workspaces.expect(FIRST)
+    await real.workspaces.prepare(real.slot("zero"), FIRST)
     kept = descriptors()
     for spec in (EPHEMERAL, named_spec("notes"), path_spec(project)):
         await attach(real, spec)
@@ -253,7 +253,7 @@ async def test_nothing_is_ever_shown_as_a_privileged_uid(real: Rig, uid: int) ->
 async def test_a_slot_outside_the_runtime_directory_is_refused(real: Rig) -> None:
     for slot in (str(real.root / "elsewhere"), f"{real.settings.runtime}/../elsewhere"):
         with pytest.raises(PerstackError) as error:
-            await real.workspaces.prepare(slot)
+            await real.workspaces.prepare(slot, FIRST)
         assert error.value.reason == "slot_invalid"
 
 
@@ -267,7 +267,7 @@ async def test_an_attach_whose_caller_left_is_undone(real: Rig) -> None:
         syscalls.set_mount_attributes(tree, attributes, userns)
 
     workspaces = real.restarted(slow)
-    await workspaces.prepare(slot)
+    await workspaces.prepare(slot, FIRST)
     await workspaces.open(JOB, TENANT, EPHEMERAL)
     async with asyncio.TaskGroup() as tasks:
         attaching = tasks.create_task(workspaces.attach(JOB, BOX, slot, FIRST))
@@ -298,7 +298,7 @@ async def test_where_a_tmpfs_cannot_be_idmapped_one_sandbox_gets_it_and_a_second
     workspaces = real.restarted(without_tmpfs_idmaps)
     await workspaces.open(JOB, TENANT, EPHEMERAL)
     for name in ("one", "two"):
-        await workspaces.prepare(real.slot(name))
+        await workspaces.prepare(real.slot(name), FIRST)
     await workspaces.attach(JOB, BOX, real.slot("one"), FIRST)
     assert as_uid(FIRST, f"{real.slot('one')}/workspace", "echo x > made").returncode == 0
     with pytest.raises(PerstackError) as error:
@@ -354,7 +354,7 @@ async def test_the_next_process_takes_over_what_an_earlier_one_left(real: Rig) -
         f"{real.settings.runtime}/ephemeral/{JOB}",
     }
     await after.open(JOB, TENANT, EPHEMERAL)
-    await after.prepare(real.slot("two"))
+    await after.prepare(real.slot("two"), FIRST)
     await after.attach(JOB, OTHER_BOX, real.slot("two"), SECOND)
     assert as_uid(SECOND, f"{real.slot('two')}/workspace", "cat a").stdout == "kept\n"
     await after.detach(BOX, real.slot("one"))
@@ -387,7 +387,7 @@ def test_preparing_the_root_twice_makes_one_mount_also_below_a_shared_one(tmp_pa
 
 async def test_two_hundred_jobs_leave_no_mount_and_no_descriptor(real: Rig) -> None:
     slot, project = real.slot("one"), real.project("p")
-    await real.workspaces.prepare(slot)
+    await real.workspaces.prepare(slot, FIRST)
     specs = (path_spec(project), EPHEMERAL, named_spec("notes"))
 
     async def job(number: int) -> None:
@@ -412,7 +412,7 @@ async def test_many_jobs_at_once_keep_to_themselves(real: Rig) -> None:
 
     async def run(number: int) -> None:
         slot = real.slot(f"s{number}")
-        await real.workspaces.prepare(slot)
+        await real.workspaces.prepare(slot, FIRST)
         await real.workspaces.open(jobs[number], TENANT, EPHEMERAL)
         await real.workspaces.attach(jobs[number], BOX, slot, FIRST + number)
 

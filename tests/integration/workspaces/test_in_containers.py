@@ -74,7 +74,7 @@ def real(tmp_path: Path) -> Iterator[Rig]:
 
 @pytest.fixture
 async def slot(real: Rig) -> str:
-    await real.workspaces.prepare(real.slot("one"))
+    await real.workspaces.prepare(real.slot("one"), 200_001)
     return real.slot("one")
 
 
@@ -139,7 +139,7 @@ async def test_setuid_files_and_devices_have_no_effect_inside(real: Rig, slot: s
 
 async def test_files_of_one_sandbox_appear_as_the_other_ones_own(real: Rig, slot: str) -> None:
     second = real.slot("two")
-    await real.workspaces.prepare(second)
+    await real.workspaces.prepare(second, 200_001)
     for spec in (named_spec("notes"), WorkspaceSpec()):
         with container(slot) as one, container(second, SECOND) as two:
             await attach(real, slot, spec)
@@ -155,7 +155,7 @@ async def test_files_of_one_sandbox_appear_as_the_other_ones_own(real: Rig, slot
 
 async def test_another_jobs_sandbox_sees_nothing_of_a_workspace(real: Rig, slot: str) -> None:
     other = real.slot("two")
-    await real.workspaces.prepare(other)
+    await real.workspaces.prepare(other, 200_001)
     with container(slot), container(other, SECOND) as stranger:
         await attach(real, slot, path_spec(real.project("p")))
         assert stranger.out("ls -A /mnt/workspace") == ""

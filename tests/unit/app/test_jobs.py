@@ -210,3 +210,11 @@ async def test_a_cursor_past_the_log_is_refused(tmp_path: Path) -> None:
             async for _ in daemon.jobs.watch(record.id, len(events) + 1, streaming=False, follow=True):
                 pass
     assert caught.value.reason == "cursor_invalid"
+
+
+async def test_a_watch_from_the_last_event_of_an_ended_job_ends_at_once(tmp_path: Path) -> None:
+    async with world(tmp_path, {LEAD: [says("done")]}) as daemon:
+        record, events = await daemon.finished()
+        with anyio.fail_after(5):
+            rest = [batch async for batch in daemon.jobs.watch(record.id, len(events), streaming=False, follow=True)]
+    assert rest == []

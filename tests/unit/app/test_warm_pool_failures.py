@@ -28,10 +28,10 @@ class Failing(FakeWorkspaces):
     sticky = False
     proof_error: PerstackError | None = None
 
-    async def prepare(self, slot: str) -> None:
+    async def prepare(self, slot: str, uid: int) -> None:
         if self.refuse:
             raise REFUSED
-        await super().prepare(slot)
+        await super().prepare(slot, uid)
 
     async def prove(self, slot: str, uid: int) -> str:
         if self.proof_error is not None:
@@ -296,7 +296,7 @@ async def test_a_pause_that_ends_a_moment_early_is_waited_out(here: World) -> No
         here.timers.early = 0.01
         here.sandboxes.failing_starts = 1
         await pool.claim(here.request())
-        await eventually(lambda: pool.status()[0].failures == 1)
+        await eventually(lambda: pool.status()[0].failures == 1 and pool.status()[0].removing == 0)
         here.timers.advance(0.245)
         await asyncio.sleep(0)
         assert pool.status()[0].starting == 0

@@ -19,10 +19,13 @@ async def test_a_bug_in_a_task_of_the_pool_ends_its_owner_loudly() -> None:
     async def broken() -> None:
         raise ZeroDivisionError
 
-    with pytest.raises(ExceptionGroup) as caught:
+    async def owner() -> None:
         async with asyncio.timeout(5), Crew() as crew:
             crew.run("broken", broken)
             await asyncio.get_running_loop().create_future()
+
+    with pytest.raises(ExceptionGroup) as caught:
+        await owner()
     assert isinstance(caught.value.exceptions[0], ZeroDivisionError)
 
 

@@ -173,6 +173,14 @@ async def test_a_removal_that_the_engine_cannot_do_is_told(rig: Subject) -> None
     assert (caught.value.reason, caught.value.retryable) == ("remove_failed", True)
 
 
+async def test_after_closing_every_call_is_refused(rig: Subject) -> None:
+    _, sandboxes = rig
+    await sandboxes.close()
+    for call in (sandboxes.ours(), sandboxes.start(record(), TEMPLATE, DIRECTORIES)):
+        with pytest.raises(PerstackError, match="daemon is ending"):
+            await call
+
+
 async def test_names_that_are_not_ours_are_not_listed(rig: Subject) -> None:
     engine, sandboxes = rig
     ours = record().id

@@ -2,6 +2,7 @@
 
 import importlib.machinery
 import importlib.util
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -16,11 +17,11 @@ def build() -> ModuleType:
     spec = importlib.util.spec_from_loader(loader.name, loader)
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
-    # Its dataclasses look their module up; the file has no suffix, so no byte code is left beside it.
-    import sys
-
-    sys.modules[loader.name] = module
-    loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(SCRIPT.parent))  # as for a script that is run
+        patch.setattr(sys, "dont_write_bytecode", True)  # the script has no suffix that .gitignore could name
+        patch.setitem(sys.modules, loader.name, module)  # where its dataclasses look themselves up
+        loader.exec_module(module)
     return module
 
 
