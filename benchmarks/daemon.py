@@ -87,9 +87,13 @@ def running_daemon(options: Options, *, min_idle: int, most: int, real_models: b
         with _process(home, _configuration(home, min_idle, most, real_models=real_models), real_models) as process:
             daemon = Daemon(process.pid, home, min_idle, daemon_file)
             _await_socket(daemon, process)
-            yield daemon
-            if process.poll() is not None:
-                raise MeasurementError(f"the daemon ended during the measurement; its log:\n{_log_end(home)}")
+            try:
+                yield daemon
+                if process.poll() is not None:
+                    raise MeasurementError("the daemon ended during the measurement")
+            except Exception:
+                progress(f"the daemon's log ends with:\n{_log_end(home)}")
+                raise
     finally:
         _sweep(home)
 
