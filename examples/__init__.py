@@ -1,0 +1,1 @@
+"""Examples, and what `make demo` and `make conversations` run."""

@@ -1,7 +1,7 @@
 """`make demo`: starts perstackd, runs the fitness-assistant example through perstackctl, shows what came of it.
 
-With ANTHROPIC_API_KEY set the real model answers; without it a conversation that people wrote is played back, and says so.
-Everything is made below one temporary directory, which is removed at the end.
+With ANTHROPIC_API_KEY set the real model answers; without it a conversation that people wrote is played back, and
+says so. Everything is made below one temporary directory, which is removed at the end.
 """
 
 import json
@@ -27,13 +27,21 @@ QUERY: Final = "Start today's session"
 WORKSPACE: Final = "fitness-demo"
 START_SECONDS: Final = 60
 STOP_SECONDS: Final = 45
-_SHOWN: Final = {"capabilities", "may_gain_privileges", "without_seccomp_filter", "other_uids", "root", "other_networks", "user"}
+_SHOWN: Final = {
+    "capabilities",
+    "may_gain_privileges",
+    "without_seccomp_filter",
+    "other_uids",
+    "root",
+    "other_networks",
+    "user",
+}
 
 
 def main() -> int:
     """Run the example; returns the exit code of `perstackctl run`."""
     real = bool(os.environ.get("ANTHROPIC_API_KEY"))
-    with tempfile.TemporaryDirectory(prefix="perstackd-demo-", dir="/tmp") as directory:  # noqa: S108 - socket paths must be short
+    with tempfile.TemporaryDirectory(prefix="perstackd-demo-", dir="/tmp") as directory:
         home = Path(directory)
         config = _configuration(home, real=real)
         _title("perstackd starts")
@@ -60,7 +68,9 @@ def _who_answers(*, real: bool) -> str:
 
 
 def _configuration(home: Path, *, real: bool) -> Path:
-    replay = f'[models]\ndefault_provider = "replay"\n[models.replay]\nfile = "{EXAMPLE.resolve()}/conversation.jsonl"\n'
+    replay = (
+        f'[models]\ndefault_provider = "replay"\n[models.replay]\nfile = "{EXAMPLE.resolve()}/conversation.jsonl"\n'
+    )
     config = home / "perstackd.toml"
     config.write_text(
         f'version = 1\nstate_directory = "{home}/state"\nruntime_directory = "{home}/run"\n'
@@ -92,7 +102,9 @@ def _daemon(home: Path, config: Path) -> Iterator[dict[str, str]]:
 
 
 def wait_for(socket: Path, alive: Callable[[], bool]) -> bool:
-    """Wait until the daemon's socket is there; False when the daemon ended or takes too long. Says so while it takes long."""
+    """Wait until the daemon's socket is there; False when the daemon ended or takes too long. Says so while it
+    takes long.
+    """
     began = said = time.monotonic()
     while not socket.exists():
         now = time.monotonic()
@@ -109,7 +121,16 @@ def _run(environment: dict[str, str], *, real: bool) -> int:
     provider = [] if real else ["--provider", "replay"]
     # On a terminal the live view follows the job; anywhere else a readable log does.
     output = [] if sys.stdout.isatty() else ["--output", "text"]
-    command = [BIN / "perstackctl", "run", "fitness-assistant", QUERY, "--workspace", WORKSPACE, *provider, *output]
+    command = [
+        str(BIN / "perstackctl"),
+        "run",
+        "fitness-assistant",
+        QUERY,
+        "--workspace",
+        WORKSPACE,
+        *provider,
+        *output,
+    ]
     return subprocess.run(command, cwd=EXAMPLE, env=environment, check=False).returncode
 
 
@@ -135,7 +156,7 @@ def _show_sandboxes(environment: dict[str, str]) -> None:
 
 
 def _ctl(environment: dict[str, str], *arguments: str) -> Any:
-    command = [BIN / "perstackctl", *arguments, "-o", "json"]
+    command = [str(BIN / "perstackctl"), *arguments, "-o", "json"]
     done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True, timeout=30)
     return json.loads(done.stdout)
 

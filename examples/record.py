@@ -1,4 +1,5 @@
-"""`make conversations`: plays each example's hand-written script against real sandboxes and writes its conversation.jsonl.
+"""`make conversations`: plays each example's hand-written script against real sandboxes and writes its
+conversation.jsonl.
 
 Needed after a change to a prompt, a tool's description or a script: the recorded turns are keyed by the whole request.
 """
@@ -41,7 +42,7 @@ def turns(script: dict[str, Any]) -> dict[str, list[Turn]]:
 def record(example: Path) -> None:
     """Write the example's conversation anew; the old one stays when the job does not complete."""
     script = tomllib.loads((example / "script.toml").read_text())
-    with tempfile.TemporaryDirectory(prefix="perstackd-record-", dir="/tmp") as directory:  # noqa: S108 - socket paths must be short
+    with tempfile.TemporaryDirectory(prefix="perstackd-record-", dir="/tmp") as directory:
         home, recorded = Path(directory), Path(directory) / "conversation.jsonl"
         config = load(
             None,
@@ -60,7 +61,11 @@ def record(example: Path) -> None:
             command = [BIN / "perstackctl", "run", script["expert"], script["query"], "--workspace", "recording"]
             address = {"PERSTACK_ADDRESS": f"unix:{config.socket_path}"}
             subprocess.run(
-                [*command, "--provider", "scripted"], cwd=example, env={**os.environ, **address}, check=True, timeout=120
+                [*command, "--provider", "scripted"],
+                cwd=example,
+                env={**os.environ, **address},
+                check=True,
+                timeout=120,
             )
         finally:
             os.kill(process.pid or 0, signal.SIGTERM)

@@ -21,7 +21,11 @@ _config = click.option(
     help="Configuration file. Default: /etc/perstackd/perstackd.toml, or the defaults when it is not there.",
 )
 _set = click.option(
-    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override one key, as in --set templates.base.min_idle=4. Repeatable."
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override one key, as in --set templates.base.min_idle=4. Repeatable.",
 )
 
 
@@ -40,8 +44,8 @@ def main() -> None:
 def serve(path: Path | None, settings: tuple[str, ...]) -> None:
     """Serve until SIGTERM or SIGINT.
 
-    The first signal drains: no new jobs, running ones get jobs.drain_s seconds. A second one stops at once. Either way all
-    sandboxes, mounts and sockets are removed.
+    The first signal drains: no new jobs, running ones get jobs.drain_s seconds. A second one stops at once. Either
+    way all sandboxes, mounts and sockets are removed.
     """
     from perstackd import daemon
     from perstackd.config import load

@@ -1,6 +1,7 @@
 """perstackd.toml: what an operator decides. Class defaults < file < environment (PERSTACKD_...) < flags.
 
-Values are frozen and passed once. Unknown keys are errors that name the nearest known key; all problems are told at once.
+Values are frozen and passed once. Unknown keys are errors that name the nearest known key; all problems are told at
+once.
 """
 
 import difflib
@@ -131,7 +132,9 @@ class JobsConfig(_Section):
 
 
 class EgressConfig(_Section):
-    """The way out of the sandboxes. `allow_addresses` are CIDR blocks of non-global addresses that names may resolve to."""
+    """The way out of the sandboxes. `allow_addresses` are CIDR blocks of non-global addresses that names may
+    resolve to.
+    """
 
     allow_addresses: tuple[str, ...] = ()
     uid: int = Field(65534, ge=1)
@@ -216,7 +219,7 @@ class Config(BaseSettings):
 def _inconsistent(config: Config) -> Iterator[str]:
     longest = len(str(config.runtime_directory / "s" / ("x" * ID_LENGTH) / "gw" / "runner.sock").encode())
     if longest > MAX_SOCKET_PATH:
-        yield f"runtime_directory makes socket paths of {longest} bytes, at most {MAX_SOCKET_PATH} work: choose a shorter one"
+        yield f"runtime_directory makes socket paths of {longest} bytes, {MAX_SOCKET_PATH} work: choose a shorter one"
     if len(str(config.socket_path).encode()) > MAX_SOCKET_PATH:
         yield f"socket is longer than {MAX_SOCKET_PATH} bytes"
     low, high = config.sandbox_uids

@@ -1,8 +1,9 @@
 """The composition root: the only place that knows concrete classes and the order of start and stop.
 
-Start: the lock on the state directory, the user namespace helper (before the loop: a daemon with threads never forks), the runtime
-directory's mount, store, proxy, pool, jobs, and last the admin socket: who can connect finds everything ready.
-Stop, in reverse: no new jobs, running ones drain, the socket closes, jobs end, sandboxes go, then mounts, helper and lock.
+Start: the lock on the state directory, the user namespace helper (before the loop: a daemon with threads never
+forks), the runtime directory's mount, store, proxy, pool, jobs, and last the admin socket: who can connect finds
+everything ready. Stop, in reverse: no new jobs, running ones drain, the socket closes, jobs end, sandboxes go, then
+mounts, helper and lock.
 """
 
 import asyncio
@@ -141,7 +142,15 @@ async def assembled(
         definitions = TomlDefinitions(frozenset(config.models.anthropic.allowed_hosts))
         sealer = await asyncio.to_thread(AesSealer.from_key_file, config.key_file)
         jobs = await stack.enter_async_context(
-            Jobs(store, Feed(store), services, definitions, sealer, _defaults(config), _checker(router))
+            Jobs(
+                store,
+                Feed(store),
+                services,
+                definitions=definitions,
+                sealer=sealer,
+                defaults=_defaults(config),
+                check_provider=_checker(router),
+            )
         )
         system = System(_facts(config, started), sandboxes, pool, jobs)
         yield Parts(Api(jobs, pool, system), clock)

@@ -1,4 +1,6 @@
-"""Logs: one JSON object a line on standard error, from structlog and from libraries that use the standard module alike."""
+"""Logs: one JSON object a line on standard error, from structlog and from libraries that use the standard module
+alike.
+"""
 
 import logging
 import sys

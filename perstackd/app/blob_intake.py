@@ -40,5 +40,7 @@ class BlobIntake:
     def _checked(self, result: ToolResultPart) -> ToolResultPart:
         for part in result.content:
             if isinstance(part, BlobPart) and self._kept.get(part.digest) != part.size:
-                return error_result(result.call_id, "result_lost", "the sandbox did not deliver the bytes of this result")
+                return error_result(
+                    result.call_id, "result_lost", "the sandbox did not deliver the bytes of this result"
+                )
         return result

@@ -43,13 +43,17 @@ async def generate(
         with anyio.fail_after(request.timeout_ms / 1000):
             turn = await _read(services, request, pieces)
     except TimeoutError:
-        message = f"the model did not finish its turn within {request.timeout_ms / 1000:g} s; raise timeout or try again"
+        message = (
+            f"the model did not finish its turn within {request.timeout_ms / 1000:g} s; raise timeout or try again"
+        )
         return GenerationFailed("model_timeout", message, retryable=True)
     except PerstackError as error:
         wait = error.fields.get("retry_after_ms", "0")
         return GenerationFailed(error.reason, error.message, error.retryable, int(wait) if wait.isdigit() else 0)
     if turn is None:
-        return GenerationFailed("model_stream_broken", "the model's answer ended before it was complete", retryable=True)
+        return GenerationFailed(
+            "model_stream_broken", "the model's answer ended before it was complete", retryable=True
+        )
     return Generated(turn)
 
 

@@ -38,7 +38,8 @@ class JobLog:
     async def append(self, entries: Sequence[Entry], change: Change | None = None) -> None:
         """Durable on return, and on its way to the watchers. `change` updates the record in the same write.
 
-        Not cancellable half-way: what was handed to the store is known to be kept or not. Raises as EventStore.append does.
+        Not cancellable half-way: what was handed to the store is known to be kept or not. Raises as EventStore.append
+        does.
         """
         if not entries:
             return

@@ -9,7 +9,16 @@ from typing import Final
 from perstackd.domain import host_pattern
 from perstackd.domain.assignment import chosen_model, stdio_skills
 from perstackd.domain.errors import Kind, PerstackError
-from perstackd.domain.expert import Definition, Expert, Finding, InteractiveSkill, Isolation, ModelChoice, RemoteSkill, Severity
+from perstackd.domain.expert import (
+    Definition,
+    Expert,
+    Finding,
+    InteractiveSkill,
+    Isolation,
+    ModelChoice,
+    RemoteSkill,
+    Severity,
+)
 from perstackd.domain.ids import TenantId
 from perstackd.domain.resolution import resolve
 from perstackd.domain.workspace import WorkspaceSpec
@@ -78,7 +87,9 @@ def resolved(definitions: Definitions, toml: str, source: str, expert_key: str) 
         PerstackError: INVALID `definition_invalid` with all problems in the message; as `resolution.resolve` does.
     """
     if len(toml.encode()) > MAX_TOML:
-        raise PerstackError(Kind.EXHAUSTED, "definition_too_large", f"{source} is larger than {MAX_TOML >> 20} MiB; split it")
+        raise PerstackError(
+            Kind.EXHAUSTED, "definition_too_large", f"{source} is larger than {MAX_TOML >> 20} MiB; split it"
+        )
     parsed = definitions.parse(toml, source)
     if parsed.definition is None or parsed.errors:
         raise PerstackError(Kind.INVALID, "definition_invalid", _listed(source, parsed.errors))
@@ -87,17 +98,22 @@ def resolved(definitions: Definitions, toml: str, source: str, expert_key: str) 
     return ResolvedRequest(definition, experts, (*parsed.findings, *_weaker(experts)))
 
 
-def check(request: JobRequest, found: ResolvedRequest, default: ModelChoice, check_provider: Callable[[str], None]) -> None:
+def check(
+    request: JobRequest, found: ResolvedRequest, default: ModelChoice, check_provider: Callable[[str], None]
+) -> None:
     """Refuse what cannot be carried out.
 
     Raises:
-        PerstackError: INVALID `query_empty`, `query_too_large`, `env_not_required`, `env_missing`, `domain_invalid`, `workspace_invalid`,
+        PerstackError: INVALID `query_empty`, `query_too_large`, `env_not_required`, `env_missing`, `domain_invalid`,
+        `workspace_invalid`,
             `idempotency_key_invalid`; UNSUPPORTED `skill_kind_not_there`, `approval_not_there`, `provider_not_there`.
     """
     if not request.query.strip():
         raise _invalid("query_empty", "the query is empty; say what the expert shall do")
     if len(request.query.encode()) > MAX_QUERY:
-        raise _invalid("query_too_large", f"the query is larger than {MAX_QUERY >> 20} MiB; put the material into a workspace file")
+        raise _invalid(
+            "query_too_large", f"the query is larger than {MAX_QUERY >> 20} MiB; put the material into a workspace file"
+        )
     if len(request.idempotency_key) > MAX_KEY:
         raise _invalid("idempotency_key_invalid", f"the idempotency key is longer than {MAX_KEY} characters")
     request.workspace.validate()
@@ -111,11 +127,15 @@ def check(request: JobRequest, found: ResolvedRequest, default: ModelChoice, che
 def _check_env(request: JobRequest, required: tuple[str, ...]) -> None:
     unknown = sorted(set(request.env) - set(required))
     if unknown:
-        raise _invalid("env_not_required", f"no expert of this job requires {unknown[0][:128]!r}; only requiredEnv names are taken")
+        raise _invalid(
+            "env_not_required", f"no expert of this job requires {unknown[0][:128]!r}; only requiredEnv names are taken"
+        )
     missing = [name for name in required if name not in request.env]
     if missing:
         names = ", ".join(missing)
-        raise _invalid("env_missing", f"the experts require {names}; set them in the environment or in a file of envPath")
+        raise _invalid(
+            "env_missing", f"the experts require {names}; set them in the environment or in a file of envPath"
+        )
     large = [name for name, value in request.env.items() if len(value.encode()) > MAX_ENV_VALUE or "\0" in value]
     if large or len(request.env) > MAX_ENV:
         raise _invalid("env_too_large", f"at most {MAX_ENV} values of {MAX_ENV_VALUE >> 10} KiB without NUL are taken")
@@ -133,10 +153,16 @@ def _check_skills(expert: Expert) -> None:
     for skill in expert.skills:
         if isinstance(skill, RemoteSkill | InteractiveSkill):
             kind = "remote" if isinstance(skill, RemoteSkill) else "interactive"
-            raise _unsupported("skill_kind_not_there", f"the skill {skill.name!r} of {expert.key!r} is {kind}, which is not there yet; use mcpStdioSkill")
+            raise _unsupported(
+                "skill_kind_not_there",
+                f"the skill {skill.name!r} of {expert.key!r} is {kind}, which is not there yet; use mcpStdioSkill",
+            )
     for stdio in stdio_skills(expert):
         if stdio.approval != "never":
-            raise _unsupported("approval_not_there", f"the skill {stdio.name!r} of {expert.key!r} asks for approval, which is not there yet")
+            raise _unsupported(
+                "approval_not_there",
+                f"the skill {stdio.name!r} of {expert.key!r} asks for approval, which is not there yet",
+            )
 
 
 def _weaker(experts: tuple[Expert, ...]) -> tuple[Finding, ...]:
@@ -144,8 +170,8 @@ def _weaker(experts: tuple[Expert, ...]) -> tuple[Finding, ...]:
     return tuple(
         Finding(
             Severity.WARNING,
-            f"the skill {skill.name!r} runs in the expert's own sandbox: sandboxes of their own for skills are not there "
-            "yet, so this expert's exec tool can reach the skill's hosts and, without Landlock, its environment",
+            f"the skill {skill.name!r} runs in the expert's own sandbox: sandboxes of their own for skills are not "
+            "there yet, so this expert's exec tool can reach the skill's hosts and, without Landlock, its environment",
             key=f"experts.{expert.key}.skills.{skill.name}",
         )
         for expert in experts

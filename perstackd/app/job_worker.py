@@ -1,11 +1,12 @@
-"""Carries out one job: opens its workspace, runs its coordinator and the children that are delegated to, writes its end.
+"""Carries out one job: opens its workspace, runs its coordinator and the children that are delegated to, writes its
+end.
 
-Above it is `Jobs`, which owns its task; below are the run workers. Shutdown order: runs (each gives its sandbox back), the
-workspace, the log's last event, the feed.
+Above it is `Jobs`, which owns its task; below are the run workers. Shutdown order: runs (each gives its sandbox
+back), the workspace, the log's last event, the feed.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import assert_never
 
 import anyio
@@ -34,25 +35,32 @@ _STATES = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class JobTask:
+    """What is to be done: the coordinator and all that it can reach, the query, the place."""
+
+    experts: tuple[Expert, ...]
+    query: str
+    workspace: WorkspaceSpec
+
+
 class JobWorker:
-    """One job. `run` is called once; `experts` are all that the coordinator can reach."""
+    """One job. `run` is called once."""
 
     def __init__(
         self,
         services: RunServices,
         context: JobContext,
-        experts: tuple[Expert, ...],
-        query: str,
-        workspace: WorkspaceSpec,
+        task: JobTask,
         feed: Feed,
     ) -> None:
         self.context = context
         self.queue: tuple[int, str] | None = None
         self.runs: dict[RunId, RunWorker] = {}
         self._services = services
-        self._experts = {expert.key: expert for expert in experts}
-        self._coordinator = RunPlan(RunId(services.clock.new_id()), experts[0], query)
-        self._workspace = workspace
+        self._experts = {expert.key: expert for expert in task.experts}
+        self._coordinator = RunPlan(RunId(services.clock.new_id()), task.experts[0], task.query)
+        self._workspace = task.workspace
         self._feed = feed
         self._scope = anyio.CancelScope()
         self._queued = anyio.Event()

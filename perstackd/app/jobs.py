@@ -18,7 +18,7 @@ from anyio.abc import TaskGroup
 from perstackd.app.feed import Batch, Feed
 from perstackd.app.job_log import JOB, JobLog, numbered
 from perstackd.app.job_request import JobRequest, ResolvedRequest, check, resolved
-from perstackd.app.job_worker import JobWorker
+from perstackd.app.job_worker import JobTask, JobWorker
 from perstackd.app.run_context import JobContext, RunLimits, RunServices, StopOrder
 from perstackd.domain.assignment import chosen_model
 from perstackd.domain.errors import Kind, PerstackError
@@ -57,6 +57,7 @@ class Jobs:
         store: Store,
         feed: Feed,
         services: RunServices,
+        *,
         definitions: Definitions,
         sealer: Sealer,
         defaults: JobDefaults,
@@ -72,6 +73,7 @@ class Jobs:
         self._workers: dict[JobId, JobWorker] = {}
         self._resolved: dict[tuple[str, str, str], ResolvedRequest] = {}
         self.draining = False
+        self._one_ended = anyio.Event()
         self._tasks: TaskGroup = anyio.create_task_group()
         self._stack = AsyncExitStack()
 
@@ -109,7 +111,8 @@ class Jobs:
         """Accept a job, durable on return, and begin it.
 
         Raises:
-            PerstackError: as `check` does; UNAVAILABLE `draining`; EXHAUSTED `too_many_jobs`; ALREADY_EXISTS `idempotency_key_used` when the
+            PerstackError: as `check` does; UNAVAILABLE `draining`; EXHAUSTED `too_many_jobs`; ALREADY_EXISTS
+            `idempotency_key_used` when the
                 key was used for another request; UNAVAILABLE `store_unavailable`.
         """
         if repeated := await self._repeated(request):
@@ -130,7 +133,9 @@ class Jobs:
                 return repeated, ()
             raise
         self._feed.publish(record.id, stored)
-        worker = JobWorker(self._services, context, found.experts, request.query, request.workspace, self._feed)
+        worker = JobWorker(
+            self._services, context, JobTask(found.experts, request.query, request.workspace), self._feed
+        )
         self._workers[record.id] = worker
         self._tasks.start_soon(self._work, worker)
         return record, found.findings
@@ -148,7 +153,7 @@ class Jobs:
         self.draining = True
         with anyio.move_on_after(seconds):
             while self._workers:
-                await anyio.sleep(0.05)
+                await self._one_ended.wait()
 
     # --- questions --------------------------------------------------------------------------------------------------
     async def get(self, job_id: JobId) -> JobRecord:
@@ -157,7 +162,9 @@ class Jobs:
             return worker.context.log.record
         record = await self._store.jobs.get(job_id) if is_id(job_id) else None
         if record is None:
-            raise PerstackError(Kind.NOT_FOUND, "job_not_found", f"there is no job {job_id[:64]!r}; perstackctl job ls lists them")
+            raise PerstackError(
+                Kind.NOT_FOUND, "job_not_found", f"there is no job {job_id[:64]!r}; perstackctl job ls lists them"
+            )
         return record
 
     async def page(
@@ -172,7 +179,9 @@ class Jobs:
         return worker.queue if worker and not any(run.claimed for run in worker.runs.values()) else None
 
     async def runs(self, job_id: JobId) -> tuple[RunRecord, ...]:
-        """The runs of a job in order of their start, folded from its log. Raises PerstackError NOT_FOUND `job_not_found`."""
+        """The runs of a job in order of their start, folded from its log. Raises PerstackError NOT_FOUND
+        `job_not_found`.
+        """
         await self.get(job_id)
         events: list[Event] = []
         while stored := await self._store.read(job_id, len(events), _PAGE):
@@ -190,7 +199,9 @@ class Jobs:
         return len(self._workers) - waiting, waiting
 
     async def watch(self, job_id: JobId, after_seq: int, *, streaming: bool, follow: bool) -> AsyncIterator[Batch]:
-        """As `Feed.watch`. Raises PerstackError NOT_FOUND `job_not_found`; INVALID `cursor_invalid` past the job's last event."""
+        """As `Feed.watch`. Raises PerstackError NOT_FOUND `job_not_found`; INVALID `cursor_invalid` past the job's
+        last event.
+        """
         record = await self.get(job_id)
         if after_seq > record.last_seq:
             message = f"job {job_id} has {record.last_seq} events, none after {after_seq}; watch from an earlier one"
@@ -201,9 +212,12 @@ class Jobs:
     # --- inside -----------------------------------------------------------------------------------------------------
     def _admit(self) -> None:
         if self.draining:
-            raise PerstackError(Kind.UNAVAILABLE, "draining", "perstackd is stopping; try again when it is up", retryable=True)
+            raise PerstackError(
+                Kind.UNAVAILABLE, "draining", "perstackd is stopping; try again when it is up", retryable=True
+            )
         if len(self._workers) >= self._defaults.max_running:
-            message = f"{len(self._workers)} jobs are running or waiting, the limit is {self._defaults.max_running}; try again later"
+            count, limit = len(self._workers), self._defaults.max_running
+            message = f"{count} jobs are running or waiting, the limit is {limit}; try again later"
             raise PerstackError(Kind.EXHAUSTED, "too_many_jobs", message, retryable=True)
 
     async def _repeated(self, request: JobRequest) -> JobRecord | None:
@@ -264,6 +278,8 @@ class Jobs:
             await worker.run()
         finally:
             self._workers.pop(job_id, None)
+            self._one_ended.set()
+            self._one_ended = anyio.Event()
         if worker.context.env:
             await self._store.jobs.forget_env(job_id)
 
@@ -275,7 +291,9 @@ class Jobs:
                     return
 
     async def _end_unfinished(self) -> None:
-        """Jobs of an earlier process that have no end get one: their sandboxes are gone. Taking them up again follows later."""
+        """Jobs of an earlier process that have no end get one: their sandboxes are gone. Taking them up again
+        follows later.
+        """
         states = (JobState.QUEUED, JobState.RUNNING, JobState.WAITING)
         message = "perstackd was restarted before the job was done; start the job again"
         while records := await self._store.jobs.page(None, states, None, _PAGE):

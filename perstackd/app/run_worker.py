@@ -1,9 +1,10 @@
 """Runs one expert: claims a sandbox, feeds the law of the run with what the sandbox asks and what models and children
 answer, and carries out what follows.
 
-Above it is the job's worker, which may cancel it at any point; below are the pool, the sandbox's link, the models and the
-log. One task reads the link, model calls and children run in tasks of their own; all commands meet in one bounded inbox, so
-that decisions are made one after the other. Shutdown order: tasks, workspace and sandbox (by the pool), then the caller.
+Above it is the job's worker, which may cancel it at any point; below are the pool, the sandbox's link, the models and
+the log. One task reads the link, model calls and children run in tasks of their own; all commands meet in one bounded
+inbox, so that decisions are made one after the other. Shutdown order: tasks, workspace and sandbox (by the pool),
+then the caller.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -15,8 +16,8 @@ import structlog
 from anyio.abc import TaskGroup
 
 from perstackd.app.blob_intake import BlobIntake
-from perstackd.app.generation import generate
 from perstackd.app.errors import single_errors
+from perstackd.app.generation import generate
 from perstackd.app.run_context import JobContext, RunPlan, RunServices
 from perstackd.app.run_opening import Opening, assign, egress_rules, start_run
 from perstackd.app.warm_pool import ClaimRequest, Lease
@@ -91,7 +92,12 @@ class RunWorker:
     """One run. `run` is called once; `delegate` starts a child and returns its result."""
 
     def __init__(
-        self, services: RunServices, context: JobContext, plan: RunPlan, delegate: Delegate, waiting: Callable[[int, str], None]
+        self,
+        services: RunServices,
+        context: JobContext,
+        plan: RunPlan,
+        delegate: Delegate,
+        waiting: Callable[[int, str], None],
     ) -> None:
         self.state = RunState()
         self.plan = plan
@@ -110,7 +116,8 @@ class RunWorker:
     async def run(self) -> RunEnd:
         """Go on until the run has ended; its end is in the log by then.
 
-        Cancelled from outside, it records the context's stop order, gives everything back, and passes the cancellation on.
+        Cancelled from outside, it records the context's stop order, gives everything back, and passes the
+        cancellation on.
         """
         try:
             lease = await self._claim()
@@ -136,7 +143,9 @@ class RunWorker:
         return bool(self.sandbox_id)
 
     def saw(self, access: EgressAccess) -> None:
-        """The sandbox tried to connect somewhere. Recorded in order; what comes too fast or too often goes to the log only."""
+        """The sandbox tried to connect somewhere. Recorded in order; what comes too fast or too often goes to the
+        log only.
+        """
         self._accesses += 1
         try:
             if self._accesses > MAX_ACCESSES:
@@ -227,7 +236,9 @@ class RunWorker:
                 await self._hear(lease, tasks, item)
                 lease.link.acknowledge()
             elif self._session.misbehaved:
-                await self._carry_out(lease, tasks, Fail("runner_misbehaved", f"the sandbox broke its protocol: {refusal}"))
+                await self._carry_out(
+                    lease, tasks, Fail("runner_misbehaved", f"the sandbox broke its protocol: {refusal}")
+                )
             else:
                 _log.warning("ask refused", run_id=self.plan.run_id, refusal=refusal)
                 await self._order(lease, Refused(refusal))
@@ -238,31 +249,40 @@ class RunWorker:
                 await self._note(InitializeRuntime(lease.record.id, lease.hello.runner_version, path[:256]))
             case SkillReport():
                 await self._note(*self._opening.heard(ask))
-                if failed := self._opening.failed:
-                    await self._carry_out(lease, tasks, failed)
-            case NextTurn() if self.state.phase is Phase.INIT:
-                begin = start_run(self._context, self.plan, self._services.base_tools, self._opening.served)
-                await self._carry_out(lease, tasks, begin)
-            case NextTurn():
-                await self._deliver(lease)
-            case ToolResults(results=results):
-                answered = SandboxAnswered(self._blobs.checked(results))
-                await self._carry_out(lease, tasks, answered)
             case Progress():
                 self._show(ask)
             case BlobChunk():
                 await self._blobs.take(ask)
+            case Hello() | ProbeResult():
+                raise RuntimeError(f"{type(ask).__name__} is never legal once claimed")
+            case NextTurn() | ToolResults() | Failure() | LinkLost():
+                pass
+            case _:
+                assert_never(ask)
+        command = await self._command(lease, ask)
+        if command is not None:
+            await self._carry_out(lease, tasks, command)
+        elif isinstance(ask, NextTurn):
+            await self._deliver(lease)
+
+    async def _command(self, lease: Lease, ask: Ask) -> Command | None:
+        """What an ask means for the run; None when it means nothing by itself."""
+        match ask:
+            case SkillReport():
+                return self._opening.failed
+            case NextTurn() if self.state.phase is Phase.INIT:
+                return start_run(self._context, self.plan, self._services.base_tools, self._opening.served)
+            case ToolResults(results=results):
+                return SandboxAnswered(self._blobs.checked(results))
             case Failure(reason=reason, message=message):
-                await self._carry_out(lease, tasks, Fail("runner_failed", f"the sandbox gave up: {reason[:64]}: {message[:500]}"))
+                return Fail("runner_failed", f"the sandbox gave up: {reason[:64]}: {message[:500]}")
             case LinkLost():
                 self._opening.lost = ask
                 cause, detail = await self._cause(lease)
                 message = f"the sandbox {lease.record.id} ended during the run ({cause}: {detail}); start the job again"
-                await self._carry_out(lease, tasks, Fail("sandbox_lost", message))
-            case Hello() | ProbeResult():
-                raise RuntimeError(f"{type(ask).__name__} is never legal once claimed")
+                return Fail("sandbox_lost", message)
             case _:
-                assert_never(ask)
+                return None
 
     def _show(self, progress: Progress) -> None:
         record, origin = self._context.log.record, self.plan.origin(self.state.step)

@@ -57,5 +57,14 @@ class System:
         proven, reason = self._pool.late_binding()
         running, queued = self._jobs.counts()
         return SystemInfo(
-            self._facts, self._jobs.draining, version, state, cgroup, platform.release(), proven, reason, running, queued
+            self._facts,
+            self._jobs.draining,
+            version,
+            state,
+            cgroup,
+            platform.release(),
+            proven,
+            reason,
+            running,
+            queued,
         )

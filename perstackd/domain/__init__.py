@@ -1,1 +1,3 @@
-"""Pure values and decisions: no await, clock, randomness, logger or input/output. Imports nothing of the other layers."""
+"""Pure values and decisions: no await, clock, randomness, logger or input/output. Imports nothing of the other
+layers.
+"""

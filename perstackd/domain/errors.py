@@ -1,4 +1,5 @@
-"""The one exception of the product: a kind from a closed set, a stable reason, a sentence, and fields that are safe to show.
+"""The one exception of the product: a kind from a closed set, a stable reason, a sentence, and fields that are safe
+to show.
 
 Kinds map to gRPC codes in `perstackd.rpc.errors`; reasons are API and never change meaning.
 """

@@ -171,7 +171,9 @@ class Owner(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ToolRoute:
-    """From the name shown to the model to its owner: `skill` is empty for base tools; `target` is the tool's own name, or the delegate's key."""
+    """From the name shown to the model to its owner: `skill` is empty for base tools; `target` is the tool's own
+    name, or the delegate's key.
+    """
 
     name: str
     owner: Owner
@@ -209,7 +211,9 @@ class StartGeneration:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """The generation gave nothing usable and is tried again after `delay_ms`. `turn` is kept when the model must see it."""
+    """The generation gave nothing usable and is tried again after `delay_ms`. `turn` is kept when the model must
+    see it.
+    """
 
     reason: str
     message: str

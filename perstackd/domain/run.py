@@ -76,7 +76,9 @@ class RunEnd:
 
 @dataclass(frozen=True, slots=True)
 class RunState:
-    """The fold of a run's events. `results` are those of the turn in hand; `transient` is shown to the model once and dropped."""
+    """The fold of a run's events. `results` are those of the turn in hand; `transient` is shown to the model once
+    and dropped.
+    """
 
     phase: Phase = Phase.INIT
     start: StartRun | None = None
@@ -186,13 +188,9 @@ def decide(state: RunState, command: Command, tally: Tally) -> tuple[RunPayload,
 def _answer(state: RunState, command: Command) -> RunPayload | None:
     if state.phase is Phase.STOPPED:
         return None
+    if isinstance(command, Cancel | Fail | Exhaust):
+        return _stop(command)
     match command:
-        case Cancel(message=message):
-            return StopRunByCancel(message)
-        case Fail(reason=reason, message=message):
-            return StopRunByError(reason, message)
-        case Exhaust(budget=budget, limit=limit):
-            return StopRunByExceededBudget(budget, limit)
         case Begin(start=start):
             return start if state.phase is Phase.INIT else None
         case Generate():
@@ -205,6 +203,18 @@ def _answer(state: RunState, command: Command) -> RunPayload | None:
             return settle(_started(state), _turn(state), state.todos, results) if state.phase is Phase.CALLING else None
         case ChildrenAnswered(results=results):
             return _after_children(state, results) if state.phase is Phase.DELEGATING else None
+        case _:
+            assert_never(command)
+
+
+def _stop(command: Cancel | Fail | Exhaust) -> RunPayload:
+    match command:
+        case Cancel(message=message):
+            return StopRunByCancel(message)
+        case Fail(reason=reason, message=message):
+            return StopRunByError(reason, message)
+        case Exhaust(budget=budget, limit=limit):
+            return StopRunByExceededBudget(budget, limit)
         case _:
             assert_never(command)
 

@@ -9,7 +9,6 @@ from perstackd.domain.ids import JobId, RunId, SandboxId, TenantId
 from perstackd.domain.messages import Usage
 from perstackd.domain.run import RunState, evolve
 
-
 RUN_FACTS: Final = get_args(RunPayload)
 
 

@@ -1,4 +1,6 @@
-"""What becomes of a turn's calls once the sandboxes answered: who else is asked, and the results in the turn's order."""
+"""What becomes of a turn's calls once the sandboxes answered: who else is asked, and the results in the turn's
+order.
+"""
 
 import json
 from collections.abc import Iterable
@@ -120,7 +122,9 @@ def _todo(
 
 
 def ordered_results(turn: Turn, results: tuple[ToolResultPart, ...]) -> tuple[ToolResultPart, ...]:
-    """Results in the order of the turn's calls; a call without one, such as a second attemptCompletion, gets an error result."""
+    """Results in the order of the turn's calls; a call without one, such as a second attemptCompletion, gets an
+    error result.
+    """
     known = {result.call_id: result for result in results}
     return tuple(
         known.get(call.call_id) or error_result(call.call_id, "not_run", "this call was not run") for call in turn.calls

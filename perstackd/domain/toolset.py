@@ -70,5 +70,3 @@ def _offered(expert: Expert, served: Mapping[str, Sequence[ToolSpec]]) -> dict[s
             raise ValueError(f"the skill {skill.name!r} picks or omits {unknown[0]!r}, but its server offers: {have}")
         offered[skill.name] = picked(tools, skill.pick, skill.omit)
     return offered
-
-

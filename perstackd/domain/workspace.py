@@ -35,7 +35,7 @@ class WorkspaceSpec:
         """
         if self.kind is WorkspaceKind.NAMED and not _NAME.fullmatch(self.value):
             raise _invalid(
-                f"the workspace name {self.value[:80]!r} is not 1-63 characters of a-z 0-9 . _ -, first a letter or digit"
+                f"the workspace name {self.value[:80]!r} is not 1-63 of a-z 0-9 . _ -, first a letter or digit"
             )
         if self.kind is WorkspaceKind.PATH and not _plain_absolute(self.value):
             raise _invalid(f"the workspace path {self.value[:200]!r} is not an absolute path without . and .. parts")

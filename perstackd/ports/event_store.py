@@ -16,7 +16,8 @@ class EventStore(Protocol):
         """Begin a job. `events` start at seq 1; `job.last_seq` is the last one's.
 
         Raises:
-            PerstackError: ALREADY_EXISTS `idempotency_key_used` with field `job_id` when (tenant, idempotency_key) is taken;
+            PerstackError: ALREADY_EXISTS `idempotency_key_used` with field `job_id` when (tenant, idempotency_key) is
+            taken;
                 UNAVAILABLE `store_unavailable` when it cannot be written (disk full, read-only): nothing was kept.
         """
         ...
@@ -25,7 +26,8 @@ class EventStore(Protocol):
         """Write events and the job's new record together, durable on return.
 
         Raises:
-            PerstackError: CONFLICT `seq_conflict` when the first event's seq is not the stored last + 1: nothing was kept;
+            PerstackError: CONFLICT `seq_conflict` when the first event's seq is not the stored last + 1: nothing was
+            kept;
                 UNAVAILABLE `store_unavailable`.
         """
         ...

@@ -16,10 +16,11 @@ class Models(Protocol):
         was told to do; a cut stream is never a finished turn.
 
         Raises:
-            PerstackError: `model_overloaded`, `model_unreachable`, `model_timeout`, `model_stream_broken` (all UNAVAILABLE, retryable);
-                `model_key_missing`, `model_key_refused` (DENIED); `context_too_long` (INVALID); `model_refused_request` (INVALID);
-                `model_not_found` (NOT_FOUND); `no_recorded_turn` (NOT_FOUND); `provider_not_there` (UNSUPPORTED).
-                `fields["retry_after_ms"]` when the provider said so.
+            PerstackError: `model_overloaded`, `model_unreachable`, `model_timeout`, `model_stream_broken` (all
+            UNAVAILABLE, retryable);
+                `model_key_missing`, `model_key_refused` (DENIED); `context_too_long` (INVALID);
+                `model_refused_request` (INVALID); `model_not_found` (NOT_FOUND); `no_recorded_turn` (NOT_FOUND);
+                `provider_not_there` (UNSUPPORTED). `fields["retry_after_ms"]` when the provider said so.
         """
         ...
 

@@ -14,7 +14,8 @@ class RunnerLink(Protocol):
         """Wait for the first stream, at most `deadline` seconds; from then on nobody else can dial.
 
         Raises:
-            PerstackError: TIMEOUT `runner_silent`; PRECONDITION `runner_protocol` when its version is not ours or one older.
+            PerstackError: TIMEOUT `runner_silent`; PRECONDITION `runner_protocol` when its version is not ours or one
+            older.
         """
         ...
 

@@ -20,13 +20,16 @@ class Workspaces(Protocol):
         """Find or make the job's workspace and hold it by descriptor.
 
         Raises:
-            PerstackError: DENIED `workspace_outside_roots`, `workspace_owner_refused` (uid below 1000); NOT_FOUND `workspace_not_found`;
+            PerstackError: DENIED `workspace_outside_roots`, `workspace_owner_refused` (uid below 1000); NOT_FOUND
+            `workspace_not_found`;
                 PRECONDITION `workspace_unsupported` (the file system refuses idmapped mounts). Each says the remedy.
         """
         ...
 
     async def attach(self, job_id: JobId, sandbox_id: SandboxId, slot: str, uid: int) -> None:
-        """Mount it, idmapped to `uid`, nosuid and nodev, at `slot`/workspace; flags are verified before return. No engine call."""
+        """Mount it, idmapped to `uid`, nosuid and nodev, at `slot`/workspace; flags are verified before return. No
+        engine call.
+        """
         ...
 
     async def detach(self, sandbox_id: SandboxId, slot: str) -> None:
@@ -34,7 +37,9 @@ class Workspaces(Protocol):
         ...
 
     async def close(self, job_id: JobId) -> None:
-        """Let go of the job's workspace; an ephemeral one is gone after this. Clears setuid bits and devices in managed ones. Idempotent."""
+        """Let go of the job's workspace; an ephemeral one is gone after this. Clears setuid bits and devices in
+        managed ones. Idempotent.
+        """
         ...
 
     async def prove(self, slot: str, uid: int) -> str:

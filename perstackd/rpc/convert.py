@@ -3,6 +3,7 @@
 from typing import Final
 
 from perstack.v1 import events_pb2, experts_pb2, jobs_pb2, runs_pb2, sandboxes_pb2
+
 from perstackd.app.job_request import JobRequest
 from perstackd.domain.errors import Kind, PerstackError
 from perstackd.domain.events import StoredEvent, StreamPiece
@@ -225,4 +226,3 @@ def _required(text: str, name: str) -> str:
     if not text:
         raise PerstackError(Kind.INVALID, "field_missing", f"{name} is missing")
     return text
-

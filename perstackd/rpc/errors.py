@@ -1,6 +1,6 @@
 """One table from kinds of errors to gRPC codes, and the interceptor that applies it to every method.
 
-A PerstackError becomes its code with google.rpc.ErrorInfo (domain "perstack", the stable reason, the fields). Anything else
+A PerstackError becomes its code with google.rpc.ErrorInfo (domain "perstack", the stable reason, the fields). All else
 becomes INTERNAL with a log id and no text: a class name or a traceback never crosses the wire.
 """
 
@@ -74,7 +74,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         async def wrapped(request: Any, context: Any) -> Any:
             try:
                 return await behaviour(request, context)
-            except (PerstackError, Exception) as error:  # noqa: BLE001 - the one place where nothing may pass
+            except (PerstackError, Exception) as error:
                 await self._abort(context, error)
 
         return wrapped
@@ -84,7 +84,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
             try:
                 async for reply in behaviour(request, context):
                     yield reply
-            except Exception as error:  # noqa: BLE001
+            except Exception as error:
                 await self._abort(context, error)
 
         return wrapped

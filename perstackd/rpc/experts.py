@@ -4,6 +4,7 @@ from typing import Any
 
 from perstack.v1 import experts_pb2 as pb
 from perstack.v1 import experts_pb2_grpc
+
 from perstackd.app.jobs import Jobs
 from perstackd.domain.expert import Expert
 from perstackd.domain.expert_digest import expert_digest

@@ -5,6 +5,7 @@ from typing import Any
 
 from perstack.v1 import jobs_pb2 as pb
 from perstack.v1 import jobs_pb2_grpc
+
 from perstackd.app.jobs import Jobs
 from perstackd.domain.errors import Kind, PerstackError
 from perstackd.domain.ids import JobId, is_id

@@ -1,8 +1,8 @@
 """The link into a sandbox: one small gRPC server per sandbox on a Unix socket of its own.
 
-The first stream is the runner's; then the socket is unlinked, so that nobody else inside can dial. Below is gRPC, above are the
-pool and the run workers. Everything that comes up is bounded: message size by gRPC, rate by a token bucket (past it the
-daemon stops reading), content by `runner_convert`. Shutdown order: stream, server, socket.
+The first stream is the runner's; then the socket is unlinked, so that nobody else inside can dial. Below is gRPC,
+above are the pool and the run workers. Everything that comes up is bounded: message size by gRPC, rate by a token
+bucket (past it the daemon stops reading), content by `runner_convert`. Shutdown order: stream, server, socket.
 """
 
 import asyncio
@@ -18,9 +18,9 @@ import anyio
 import grpc
 import grpc.aio
 import structlog
-
 from perstack.v1 import runner_pb2 as pb
 from perstack.v1 import runner_pb2_grpc
+
 from perstackd.app.errors import single_errors
 from perstackd.domain.errors import Kind, PerstackError
 from perstackd.domain.ids import SandboxId
@@ -104,13 +104,16 @@ class GrpcRunnerLink(runner_pb2_grpc.RunnerServiceServicer):
         try:
             return await asyncio.wait_for(asyncio.shield(self._greeted), deadline)
         except TimeoutError as error:
-            message = f"the sandbox {self._sandbox_id} did not call within {deadline:g} s; its image may not hold the runner: make images"
+            why = "its image may not hold the runner: make images"
+            message = f"the sandbox {self._sandbox_id} did not call within {deadline:g} s; {why}"
             raise PerstackError(Kind.TIMEOUT, "runner_silent", message) from error
 
     async def send(self, order: Order) -> None:
         """As the port says."""
         if self._lost:
-            raise PerstackError(Kind.UNAVAILABLE, "link_lost", f"the link to sandbox {self._sandbox_id} is gone: {self._lost}")
+            raise PerstackError(
+                Kind.UNAVAILABLE, "link_lost", f"the link to sandbox {self._sandbox_id} is gone: {self._lost}"
+            )
         try:
             self._orders.put_nowait(runner_convert.order(order))
         except asyncio.QueueFull as error:
@@ -153,9 +156,9 @@ class GrpcRunnerLink(runner_pb2_grpc.RunnerServiceServicer):
         try:
             await self._greet(context)
             await self._talk(context)
-        except runner_convert.Malformed as error:
+        except runner_convert.MalformedError as error:
             why = f"malformed: {error}"
-        except _Flooded as error:
+        except _FloodedError as error:
             why = str(error)
         finally:
             self._lose(why)
@@ -166,7 +169,7 @@ class GrpcRunnerLink(runner_pb2_grpc.RunnerServiceServicer):
             return
         hello = runner_convert.ask(message)
         if not isinstance(hello, Hello):
-            raise runner_convert.Malformed("the first message is not a hello")
+            raise runner_convert.MalformedError("the first message is not a hello")
         if hello.protocol_version not in (RUNNER_PROTOCOL, RUNNER_PROTOCOL - 1):
             problem = f"the runner speaks protocol {hello.protocol_version}, this daemon {RUNNER_PROTOCOL}: make images"
             self._answer(PerstackError(Kind.PRECONDITION, "runner_protocol", problem))
@@ -219,7 +222,9 @@ class GrpcRunnerLink(runner_pb2_grpc.RunnerServiceServicer):
         if self._lost:
             return
         self._lost = why
-        self._answer(PerstackError(Kind.TIMEOUT, "runner_silent", f"the sandbox {self._sandbox_id} ended before it called"))
+        self._answer(
+            PerstackError(Kind.TIMEOUT, "runner_silent", f"the sandbox {self._sandbox_id} ended before it called")
+        )
         if self._asks.full():
             self._asks.get_nowait()
         self._asks.put_nowait((0, LinkLost(why)))
@@ -228,7 +233,7 @@ class GrpcRunnerLink(runner_pb2_grpc.RunnerServiceServicer):
         self._orders.put_nowait(None)
 
 
-class _Flooded(Exception):
+class _FloodedError(Exception):
     """The sandbox talked faster than it may for too long."""
 
 
@@ -244,7 +249,7 @@ class _Throttle:
         self._since: float | None = None
 
     async def admit(self, size: int) -> None:
-        """Wait until a message of `size` bytes fits. Raises _Flooded after too long under pressure."""
+        """Wait until a message of `size` bytes fits. Raises _FloodedError after too long under pressure."""
         now = self._clock.monotonic()
         self._messages, first = self._messages.taken(1, now)
         self._bytes, second = self._bytes.taken(size, now)
@@ -254,7 +259,7 @@ class _Throttle:
             return
         self._since = now if self._since is None else self._since
         if now - self._since > self._patience:
-            raise _Flooded(f"the sandbox sent more than it may for {self._patience:g} s")
+            raise _FloodedError(f"the sandbox sent more than it may for {self._patience:g} s")
         await asyncio.sleep(wait)
 
 

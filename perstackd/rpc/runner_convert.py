@@ -4,6 +4,7 @@ import json
 from typing import Final, assert_never
 
 from perstack.v1 import runner_pb2 as pb
+
 from perstackd.domain.messages import BlobPart, JsonValue, TextPart, ToolResultPart, ToolSpec
 from perstackd.domain.session import (
     Ask,
@@ -44,7 +45,7 @@ _PHASES: Final = {
 }
 
 
-class Malformed(ValueError):
+class MalformedError(ValueError):
     """A message that no runner of ours sends; the sentence says what about it."""
 
 
@@ -52,7 +53,7 @@ def ask(message: pb.FromRunner) -> Ask:  # noqa: PLR0911 - one case a message
     """A runner's message as a value.
 
     Raises:
-        Malformed: it is empty, or larger in some part than the protocol allows.
+        MalformedError: it is empty, or larger in some part than the protocol allows.
     """
     match message.WhichOneof("message"):
         case "hello":
@@ -75,7 +76,7 @@ def ask(message: pb.FromRunner) -> Ask:  # noqa: PLR0911 - one case a message
         case "failure":
             return Failure(message.failure.reason[:MAX_NAME], message.failure.message[:MAX_TEXT])
         case _:
-            raise Malformed("a message without content")
+            raise MalformedError("a message without content")
 
 
 def order(value: Order) -> pb.ToRunner:
@@ -143,16 +144,16 @@ def _hello(hello: pb.Hello) -> Hello:
 
 def _probe_result(result: pb.ProbeResult) -> ProbeResult:
     if len(result.content) > MAX_PROBE:
-        raise Malformed(f"a probe result of {len(result.content)} bytes")
+        raise MalformedError(f"a probe result of {len(result.content)} bytes")
     return ProbeResult(result.content if result.found else None)
 
 
 def _skill_report(state: pb.SkillState) -> SkillReport:
     phase = _PHASES.get(state.state)
     if phase is None:
-        raise Malformed("a skill state without a state")
+        raise MalformedError("a skill state without a state")
     if len(state.tools) > MAX_TOOLS:
-        raise Malformed(f"a skill with {len(state.tools)} tools; at most {MAX_TOOLS} are taken")
+        raise MalformedError(f"a skill with {len(state.tools)} tools; at most {MAX_TOOLS} are taken")
     return SkillReport(
         _bounded(state.skill, MAX_NAME, "skill"),
         phase,
@@ -165,28 +166,30 @@ def _skill_report(state: pb.SkillState) -> SkillReport:
 
 def _tool(tool: pb.ToolSpec) -> ToolSpec:
     name = _bounded(tool.name, MAX_NAME, "tool name")
-    return ToolSpec(name, tool.description[:MAX_TEXT], _schema(name, tool.input_schema), tool.read_only, tool.idempotent)
+    return ToolSpec(
+        name, tool.description[:MAX_TEXT], _schema(name, tool.input_schema), tool.read_only, tool.idempotent
+    )
 
 
 def _schema(name: str, document: bytes) -> dict[str, JsonValue]:
     try:
         schema = json.loads(document)
     except (ValueError, RecursionError) as error:
-        raise Malformed(f"the input schema of the tool {name!r} is not JSON") from error
+        raise MalformedError(f"the input schema of the tool {name!r} is not JSON") from error
     if not isinstance(schema, dict):
-        raise Malformed(f"the input schema of the tool {name!r} is not an object")
+        raise MalformedError(f"the input schema of the tool {name!r} is not an object")
     return schema
 
 
 def _results(message: pb.ToolResults) -> tuple[ToolResultPart, ...]:
     if len(message.results) > MAX_RESULTS:
-        raise Malformed(f"{len(message.results)} results in one turn")
+        raise MalformedError(f"{len(message.results)} results in one turn")
     return tuple(_result(result) for result in message.results)
 
 
 def _result(result: pb.ToolResult) -> ToolResultPart:
     if len(result.content) > MAX_PARTS:
-        raise Malformed(f"a result of {len(result.content)} parts")
+        raise MalformedError(f"a result of {len(result.content)} parts")
     call_id = _bounded(result.call_id, MAX_NAME, "call_id")
     return ToolResultPart(call_id, tuple(_part(part) for part in result.content), result.is_error)
 
@@ -202,16 +205,16 @@ def _part(part: pb.ContentPart) -> TextPart | BlobPart:
         case "structured":
             return TextPart(part.structured.decode(errors="replace"))
         case _:
-            raise Malformed("a result part without content")
+            raise MalformedError("a result part without content")
 
 
 def _chunk(chunk: pb.BlobChunk) -> BlobChunk:
     if len(chunk.data) > MAX_CHUNK:
-        raise Malformed(f"a blob chunk of {len(chunk.data)} bytes")
+        raise MalformedError(f"a blob chunk of {len(chunk.data)} bytes")
     return BlobChunk(_bounded(chunk.digest, MAX_NAME, "digest"), chunk.offset, chunk.data, chunk.last)
 
 
 def _bounded(text: str, limit: int, what: str) -> str:
     if len(text) > limit:
-        raise Malformed(f"a {what} of {len(text)} characters")
+        raise MalformedError(f"a {what} of {len(text)} characters")
     return text

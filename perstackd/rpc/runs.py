@@ -4,6 +4,7 @@ from typing import Any
 
 from perstack.v1 import runs_pb2 as pb
 from perstack.v1 import runs_pb2_grpc
+
 from perstackd.app.jobs import Jobs
 from perstackd.domain.ids import JobId
 from perstackd.rpc import convert

@@ -4,6 +4,7 @@ from typing import Any
 
 from perstack.v1 import sandboxes_pb2 as pb
 from perstack.v1 import sandboxes_pb2_grpc
+
 from perstackd.app.warm_pool import WarmPool
 from perstackd.domain.errors import Kind, PerstackError
 from perstackd.domain.ids import SandboxId

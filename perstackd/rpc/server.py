@@ -13,7 +13,6 @@ import grpc
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-
 from perstack.v1 import (
     experts_pb2_grpc,
     jobs_pb2,
@@ -23,6 +22,7 @@ from perstack.v1 import (
     sandboxes_pb2_grpc,
     system_pb2_grpc,
 )
+
 from perstackd.app.jobs import Jobs
 from perstackd.app.system import System
 from perstackd.app.warm_pool import WarmPool

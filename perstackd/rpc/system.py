@@ -4,6 +4,7 @@ from typing import Any
 
 from perstack.v1 import system_pb2 as pb
 from perstack.v1 import system_pb2_grpc
+
 from perstackd.app.system import System
 
 

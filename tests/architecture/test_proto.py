@@ -23,7 +23,9 @@ def test_nothing_of_the_published_api_was_changed_or_taken_away(tmp_path: Path) 
     published = set(SNAPSHOT.read_text().splitlines())
     now = set(api_lines(tmp_path))
     assert published - now == set(), "these parts of the API are published and must stay as they are"
-    assert now - published == set(), "new parts of the API: python tests/architecture/test_proto.py adds them to the snapshot"
+    assert now - published == set(), (
+        "new parts of the API: python tests/architecture/test_proto.py adds them to the snapshot"
+    )
 
 
 def api_lines(scratch: Path) -> Iterator[str]:

@@ -9,9 +9,9 @@ from typing import Any, Protocol
 import anyio
 import grpc.aio
 import pytest
-
 from perstack.v1 import runner_pb2 as pb
 from perstack.v1 import runner_pb2_grpc
+
 from perstackd.adapters.clock import SystemClock
 from perstackd.domain.errors import PerstackError
 from perstackd.domain.ids import SandboxId
@@ -87,8 +87,6 @@ class GrpcSide:
     async def _say(self, **message: Any) -> None:
         self._counter += 1
         await self._stream.write(pb.FromRunner(counter=self._counter, **message))
-
-
 
 
 @pytest.fixture(params=["fake", "gRPC"])

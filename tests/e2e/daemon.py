@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from perstackd.daemon import run
 from perstackd.config import load
+from perstackd.daemon import run
 from tests.fakes.scripts import FileScripts
 
 BIN = Path(sys.executable).parent
@@ -26,7 +26,10 @@ def serve(home: str, settings: Mapping[str, Any], real_providers: bool, secrets:
     os.environ.update(secrets)
     log = os.open(f"{home}/log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(log, 2)
-    run(load(None, dict(settings)), None if real_providers else {"scripted": lambda: FileScripts(Path(home) / "scripts")})
+    run(
+        load(None, dict(settings)),
+        None if real_providers else {"scripted": lambda: FileScripts(Path(home) / "scripts")},
+    )
 
 
 @dataclass(slots=True)

@@ -1,4 +1,6 @@
-"""What can be wrong, tried as a user would: one clear sentence with what to do, the right exit code, nothing lost, no traceback."""
+"""What can be wrong, tried as a user would: one clear sentence with what to do, the right exit code, nothing lost,
+no traceback.
+"""
 
 import os
 import signal
@@ -34,7 +36,7 @@ def test_no_file_here_says_where_it_looked_and_that_there_is_no_registry(daemon:
         ("[experts.solo\ninstruction = 1", "solo", ("perstack.toml", "1:")),
         ('[experts.solo]\ninstruction = "x"\ndelegates = ["ghost"]', "solo", ("ghost", "solo")),
         (
-            '[experts.solo]\ninstruction = "x"\ndelegates = ["b"]\n[experts.b]\ninstruction = "x"\ndelegates = ["solo"]',
+            '[experts.solo]\ninstruction="x"\ndelegates=["b"]\n[experts.b]\ninstruction="x"\ndelegates=["solo"]',
             "solo",
             ("solo -> b -> solo",),
         ),
@@ -188,7 +190,14 @@ def test_a_second_daemon_on_the_same_state_is_refused(daemon: Daemon) -> None:
     from tests.e2e.daemon import BIN
 
     done = subprocess.run(
-        [BIN / "perstackd", "serve", "--set", f"state_directory={daemon.home}/state", "--set", f"runtime_directory={daemon.home}/run"],
+        [
+            BIN / "perstackd",
+            "serve",
+            "--set",
+            f"state_directory={daemon.home}/state",
+            "--set",
+            f"runtime_directory={daemon.home}/run",
+        ],
         capture_output=True,
         text=True,
         timeout=30,

@@ -68,7 +68,12 @@ def test_the_events_are_gapless_and_the_answer_is_the_last_one(daemon: Daemon) -
 def test_parent_and_child_work_in_the_same_tree(daemon: Daemon) -> None:
     daemon.script(
         "lead",
-        {"calls": [call("w", "writeTextFile", path="note.txt", text="from the lead"), call("d", "helper", query="read")]},
+        {
+            "calls": [
+                call("w", "writeTextFile", path="note.txt", text="from the lead"),
+                call("d", "helper", query="read"),
+            ]
+        },
         {"calls": [call("r", "readTextFile", path="answer.txt")]},
         {"text": "done"},
     )
@@ -91,7 +96,9 @@ def test_inspect_of_a_working_sandbox_shows_the_base_set_and_no_secret(daemon: D
         'command = "npx"\nrequiredEnv = ["MY_TOKEN"]\n'
     )
     secret = "correct-horse-battery"
-    daemon.script("solo", {"calls": [exec_call("e", "sh", "-c", "echo $MY_TOKEN | tr a-y b-z; sleep 1")]}, {"text": "done"})
+    daemon.script(
+        "solo", {"calls": [exec_call("e", "sh", "-c", "echo $MY_TOKEN | tr a-y b-z; sleep 1")]}, {"text": "done"}
+    )
     os.environ["MY_TOKEN"] = secret
     try:
         process = daemon.begin(daemon.definition(toml), "solo")

@@ -1,6 +1,7 @@
 """A real MCP server, written by others, at work in a sandbox."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,11 +24,11 @@ rule = "Always name the time zone."
 
 
 @pytest.fixture(scope="module")
-def clock(home: Path) -> Daemon:
+def clock(home: Path) -> Iterator[Daemon]:
     daemon = Daemon(home, {"templates.base.image": "perstack/test:latest", "templates.base.min_idle": 1})
     daemon.start()
     try:
-        yield daemon  # type: ignore[misc]
+        yield daemon
     finally:
         daemon.stop()
 
@@ -44,7 +45,11 @@ def test_a_skills_tool_answers_and_its_secret_reaches_no_other_process(clock: Da
     clock.script(
         "clock",
         {"calls": [{"id": "t", "name": "get_current_time", "arguments": {"timezone": "UTC"}}]},
-        {"calls": [{"id": "e", "name": "exec", "arguments": {"command": "python3", "args": ["-c", look], "stdout": True}}]},
+        {
+            "calls": [
+                {"id": "e", "name": "exec", "arguments": {"command": "python3", "args": ["-c", look], "stdout": True}}
+            ]
+        },
         {"text": "It is noon UTC."},
     )
     code, events, stderr = clock.run(clock.definition(TOML), "clock", env={"TIME_TOKEN": secret})
@@ -63,7 +68,9 @@ def test_a_skills_tool_answers_and_its_secret_reaches_no_other_process(clock: Da
 
 
 def test_a_skill_that_cannot_start_ends_the_run_with_its_own_words(clock: Daemon) -> None:
-    toml = TOML.replace('command = "mcp-server-time"', 'command = "no-such-server"').replace('requiredEnv = ["TIME_TOKEN"]', "")
+    toml = TOML.replace('command = "mcp-server-time"', 'command = "no-such-server"').replace(
+        'requiredEnv = ["TIME_TOKEN"]', ""
+    )
     clock.script("clock", {"text": "never"})
     code, events, _ = clock.run(clock.definition(toml), "clock")
     assert code == 1

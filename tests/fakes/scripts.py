@@ -1,6 +1,7 @@
 """Models for a daemon in a process of its own: each expert's turns are in a file that the test writes.
 
-`{"turns": [{"text": ..., "calls": [{"id", "name", "arguments"}], "delay": seconds}]}` in DIRECTORY/EXPERT.json. The turn that is played is
+`{"turns": [{"text": ..., "calls": [{"id", "name", "arguments"}], "delay": seconds}]}` in DIRECTORY/EXPERT.json. The
+turn that is played is
 told by the number of assistant messages in the history, so that the same request gets the same turn.
 """
 

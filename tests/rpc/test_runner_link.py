@@ -10,9 +10,9 @@ import anyio
 import grpc
 import grpc.aio
 import pytest
-
 from perstack.v1 import runner_pb2 as pb
 from perstack.v1 import runner_pb2_grpc
+
 from perstackd.adapters.clock import SystemClock
 from perstackd.domain.errors import PerstackError
 from perstackd.domain.ids import SandboxId

@@ -133,8 +133,11 @@ def test_delegates_come_after_tools_and_their_results_join_the_turn() -> None:
 
 
 def test_completion_beside_a_delegation_counts_once_the_child_answered() -> None:
-    calls = ("d", "pro-trainer", {"query": "plan"}), ("c", "attemptCompletion", {})
-    state, facts = tell(STARTED, turn(*calls, text="done"))  # type: ignore[arg-type]
+    calls: tuple[tuple[str, str, dict[str, object]], ...] = (
+        ("d", "pro-trainer", {"query": "plan"}),
+        ("c", "attemptCompletion", {}),
+    )
+    state, facts = tell(STARTED, turn(*calls, text="done"))
     assert facts == ["callTools", "callDelegate"]
     _, facts = tell(state, ChildrenAnswered((result("d"),)))
     assert facts == ["attemptCompletion", "completeRun"]

@@ -58,7 +58,9 @@ class Starter:
         member.record = replace(member.record, image_id=image_id)
         await bounded("writing the sandbox's row", seconds, ports.rows.put(member.record))
         await bounded("making directories", seconds, self._files.make(member.id, member.record.uid))
-        await bounded("preparing the slot", seconds, ports.workspaces.prepare(paths.directories.slot, member.record.uid))
+        await bounded(
+            "preparing the slot", seconds, ports.workspaces.prepare(paths.directories.slot, member.record.uid)
+        )
         link = await bounded("listening for the runner", seconds, ports.links.listen(member.id, paths.runner_socket))
         member.link = held = HeldLink(link)
         await bounded("listening for egress", seconds, ports.egress.listen(member.id, paths.egress_socket))

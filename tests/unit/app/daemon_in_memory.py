@@ -37,7 +37,8 @@ delegates = ["helper"]
 instruction = "Help."
 """
 TOOLS = tuple(
-    ToolSpec(name, name, {"type": "object"}) for name in ("attemptCompletion", "clearTodo", "exec", "readTextFile", "todo")
+    ToolSpec(name, name, {"type": "object"})
+    for name in ("attemptCompletion", "clearTodo", "exec", "readTextFile", "todo")
 )
 
 
@@ -67,7 +68,9 @@ class World:
             batches = [batch async for batch in self.jobs.watch(job_id, 0, streaming=False, follow=True)]
         return [stored.event for batch in batches for stored in batch.events]
 
-    async def finished(self, toml: str = TEAM, expert: str = "lead", **changes: object) -> tuple[JobRecord, list[Event]]:
+    async def finished(
+        self, toml: str = TEAM, expert: str = "lead", **changes: object
+    ) -> tuple[JobRecord, list[Event]]:
         """Create a job and wait for its end."""
         record = await self.start(toml, expert, **changes)
         events = await self.events(record.id)
@@ -86,7 +89,14 @@ async def world(
     async with pool:
         services = RunServices(pool, workspaces, egress, models, store.blobs, clock, TOOLS)
         defaults = JobDefaults(model=ModelChoice("scripted", "m", "low"))
-        async with Jobs(
-            store, Feed(store), services, TomlDefinitions(), FakeSealer(), defaults, lambda _: None
-        ) as jobs:
+        jobs = Jobs(
+            store,
+            Feed(store),
+            services,
+            definitions=TomlDefinitions(),
+            sealer=FakeSealer(),
+            defaults=defaults,
+            check_provider=lambda _: None,
+        )
+        async with jobs:
             yield World(jobs, pool, store, sandboxes, links, workspaces, egress, models)

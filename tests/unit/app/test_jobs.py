@@ -9,7 +9,7 @@ from perstackd.domain.errors import Kind, PerstackError
 from perstackd.domain.job import JobState
 from perstackd.domain.messages import FinishReason, TextPart, ToolCallPart, Turn, Usage
 from perstackd.domain.sandbox import Template
-from tests.fakes.models import Held
+from tests.fakes.models import Entry, Held
 from tests.unit.app.daemon_in_memory import world
 
 pytestmark = pytest.mark.anyio
@@ -67,7 +67,10 @@ async def test_a_delegate_has_its_own_sandbox_and_its_answer_reaches_the_parent(
 
 async def test_a_childs_failure_is_its_parents_error_result(tmp_path: Path) -> None:
     refused = PerstackError(Kind.DENIED, "model_key_refused", "the key is not accepted")
-    turns = {LEAD: [calls(("d", "helper", {"query": "plan"})), says("done anyway")], HELPER: [refused]}
+    turns: dict[str, list[Entry]] = {
+        LEAD: [calls(("d", "helper", {"query": "plan"})), says("done anyway")],
+        HELPER: [refused],
+    }
     async with world(tmp_path, turns) as daemon:
         record, events = await daemon.finished()
     assert record.state is JobState.COMPLETED
@@ -147,7 +150,10 @@ async def test_the_jobs_step_limit_stops_it_with_exit_code_3(tmp_path: Path) -> 
 
 
 async def test_secret_values_are_sealed_delivered_by_name_and_forgotten(tmp_path: Path) -> None:
-    toml = '[experts.lead]\ninstruction="Lead."\n[experts.lead.skills."@perstack/base"]\ntype="mcpStdioSkill"\nrequiredEnv=["TOKEN"]\n'
+    toml = (
+        '[experts.lead]\ninstruction="Lead."\n[experts.lead.skills."@perstack/base"]\n'
+        'type="mcpStdioSkill"\nrequiredEnv=["TOKEN"]\n'
+    )
     async with world(tmp_path, {LEAD: [says("done")]}) as daemon:
         record, events = await daemon.finished(toml, env={"TOKEN": "s3cret-value"})
         released = [event.payload for event in events if event.payload.type == "secretReleased"]
