@@ -6,10 +6,12 @@ The exit code is 0 also when a target is missed: these are reports. It is 1 when
 import argparse
 import importlib
 import json
+import os
 import signal
 import sys
 import traceback
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, cast
 
@@ -55,7 +57,8 @@ def _report(group: str, options: Options, *, as_json: bool) -> int:
     progress(f"{group}: measuring")
     try:
         for result in _measure(group, options):
-            print(json.dumps(result.document()) if as_json else _line(result), flush=True)
+            measured = replace(result, detail={**result.detail, "load_1m": round(os.getloadavg()[0], 1)})
+            print(json.dumps(measured.document()) if as_json else _line(measured), flush=True)
     except Exception as error:
         # One group that cannot be measured must not take the others with it.
         if not isinstance(error, MeasurementError):

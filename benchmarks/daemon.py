@@ -150,9 +150,11 @@ def _log_end(home: Path) -> str:
 def _sweep(home: Path) -> None:
     """Remove what a daemon that was killed leaves behind; after a clean stop that is its directory alone."""
     label = f"label={LABEL_DAEMON}={daemon_id(home / 'state')}"
-    found = subprocess.run(["docker", "ps", "-aq", "--filter", label], capture_output=True, text=True, check=True)
+    found = subprocess.run(["docker", "ps", "-aq", "--filter", label], capture_output=True, text=True, check=False)
+    if found.returncode:
+        progress(f"the engine does not say what is left ({found.stderr.strip()[:200]}); see docker ps --filter {label}")
     if containers := found.stdout.split():
         progress(f"removing {len(containers)} containers that the daemon left")
-        subprocess.run(["docker", "rm", "--force", "--volumes", *containers], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(["docker", "rm", "--force", "--volumes", *containers], check=False, stdout=subprocess.DEVNULL)
     RuntimeRoot(str(home / "run")).cleanup()
     shutil.rmtree(home)

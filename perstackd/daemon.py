@@ -41,6 +41,7 @@ from perstackd.adapters.systemd import notify
 from perstackd.adapters.workspaces.host import HostWorkspaces
 from perstackd.adapters.workspaces.settings import HostSettings
 from perstackd.adapters.workspaces.userns import UserNamespaces
+from perstackd.app.errors import single_errors
 from perstackd.app.feed import Feed
 from perstackd.app.jobs import JobDefaults, Jobs
 from perstackd.app.run_context import RunLimits, RunServices
@@ -51,8 +52,9 @@ from perstackd.domain.errors import Kind, PerstackError
 from perstackd.domain.expert import ModelChoice
 from perstackd.domain.messages import ToolSpec
 from perstackd.domain.prompt import expert_of
-from perstackd.ports.event_store import Blobs
+from perstackd.ports.event_store import Blobs, Store
 from perstackd.ports.models import Models
+from perstackd.ports.secrets import Sealer
 from perstackd.rpc.runner import GrpcRunnerLinks
 from perstackd.rpc.server import AdminSocket, Api, admin_server
 from perstackd.version import VERSION
@@ -87,7 +89,7 @@ def run(config: Config, providers: Providers | None = None) -> None:
 
 async def _serve(config: Config, workspaces: HostWorkspaces, providers: Providers | None) -> None:
     signals = _Signals()
-    async with assembled(config, workspaces, providers) as parts, AsyncExitStack() as stack:
+    async with single_errors(), assembled(config, workspaces, providers) as parts, AsyncExitStack() as stack:
         socket = AdminSocket(config.socket_path, config.socket_group, config.grpc.reflection)
         health = await stack.enter_async_context(admin_server(socket, parts.api, parts.clock))
         _log.info("serving", version=VERSION, socket=str(config.socket_path))
@@ -126,32 +128,12 @@ async def assembled(
         sandboxes = await stack.enter_async_context(DockerSandboxes(_engine(config)))
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
         tasks.create_task(_warm(config, router))  # beside the pool's start, which takes longer
-        ports = PoolPorts(
-            sandboxes=sandboxes,
-            links=GrpcRunnerLinks(clock),
-            workspaces=workspaces,
-            egress=egress,
-            rows=store.sandboxes,
-            clock=clock,
-        )
-        templates = [template(name, section) for name, section in config.templates.items()]
-        limits = PoolLimits(uid_first=config.sandbox_uids[0], uid_last=config.sandbox_uids[1])
-        pool = await stack.enter_async_context(WarmPool(ports, templates, str(config.runtime_directory), limits))
+        ports = PoolPorts(sandboxes, GrpcRunnerLinks(clock), workspaces, egress, store.sandboxes, clock)
+        pool = await stack.enter_async_context(_pool(config, ports))
         models = _recorded(config, router)
         services = RunServices(pool, workspaces, egress, models, store.blobs, clock, base_tools())
-        definitions = TomlDefinitions(frozenset(config.models.anthropic.allowed_hosts))
         sealer = await asyncio.to_thread(AesSealer.from_key_file, config.key_file)
-        jobs = await stack.enter_async_context(
-            Jobs(
-                store,
-                Feed(store),
-                services,
-                definitions=definitions,
-                sealer=sealer,
-                defaults=_defaults(config),
-                check_provider=_checker(router),
-            )
-        )
+        jobs = await stack.enter_async_context(_jobs(config, store, services, sealer, router))
         system = System(_facts(config, started), sandboxes, pool, jobs)
         yield Parts(Api(jobs, pool, system), clock)
 
@@ -179,6 +161,24 @@ def _host_settings(config: Config) -> HostSettings:
         managed_uid=config.workspaces.uid,
         ephemeral_bytes=config.workspaces.ephemeral_bytes,
         ephemeral_inodes=config.workspaces.ephemeral_inodes,
+    )
+
+
+def _pool(config: Config, ports: PoolPorts) -> WarmPool:
+    templates = [template(name, section) for name, section in config.templates.items()]
+    limits = PoolLimits(uid_first=config.sandbox_uids[0], uid_last=config.sandbox_uids[1])
+    return WarmPool(ports, templates, str(config.runtime_directory), limits)
+
+
+def _jobs(config: Config, store: Store, services: RunServices, sealer: Sealer, router: ModelRouter) -> Jobs:
+    return Jobs(
+        store,
+        Feed(store),
+        services,
+        definitions=TomlDefinitions(frozenset(config.models.anthropic.allowed_hosts)),
+        sealer=sealer,
+        defaults=_defaults(config),
+        check_provider=_checker(router),
     )
 
 

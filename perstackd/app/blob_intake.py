@@ -9,6 +9,9 @@ from perstackd.domain.tool_calls import error_result
 from perstackd.ports.event_store import Blobs
 
 MAX_OPEN: Final = 4
+MAX_KEPT: Final = 32
+"""Largest blobs that one sandbox may leave in the store."""
+_LEAST_COST: Final = 4 << 10
 
 
 class BlobIntake:
@@ -19,19 +22,32 @@ class BlobIntake:
         self._max_bytes = max_bytes
         self._open: dict[str, bytearray] = {}
         self._kept: dict[str, int] = {}
+        self._room = MAX_KEPT * max_bytes
 
     async def take(self, chunk: BlobChunk) -> None:
         """Add a chunk; store the blob when it is the last."""
         buffer = self._open.setdefault(chunk.digest, bytearray())
-        too_much = len(buffer) + len(chunk.data) > self._max_bytes or len(self._open) > MAX_OPEN
+        too_much = self._held() + len(chunk.data) > self._max_bytes or len(self._open) > MAX_OPEN
         if chunk.offset != len(buffer) or too_much:
             del self._open[chunk.digest]
             return
         buffer += chunk.data
         if chunk.last:
             data = bytes(self._open.pop(chunk.digest))
-            if f"sha256:{hashlib.sha256(data).hexdigest()}" == chunk.digest:
+            if f"sha256:{hashlib.sha256(data).hexdigest()}" == chunk.digest and self._pays(chunk.digest, len(data)):
                 self._kept[await self._blobs.put(data)] = len(data)
+
+    def _held(self) -> int:
+        """Bytes in memory, of all blobs that are not complete."""
+        return sum(len(buffer) for buffer in self._open.values())
+
+    def _pays(self, digest: str, size: int) -> bool:
+        """Whether a blob fits in what is left; one that is kept already costs nothing."""
+        cost = 0 if digest in self._kept else max(size, _LEAST_COST)
+        if cost > self._room:
+            return False
+        self._room -= cost
+        return True
 
     def checked(self, results: tuple[ToolResultPart, ...]) -> tuple[ToolResultPart, ...]:
         """Results whose blobs did arrive; the others as errors."""

@@ -14,10 +14,11 @@ import anyio
 
 from perstackd.domain.errors import Kind, PerstackError
 from perstackd.domain.events import JobFinished, StoredEvent, StreamPiece
-from perstackd.domain.ids import JobId
+from perstackd.domain.ids import JobId, RunId
 from perstackd.ports.event_store import EventStore
 
 BACKLOG: Final = 10_000
+BACKLOG_BYTES: Final = 32 << 20
 BATCH: Final = 500
 TEXT_KEPT: Final = 1 << 20
 
@@ -42,11 +43,34 @@ class _Watcher:
     pieces: deque[StreamPiece] = field(default_factory=deque)
     wake: anyio.Event = field(default_factory=anyio.Event)
     cut: bool = False
+    over: bool = False
+    event_bytes: int = 0
+    piece_characters: int = 0
+
+    def add(self, events: Sequence[StoredEvent]) -> None:
+        """One that is cut holds nothing any more: it may not read for a long time."""
+        if self.cut:
+            return
+        self.events.extend(events)
+        self.event_bytes += sum(len(stored.document) for stored in events)
+        if len(self.events) > BACKLOG or self.event_bytes > BACKLOG_BYTES:
+            self.take()
+            self.cut = True
+        self.wake.set()
+
+    def show(self, piece: StreamPiece) -> None:
+        """Drops what does not fit: the whole text follows as an event."""
+        fits = len(self.pieces) < BACKLOG and self.piece_characters + len(piece.delta) <= 2 * TEXT_KEPT
+        if self.streaming and fits and not self.cut:
+            self.pieces.append(piece)
+            self.piece_characters += len(piece.delta)
+            self.wake.set()
 
     def take(self) -> Batch:
         batch = Batch(tuple(self.events), tuple(self.pieces))
         self.events.clear()
         self.pieces.clear()
+        self.event_bytes = self.piece_characters = 0
         self.wake = anyio.Event()
         return batch
 
@@ -60,7 +84,7 @@ class _Text:
     size: int = 0
 
     def add(self, piece: StreamPiece) -> None:
-        if self.size <= TEXT_KEPT:
+        if piece.delta and self.size <= TEXT_KEPT:
             self.content.append(piece.delta)
             self.size += len(piece.delta)
 
@@ -71,7 +95,7 @@ class _Text:
 @dataclass(slots=True)
 class _Channel:
     watchers: list[_Watcher] = field(default_factory=list)
-    texts: dict[str, _Text] = field(default_factory=dict)
+    texts: dict[tuple[RunId, str], _Text] = field(default_factory=dict)
     running: bool = False
 
 
@@ -83,13 +107,16 @@ class Feed:
         self._channels: dict[JobId, _Channel] = {}
 
     def open(self, job_id: JobId) -> None:
-        """A job runs: keep its texts so far, also while nobody watches."""
+        """A job runs, or is about to be stored: watchers wait for its end, and texts are kept while nobody watches."""
         self._channels.setdefault(job_id, _Channel()).running = True
 
     def close(self, job_id: JobId) -> None:
-        """A job ended. Idempotent."""
+        """Nothing follows. Watchers that have not seen the job's last event are told. Idempotent."""
         if channel := self._channels.get(job_id):
             channel.running = False
+            for watcher in channel.watchers:
+                watcher.over = True
+                watcher.wake.set()
             self._drop(job_id, channel)
 
     def _drop(self, job_id: JobId, channel: _Channel) -> None:
@@ -104,26 +131,24 @@ class Feed:
         ended = {stored.event.origin.run_id for stored in events}
         channel.texts = {key: text for key, text in channel.texts.items() if text.first.origin.run_id not in ended}
         for watcher in channel.watchers:
-            watcher.events.extend(events)
-            watcher.cut = watcher.cut or len(watcher.events) > BACKLOG
-            watcher.wake.set()
+            watcher.add(events)
 
     def stream(self, piece: StreamPiece) -> None:
         """Hand on a piece of text. Pieces may be dropped by a watcher that lags; the whole text follows as an event."""
         channel = self._channels.get(piece.job_id)
         if channel is None:
             return
-        channel.texts.setdefault(piece.stream_id, _Text(piece)).add(piece)
+        key = (piece.origin.run_id, piece.stream_id)
+        channel.texts.setdefault(key, _Text(piece)).add(piece)
         for watcher in channel.watchers:
-            if watcher.streaming and len(watcher.pieces) < BACKLOG:
-                watcher.pieces.append(piece)
-                watcher.wake.set()
+            watcher.show(piece)
 
     async def watch(self, job_id: JobId, after_seq: int, *, streaming: bool, follow: bool) -> AsyncIterator[Batch]:
         """Batches from `after_seq` on, without gap or repeat, until the job's last event.
 
         Raises:
-            PerstackError: CONFLICT `watch_cut` with field `seq`, the last event that was handed over.
+            PerstackError: CONFLICT `watch_cut` with field `seq`, the last event that was handed over; UNAVAILABLE
+            `job_abandoned` when the job's last event could not be written, so that none will follow.
         """
         with self._watching(job_id, streaming=streaming) as (watcher, texts):
             seq = after_seq
@@ -151,6 +176,8 @@ class Feed:
 
     async def _live(self, watcher: _Watcher, seq: int) -> AsyncIterator[Batch]:
         while True:
+            if watcher.over and not watcher.events and not watcher.cut:
+                raise _abandoned()
             await watcher.wake.wait()
             if watcher.cut:
                 message = f"this watcher fell behind and was cut; watch again from event {seq}"
@@ -169,10 +196,15 @@ class Feed:
     def _watching(self, job_id: JobId, *, streaming: bool) -> Iterator[tuple[_Watcher, tuple[StreamPiece, ...]]]:
         """Listen before the store is read, so that nothing falls between."""
         channel = self._channels.setdefault(job_id, _Channel())
-        watcher = _Watcher(streaming)
+        watcher = _Watcher(streaming, over=not channel.running)
         channel.watchers.append(watcher)
         try:
             yield watcher, tuple(text.whole() for text in channel.texts.values()) if streaming else ()
         finally:
             channel.watchers.remove(watcher)
             self._drop(job_id, channel)
+
+
+def _abandoned() -> PerstackError:
+    message = "the job's end could not be written; see the daemon's log, and start perstackd again: it writes it then"
+    return PerstackError(Kind.UNAVAILABLE, "job_abandoned", message)

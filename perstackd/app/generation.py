@@ -11,6 +11,7 @@ from perstackd.domain.assignment import chosen_model
 from perstackd.domain.errors import PerstackError
 from perstackd.domain.events import StreamPiece
 from perstackd.domain.messages import ModelEvent, ModelRequest, TextDelta, ThinkingDelta, Turn
+from perstackd.domain.repair import repaired, repaired_turn
 from perstackd.domain.run import Generated, GenerationFailed, RunState, request_messages
 
 
@@ -49,12 +50,12 @@ async def generate(
         return GenerationFailed("model_timeout", message, retryable=True)
     except PerstackError as error:
         wait = error.fields.get("retry_after_ms", "0")
-        return GenerationFailed(error.reason, error.message, error.retryable, int(wait) if wait.isdigit() else 0)
+        return GenerationFailed(error.reason, error.message, error.retryable, int(wait) if wait.isdecimal() else 0)
     if turn is None:
         return GenerationFailed(
             "model_stream_broken", "the model's answer ended before it was complete", retryable=True
         )
-    return Generated(turn)
+    return Generated(repaired_turn(turn))
 
 
 async def _read(services: RunServices, request: ModelRequest, pieces: "_Pieces") -> Turn | None:
@@ -92,7 +93,8 @@ class _Pieces:
         for kind in self._streams:
             self._send(f"completeStreaming{kind}", kind, "")
 
-    def _send(self, event_type: str, kind: str, delta: str) -> None:
+    def _send(self, event_type: str, kind: str, text: str) -> None:
+        delta = repaired(text)
         stream_id, offset = self._streams[kind]
         record = self._log.record
         piece = StreamPiece(record.last_seq, stream_id, offset, event_type, record.id, self._origin, delta)

@@ -5,18 +5,20 @@ Above it is `Jobs`, which owns its task; below are the run workers. Shutdown ord
 back), the workspace, the log's last event, the feed.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from typing import assert_never
+from typing import Final, TypeAlias, assert_never
 
 import anyio
 import structlog
 
+from perstackd.app.errors import single_errors
 from perstackd.app.feed import Feed
 from perstackd.app.job_log import JOB
 from perstackd.app.run_context import JobContext, RunPlan, RunServices
 from perstackd.app.run_worker import RunWorker
-from perstackd.domain.errors import PerstackError
+from perstackd.app.unforeseen import unforeseen
+from perstackd.domain.errors import Kind, PerstackError
 from perstackd.domain.events import DelegateCall, JobAdmitted, JobFinished, JobQueued
 from perstackd.domain.expert import Expert
 from perstackd.domain.ids import RunId
@@ -35,6 +37,11 @@ _STATES = {
 }
 
 
+Forget: TypeAlias = Callable[[], Awaitable[None]]
+END_DELAYS: Final = (0.2, 1.0, 3.0)
+"""Seconds between tries to write a job's end: a full disk may have room again."""
+
+
 @dataclass(frozen=True, slots=True)
 class JobTask:
     """What is to be done: the coordinator and all that it can reach, the query, the place."""
@@ -45,7 +52,7 @@ class JobTask:
 
 
 class JobWorker:
-    """One job. `run` is called once."""
+    """One job. `run` is called once; `forget` deletes its sealed values, before its end is written."""
 
     def __init__(
         self,
@@ -53,6 +60,7 @@ class JobWorker:
         context: JobContext,
         task: JobTask,
         feed: Feed,
+        forget: Forget,
     ) -> None:
         self.context = context
         self.queue: tuple[int, str] | None = None
@@ -62,6 +70,7 @@ class JobWorker:
         self._coordinator = RunPlan(RunId(services.clock.new_id()), task.experts[0], task.query)
         self._workspace = task.workspace
         self._feed = feed
+        self._forget = forget
         self._scope = anyio.CancelScope()
         self._queued = anyio.Event()
 
@@ -72,13 +81,16 @@ class JobWorker:
             self._scope.cancel()
 
     async def run(self) -> None:
-        """Go on until the job's last event is in the log. Raises nothing but cancellation."""
+        """Go on until the job's last event is in the log; when it cannot be written that is logged, and the next
+        start of the daemon writes it. Raises nothing but cancellation, also then with the end written.
+        """
         self._feed.open(self.context.job_id)
+        end: RunEnd | None = None
         try:
             end = await self._guarded()
-            with anyio.CancelScope(shield=True):
-                await self._finish(end)
         finally:
+            with anyio.CancelScope(shield=True):
+                await self._finish(end or self._outcome(None))
             self._feed.close(self.context.job_id)
 
     async def _guarded(self) -> RunEnd:
@@ -87,10 +99,9 @@ class JobWorker:
             return await self._carry_out()
         except PerstackError as error:
             return RunEnd(Outcome.FAILED, "", error.reason, error.message)
-        except Exception:
-            log_id = self._services.clock.new_id()
-            _log.exception("job failed unexpectedly", job_id=self.context.job_id, log_id=log_id)
-            return RunEnd(Outcome.FAILED, "", "internal", f"an internal error; the daemon's log has it under {log_id}")
+        except Exception as error:
+            message = unforeseen(self._services.clock, error, job_id=self.context.job_id)
+            return RunEnd(Outcome.FAILED, "", "internal", message)
 
     async def _carry_out(self) -> RunEnd:
         workspaces, job_id = self._services.workspaces, self.context.job_id
@@ -103,10 +114,16 @@ class JobWorker:
             finally:
                 with anyio.CancelScope(shield=True):
                     await workspaces.close(job_id)
-        return end or _end_of(self.context.stop.command)
+        return self._outcome(end)
+
+    def _outcome(self, end: RunEnd | None) -> RunEnd:
+        """The coordinator's end as its log tells it, also when the job was stopped a moment later; else the order."""
+        coordinator = self.runs.get(self._coordinator.run_id)
+        told = coordinator.state.end if coordinator else None
+        return end or told or _end_of(self.context.stop.command)
 
     async def _coordinate(self) -> RunEnd:
-        async with anyio.create_task_group() as tasks:
+        async with single_errors(), anyio.create_task_group() as tasks:
             tasks.start_soon(self._announce)
             end = await self._run(self._coordinator, self._wait)
             tasks.cancel_scope.cancel()
@@ -115,7 +132,11 @@ class JobWorker:
     async def _run(self, plan: RunPlan, waiting: Callable[[int, str], None]) -> RunEnd:
         worker = RunWorker(self._services, self.context, plan, self._delegate, waiting)
         self.runs[plan.run_id] = worker
-        return await worker.run()
+        try:
+            return await worker.run()
+        finally:
+            if plan.depth:  # an ended child's history is in the log; the coordinator's end is asked for
+                del self.runs[plan.run_id]
 
     async def _delegate(self, parent: RunPlan, call: DelegateCall) -> ToolResultPart:
         """A child's end as its parent's tool result: whatever went wrong is an error result with the true cause."""
@@ -146,16 +167,28 @@ class JobWorker:
 
     # --- the end ----------------------------------------------------------------------------------------------------
     async def _finish(self, end: RunEnd) -> None:
+        """Secrets go first: a job that has ended in the log holds none, whenever the daemon dies."""
+        for delay in (*END_DELAYS, None):
+            try:
+                await self._forget()
+                await self._write_end(end)
+            except PerstackError as error:
+                if delay is not None and error.kind is Kind.UNAVAILABLE:
+                    await anyio.sleep(delay)
+                    continue
+                _log.error("the end of a job could not be written", job_id=self.context.job_id, reason=error.reason)
+            except Exception as error:
+                unforeseen(self._services.clock, error, job_id=self.context.job_id)
+            return
+
+    async def _write_end(self, end: RunEnd) -> None:
         state = _STATES[end.outcome]
         now = self._services.clock.now_ms()
         event = JobFinished(state.value, EXIT_CODES[state], end.text, end.reason, end.message)
-        try:
-            await self.context.log.append(
-                [(JOB, event)],
-                lambda record: record.finished(state, now, answer=end.text, reason=end.reason, message=end.message),
-            )
-        except PerstackError as error:
-            _log.error("the end of a job could not be written", job_id=self.context.job_id, reason=error.reason)
+        await self.context.log.append(
+            [(JOB, event)],
+            lambda record: record.finished(state, now, answer=end.text, reason=end.reason, message=end.message),
+        )
 
 
 def _running(record: JobRecord) -> JobRecord:

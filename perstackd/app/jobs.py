@@ -8,6 +8,7 @@ import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import TracebackType
 from typing import Final, Self
 
@@ -16,13 +17,14 @@ from anyio import to_thread
 from anyio.abc import TaskGroup
 
 from perstackd.app.feed import Batch, Feed
-from perstackd.app.job_log import JOB, JobLog, numbered
+from perstackd.app.job_log import JOB, Entry, JobLog, numbered
 from perstackd.app.job_request import JobRequest, ResolvedRequest, check, resolved
 from perstackd.app.job_worker import JobTask, JobWorker
 from perstackd.app.run_context import JobContext, RunLimits, RunServices, StopOrder
+from perstackd.app.unforeseen import unforeseen
 from perstackd.domain.assignment import chosen_model
 from perstackd.domain.errors import Kind, PerstackError
-from perstackd.domain.events import Event, JobCreated, JobFinished, Origin
+from perstackd.domain.events import Event, JobCreated, JobFinished, StopRunByError
 from perstackd.domain.expert import Finding, ModelChoice
 from perstackd.domain.ids import JobId, TenantId, is_id
 from perstackd.domain.job import EXIT_CODES, JobRecord, JobState
@@ -47,6 +49,17 @@ class JobDefaults:
     max_steps: int = 100
     max_running: int = 200
     limits: RunLimits = field(default_factory=RunLimits)
+
+
+@dataclass(slots=True)
+class _Birth:
+    """A job on its way into the store, and what came of it."""
+
+    record: JobRecord
+    events: tuple[Event, ...]
+    sealed: bytes
+    over: anyio.Event = field(default_factory=anyio.Event)
+    error: PerstackError | None = None
 
 
 class Jobs:
@@ -124,21 +137,20 @@ class Jobs:
         context = self._context(request, found, record)
         created = _created(request, found, record)
         events = numbered(record, [(JOB, created)], self._services.clock)
-        record = replace(record, last_seq=len(events))
-        context.log.record = record
-        try:
-            stored = await self._store.create(record, events, self._sealed(request, record))
-        except PerstackError as error:
-            if error.reason == "idempotency_key_used" and (repeated := await self._repeated(request)):
-                return repeated, ()
-            raise
-        self._feed.publish(record.id, stored)
-        worker = JobWorker(
-            self._services, context, JobTask(found.experts, request.query, request.workspace), self._feed
-        )
+        record = context.log.record = replace(record, last_seq=len(events))
+        birth = _Birth(record, events, self._sealed(request, record))
+        task = JobTask(found.experts, request.query, request.workspace)
+        forget = partial(self._store.jobs.forget_env, record.id)
+        worker = JobWorker(self._services, context, task, self._feed, forget)
+        self._admit()  # others were admitted, or the drain began, while this one was looked at
         self._workers[record.id] = worker
-        self._tasks.start_soon(self._work, worker)
-        return record, found.findings
+        self._tasks.start_soon(self._work, worker, birth)
+        await birth.over.wait()
+        if birth.error is None:
+            return record, found.findings
+        if birth.error.reason == "idempotency_key_used" and (repeated := await self._repeated(request)):
+            return repeated, ()
+        raise birth.error
 
     async def cancel(self, job_id: JobId, reason: str) -> JobRecord:
         """Ask a job to end; its end follows in its log. Idempotent. Raises PerstackError NOT_FOUND `job_not_found`."""
@@ -183,6 +195,9 @@ class Jobs:
         `job_not_found`.
         """
         await self.get(job_id)
+        return await self._runs(job_id)
+
+    async def _runs(self, job_id: JobId) -> tuple[RunRecord, ...]:
         events: list[Event] = []
         while stored := await self._store.read(job_id, len(events), _PAGE):
             events.extend(each.event for each in stored)
@@ -272,16 +287,38 @@ class Jobs:
             return b""
         return self._sealer.seal(json.dumps(dict(request.env)).encode(), f"job:{record.id}")
 
-    async def _work(self, worker: JobWorker) -> None:
+    async def _work(self, worker: JobWorker, birth: "_Birth") -> None:
+        """The job from its first event to its last, in a task of its own: a caller that hangs up in the middle of
+        CreateJob must not leave a stored job that nobody carries out. One job's error never reaches the others.
+        """
         job_id = worker.context.job_id
         try:
-            await worker.run()
+            if await self._stored(birth):
+                await worker.run()
+        except Exception as error:
+            unforeseen(self._services.clock, error, job_id=job_id)
         finally:
+            self._feed.close(job_id)
             self._workers.pop(job_id, None)
             self._one_ended.set()
             self._one_ended = anyio.Event()
-        if worker.context.env:
-            await self._store.jobs.forget_env(job_id)
+
+    async def _stored(self, birth: "_Birth") -> bool:
+        """Whether the job is in the store; a watcher that sees it there finds the feed open."""
+        record = birth.record
+        self._feed.open(record.id)
+        try:
+            with anyio.CancelScope(shield=True):
+                stored = await self._store.create(record, birth.events, birth.sealed)
+            self._feed.publish(record.id, stored)
+        except PerstackError as error:
+            birth.error = error
+        except Exception as error:
+            message = unforeseen(self._services.clock, error, job_id=record.id)
+            birth.error = PerstackError(Kind.INTERNAL, "internal", message)
+        finally:
+            birth.over.set()
+        return birth.error is None
 
     def _saw(self, access: EgressAccess) -> None:
         for worker in self._workers.values():
@@ -298,12 +335,15 @@ class Jobs:
         message = "perstackd was restarted before the job was done; start the job again"
         while records := await self._store.jobs.page(None, states, None, _PAGE):
             for record in records:
-                finished = JobFinished("failed", EXIT_CODES[JobState.FAILED], "", "daemon_restarted", message)
-                events = numbered(record, [(Origin(), finished)], self._services.clock)
+                stopped = StopRunByError("daemon_restarted", message)
+                open_runs = [run for run in await self._runs(record.id) if not run.outcome]
+                entries: list[Entry] = [(run.origin, stopped) for run in reversed(open_runs)]
+                entries.append((JOB, JobFinished("failed", EXIT_CODES[JobState.FAILED], "", stopped.reason, message)))
+                events = numbered(record, entries, self._services.clock)
                 now = self._services.clock.now_ms()
-                ended = record.finished(JobState.FAILED, now, reason="daemon_restarted", message=message)
-                await self._store.append(replace(ended, last_seq=events[-1].seq), events)
+                ended = record.finished(JobState.FAILED, now, reason=stopped.reason, message=message)
                 await self._store.jobs.forget_env(record.id)
+                await self._store.append(replace(ended, last_seq=events[-1].seq), events)
 
 
 def _created(request: JobRequest, found: ResolvedRequest, record: JobRecord) -> JobCreated:

@@ -32,7 +32,9 @@ class RunServices:
 
 @dataclass(frozen=True, slots=True)
 class RunLimits:
-    """Operator's bounds on one run. Milliseconds and bytes."""
+    """Operator's bounds on one run. Milliseconds and bytes. `answer_margin_ms` is what a sandbox gets beyond its tools'
+    own bounds before it counts as silent.
+    """
 
     max_retries: int = 5
     generation_timeout_ms: int = 300_000
@@ -40,6 +42,7 @@ class RunLimits:
     skill_start_timeout_ms: int = 60_000
     inline_result_bytes: int = 32 << 10
     result_bytes: int = 10 << 20
+    answer_margin_ms: int = 30_000
 
 
 @dataclass(slots=True)

@@ -14,6 +14,9 @@ from perstackd.domain.session import Assign, LinkLost, SkillPhase, SkillReport
 from perstackd.domain.toolset import toolset
 
 _STDERR_KEPT = 4096
+NEWS_KEPT = 1 << 20
+"""Characters of skills' news that a run's events hold: a sandbox must not fill the store."""
+_NEWS_COST = 256
 
 
 @dataclass(slots=True)
@@ -23,9 +26,17 @@ class Opening:
     served: dict[str, tuple[ToolSpec, ...]] = field(default_factory=dict)
     failed: Fail | None = None
     lost: LinkLost | None = None
+    room: int = NEWS_KEPT
 
     def heard(self, report: SkillReport) -> tuple[Payload, ...]:
-        """The events of a skill's news. Tools count once: the list is fixed when the run starts."""
+        """The events of a skill's news; none once `NEWS_KEPT` is used up. Tools count once: the list is fixed when the
+        run starts.
+        """
+        events = self._told(report)
+        self.room -= _NEWS_COST + len(report.detail[:_STDERR_KEPT]) + sum(len(tool.name) for tool in report.tools)
+        return events if self.room >= 0 else ()
+
+    def _told(self, report: SkillReport) -> tuple[Payload, ...]:
         match report.phase:
             case SkillPhase.STARTING:
                 return (SkillStarting(report.skill),)

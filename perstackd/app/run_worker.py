@@ -20,6 +20,8 @@ from perstackd.app.errors import single_errors
 from perstackd.app.generation import generate
 from perstackd.app.run_context import JobContext, RunPlan, RunServices
 from perstackd.app.run_opening import Opening, assign, egress_rules, start_run
+from perstackd.app.run_patience import Patience
+from perstackd.app.unforeseen import unforeseen
 from perstackd.app.warm_pool import ClaimRequest, Lease
 from perstackd.domain.assignment import released_secrets
 from perstackd.domain.errors import PerstackError
@@ -107,6 +109,7 @@ class RunWorker:
         self._waiting = waiting
         self._session = Session("idle")
         self._opening = Opening()
+        self._patience = Patience(context.limits, plan.expert)
         self._blobs = BlobIntake(services.blobs, context.limits.result_bytes)
         self._turn: TurnOrder | None = None
         self.sandbox_id = ""
@@ -114,7 +117,8 @@ class RunWorker:
         self._send, self._inbox = anyio.create_memory_object_stream[Item](64)
 
     async def run(self) -> RunEnd:
-        """Go on until the run has ended; its end is in the log by then.
+        """Go on until the run has ended; its end is in the log by then. An error that nobody foresaw ends this run
+        alone, with a log id. Raises PerstackError when the log cannot be written.
 
         Cancelled from outside, it records the context's stop order, gives everything back, and passes the
         cancellation on.
@@ -128,6 +132,9 @@ class RunWorker:
                     await self._release(lease)
         except PerstackError as error:
             await self._record(Fail(error.reason, error.message))
+        except Exception as error:
+            message = unforeseen(self._services.clock, error, run_id=self.plan.run_id)
+            await self._record(Fail("internal", message))
         except anyio.get_cancelled_exc_class():
             with anyio.CancelScope(shield=True):
                 await self._record(self._context.stop.command)
@@ -174,8 +181,11 @@ class RunWorker:
         return await self._services.pool.claim(request, self._waiting)
 
     async def _release(self, lease: Lease) -> None:
-        cause, detail = await self._cause(lease)
-        await self._services.pool.release(lease, cause)
+        cause, detail = "unknown", ""
+        try:
+            cause, detail = await self._cause(lease)
+        finally:  # whatever cannot be found out: the sandbox goes back
+            await self._services.pool.release(lease, cause)
         await self._note(SandboxReleased(lease.record.id, cause, detail))
 
     async def _cause(self, lease: Lease) -> tuple[str, str]:
@@ -205,9 +215,18 @@ class RunWorker:
             tasks.start_soon(self._listen, lease)
             await self._order(lease, assign(context, self.plan, lease, self._services.base_tools))
             while self.state.end is None:
-                await self._take(lease, tasks, await self._inbox.receive())
+                await self._take(lease, tasks, await self._next(lease))
             tasks.cancel_scope.cancel()
         await self._farewell(lease)
+
+    async def _next(self, lease: Lease) -> Item:
+        """What comes next; the run's failure when the sandbox lets its time pass."""
+        with anyio.CancelScope(deadline=self._patience.deadline):
+            return await self._inbox.receive()
+        waited = f"the sandbox {lease.record.id} did not go on in time while it was {self._session.state}"
+        return Fail(
+            "runner_silent", f"{waited}; see what its tools do, or raise tool_timeout_ms, and start the job again"
+        )
 
     async def _listen(self, lease: Lease) -> None:
         async for ask in lease.link.asks():
@@ -219,6 +238,7 @@ class RunWorker:
     async def _order(self, lease: Lease, order: Order) -> None:
         """A lost link is told by LinkLost, which the listener is about to read."""
         self._session = ordered(self._session, order)
+        self._patience.watch(self._session)
         try:
             await lease.link.send(order)
         except PerstackError as error:
@@ -232,6 +252,7 @@ class RunWorker:
             await self._carry_out(lease, tasks, item)
         else:
             self._session, refusal = asked(self._session, item)
+            self._patience.watch(self._session)
             if not refusal:
                 await self._hear(lease, tasks, item)
                 lease.link.acknowledge()

@@ -15,7 +15,8 @@ def problem(pattern: str) -> str:
     """
     name = pattern.lower().removesuffix(".").removeprefix("*.")
     labels = name.split(".")
-    if not name or len(name) > 253 or not all(_LABEL.fullmatch(label) for label in labels):
+    # Folding makes ASCII of some characters that only look like it, such as the Kelvin sign.
+    if not pattern.isascii() or not name or len(name) > 253 or not all(_LABEL.fullmatch(label) for label in labels):
         return "is not a host name, nor *. and a host name"
     if _is_address(name) or _NUMERIC.fullmatch(labels[-1]):
         return "is an address; only names can be allowed"

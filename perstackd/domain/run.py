@@ -33,11 +33,22 @@ from perstackd.domain.events import (
     StopRunByInteractiveTool,
     TodoItem,
 )
-from perstackd.domain.messages import FinishReason, Message, Role, TextPart, ToolResultPart, Turn, Usage
+from perstackd.domain.messages import (
+    FinishReason,
+    Message,
+    Part,
+    Role,
+    TextPart,
+    ToolCallPart,
+    ToolResultPart,
+    Turn,
+    Usage,
+)
 from perstackd.domain.tool_calls import error_result, ordered_results, repeated_call, routed, settle, truncated_results
 
 MAX_DELAY_MS: Final = 30_000
 FIRST_DELAY_MS: Final = 500
+LONGEST_WISH_MS: Final = 300_000  # a provider's wish is not trusted to hold a sandbox for longer
 
 
 class Phase(StrEnum):
@@ -251,13 +262,13 @@ def _after_turn(state: RunState, turn: Turn) -> RunPayload | None:
         return (
             CompleteRun(turn.text, state.usage + turn.usage, turn) if turn.text else _retry(state, "empty_turn", _EMPTY)
         )
+    if (repeated := repeated_call(turn)) is not None:  # before all else: no history may hold such a turn
+        return _retry(state, "turn_malformed", f"the model gave two calls the same id {repeated[:64]!r}")
     if turn.finish_reason is FinishReason.LENGTH:
         retry = _retry(
             state, "turn_too_long", "the model's turn was cut by its length limit in the middle of a tool call"
         )
         return replace(retry, turn=turn, results=truncated_results(turn)) if isinstance(retry, Retry) else retry
-    if repeated := repeated_call(turn):
-        return _retry(state, "turn_malformed", f"the model gave two calls the same id {repeated!r}")
     return CallTools(turn)
 
 
@@ -276,7 +287,7 @@ def _retry(state: RunState, reason: str, message: str, retry_after_ms: int = 0) 
     limit = _started(state).max_retries
     if state.retries >= limit:
         return StopRunByError(reason, f"{message} (given up after {limit} retries)")
-    delay = max(retry_after_ms, min(MAX_DELAY_MS, FIRST_DELAY_MS << state.retries))
+    delay = max(min(retry_after_ms, LONGEST_WISH_MS), min(MAX_DELAY_MS, FIRST_DELAY_MS << state.retries))
     return Retry(reason, message, delay)
 
 
@@ -311,7 +322,7 @@ def evolve(state: RunState, fact: RunPayload) -> RunState:  # noqa: C901, PLR091
         case Retry():
             return _evolve_retry(state, fact)
         case CallTools(turn=turn):
-            said = _with_turn(state, turn)
+            said = _with_turn(state, turn.parts, turn.usage)
             return replace(said, phase=Phase.CALLING, turn=turn, results=())
         case CallDelegate(results=results, todos=todos):
             return replace(_with_todos(state, todos), phase=Phase.DELEGATING, results=(*state.results, *results))
@@ -331,7 +342,7 @@ def evolve(state: RunState, fact: RunPayload) -> RunState:  # noqa: C901, PLR091
         case FinishAllToolCalls():
             return replace(state, phase=Phase.FINISHING)
         case CompleteRun(text=text, turn=turn):
-            said = _with_turn(state, turn) if turn else state
+            said = _with_turn(state, _said_only(turn), turn.usage) if turn else state
             return _stopped(said, RunEnd(Outcome.COMPLETED, text))
         case StopRunByInteractiveTool() | StopRunByDelegate():
             return state
@@ -363,9 +374,14 @@ def _evolve_retry(state: RunState, retry: Retry) -> RunState:
     return replace(state, phase=phase, retries=state.retries + 1, transient=shown, usage=usage)
 
 
-def _with_turn(state: RunState, turn: Turn) -> RunState:
-    said = Message(Role.ASSISTANT, turn.parts)
-    return replace(state, messages=(*state.messages, said), usage=state.usage + turn.usage, transient=(), retries=0)
+def _with_turn(state: RunState, parts: tuple[Part, ...], usage: Usage) -> RunState:
+    said = Message(Role.ASSISTANT, parts)
+    return replace(state, messages=(*state.messages, said), usage=state.usage + usage, transient=(), retries=0)
+
+
+def _said_only(turn: Turn) -> tuple[Part, ...]:
+    """The turn that ends a run without its calls: nobody answers them, and a history must not hold such a call."""
+    return tuple(part for part in turn.parts if not isinstance(part, ToolCallPart))
 
 
 def _with_tool_message(state: RunState, results: tuple[ToolResultPart, ...], phase: Phase) -> RunState:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Final, get_args
 
-from perstackd.domain.events import Event, RunPayload, SandboxAssigned, StartRun
+from perstackd.domain.events import Event, Origin, RunPayload, SandboxAssigned, StartRun
 from perstackd.domain.ids import JobId, RunId, SandboxId, TenantId
 from perstackd.domain.messages import Usage
 from perstackd.domain.run import RunState, evolve
@@ -28,6 +28,11 @@ class RunRecord:
     started_at: int = 0
     finished_at: int = 0
     outcome: str = ""
+
+    @property
+    def origin(self) -> Origin:
+        """Where its next event comes from."""
+        return Origin(self.id, self.parent_run_id, self.expert_key, self.step)
 
 
 def run_records(events: Iterable[Event]) -> tuple[RunRecord, ...]:

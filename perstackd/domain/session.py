@@ -4,7 +4,7 @@ The table is proto/perstack/v1/session.json; a test holds both to each other. No
 job or run: the session is bound to them when its sandbox is claimed.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final, TypeAlias
 
@@ -124,11 +124,11 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class SkillOrder:
-    """A skill to start: argv and the environment that it alone gets."""
+    """A skill to start: argv and the environment that it alone gets, whose values are secrets."""
 
     name: str
     command: tuple[str, ...]
-    env: tuple[tuple[str, str], ...] = ()
+    env: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     pick: tuple[str, ...] = ()
     omit: tuple[str, ...] = ()
     lazy_init: bool = False
@@ -220,12 +220,15 @@ _ASKS: Final[dict[tuple[str, type], str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """Where a session stands. `step` is the step in hand; `calls` the ids that a ToolResults must answer, in order."""
+    """Where a session stands. `step` is the step in hand; `calls` the ids that a ToolResults must answer, in order;
+    `skills` are those that the sandbox was told to start.
+    """
 
     state: str = "new"
     step: int = 1
     calls: tuple[str, ...] = ()
     refusals: int = 0
+    skills: tuple[str, ...] = ()
 
     @property
     def misbehaved(self) -> bool:
@@ -242,10 +245,10 @@ def asked(session: Session, ask: Ask) -> tuple[Session, str]:
         f"{type(ask).__name__} is not allowed while {session.state}" if following is None else _content(session, ask)
     )
     if refusal or following is None:
-        return Session(session.state, session.step, session.calls, session.refusals + 1), refusal
+        return replace(session, refusals=session.refusals + 1), refusal
     step = session.step + 1 if isinstance(ask, ToolResults) else session.step
     calls = () if isinstance(ask, ToolResults) else session.calls
-    return Session(following, step, calls, session.refusals), ""
+    return replace(session, state=following, step=step, calls=calls), ""
 
 
 def _content(session: Session, ask: Ask) -> str:
@@ -256,6 +259,8 @@ def _content(session: Session, ask: Ask) -> str:
             return f"results of step {step} came, the run is at step {session.step}"
         case ToolResults(results=results) if tuple(result.call_id for result in results) != session.calls:
             return "the results do not answer the turn's calls one by one, in order"
+        case SkillReport(skill=skill) if skill not in session.skills:
+            return "news of a skill that this sandbox was not told to start"
         case Progress(call_id=call_id) if call_id not in session.calls:
             return "progress of a call that this turn does not have"
         case _:
@@ -265,13 +270,13 @@ def _content(session: Session, ask: Ask) -> str:
 def ordered(session: Session, order: Order) -> Session:
     """The session after a message of the daemon; a turn advances the step that may be asked for next."""
     match order:
-        case Assign(step=step):
-            return Session("assigned", step, (), session.refusals)
+        case Assign(step=step, skills=skills):
+            return replace(session, state="assigned", step=step, calls=(), skills=tuple(skill.name for skill in skills))
         case TurnOrder(step=step, calls=calls) if calls:
-            return Session("running", step, tuple(call.call_id for call in calls), session.refusals)
+            return replace(session, state="running", step=step, calls=tuple(call.call_id for call in calls))
         case TurnOrder(step=step):
-            return Session("reported", step + 1, (), session.refusals)
+            return replace(session, state="reported", step=step + 1, calls=())
         case Finish():
-            return Session("finished", session.step, (), session.refusals)
+            return replace(session, state="finished", calls=())
         case _:
             return session

@@ -18,7 +18,7 @@ def updated(todos: tuple[TodoItem, ...], arguments: JsonObject) -> tuple[TodoIte
     titles, ids = arguments.get("newTodos") or [], arguments.get("completedTodos") or []
     if not isinstance(titles, list) or not all(isinstance(title, str) and len(title) <= MAX_TITLE for title in titles):
         raise ValueError(f"newTodos must be a list of texts of at most {MAX_TITLE} characters")
-    if not isinstance(ids, list) or not all(isinstance(item, int) for item in ids):
+    if not isinstance(ids, list) or not all(type(item) is int for item in ids):
         raise ValueError("completedTodos must be a list of ids")
     first = max((todo.id for todo in todos), default=-1) + 1
     added = tuple(TodoItem(first + place, str(title)) for place, title in enumerate(titles))

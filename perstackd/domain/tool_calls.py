@@ -137,14 +137,14 @@ def truncated_results(turn: Turn) -> tuple[ToolResultPart, ...]:
     return tuple(error_result(call.call_id, "turn_too_long", message) for call in turn.calls)
 
 
-def repeated_call(turn: Turn) -> str:
-    """The first id that two calls share; empty when there is none."""
+def repeated_call(turn: Turn) -> str | None:
+    """The first id that two calls share, which may well be empty; None when there is none."""
     seen: set[str] = set()
     for call in turn.calls:
         if call.call_id in seen:
             return call.call_id
         seen.add(call.call_id)
-    return ""
+    return None
 
 
 def error_result(call_id: str, error: str, message: str) -> ToolResultPart:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Final
 
+from perstackd.adapters.models.shown_blobs import chosen_blobs, in_words
 from perstackd.adapters.models.thinking import thinking_for
 from perstackd.domain.messages import (
     BlobPart,
@@ -33,14 +34,7 @@ _MARKED_TURNS: Final = 2
 def wanted_blobs(request: ModelRequest) -> tuple[BlobPart, ...]:
     """The blobs that the body shows as they are: of a kind and size that the API takes, newest first, until together
     they reach the bound. The others are told of in words."""
-    chosen: dict[str, BlobPart] = {}
-    left = MAX_BLOB_BYTES
-    for message in reversed(request.messages):
-        for blob in reversed(_blobs(message)):
-            if blob.digest not in chosen and _showable(blob) and blob.size <= left:
-                chosen[blob.digest] = blob
-                left -= blob.size
-    return tuple(chosen.values())
+    return chosen_blobs(request.messages, _showable, MAX_BLOB_BYTES)
 
 
 def body(request: ModelRequest, blobs: Mapping[str, str]) -> JsonObject:
@@ -118,7 +112,7 @@ def _result(part: ToolResultPart, blobs: Mapping[str, str]) -> JsonObject:
 
 def _blob(blob: BlobPart, blobs: Mapping[str, str]) -> JsonObject:
     if blob.digest not in blobs:
-        return {"type": "text", "text": f"[{blob.media_type}, {blob.size} bytes, {blob.digest}: not shown]"}
+        return {"type": "text", "text": in_words(blob)}
     kind = "document" if blob.media_type in DOCUMENT_TYPES else "image"
     source: JsonObject = {"type": "base64", "media_type": blob.media_type, "data": blobs[blob.digest]}
     return {"type": kind, "source": source}
@@ -128,16 +122,3 @@ def _showable(blob: BlobPart) -> bool:
     if blob.media_type in IMAGE_TYPES:
         return blob.size <= MAX_IMAGE_BYTES
     return blob.media_type in DOCUMENT_TYPES and blob.size <= MAX_DOCUMENT_BYTES
-
-
-def _blobs(message: Message) -> list[BlobPart]:
-    found: list[BlobPart] = []
-    for part in message.parts:
-        match part:
-            case BlobPart():
-                found.append(part)
-            case ToolResultPart() if not part.is_error:
-                found.extend(item for item in part.content if isinstance(item, BlobPart))
-            case _:
-                pass
-    return found

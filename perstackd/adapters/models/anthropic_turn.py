@@ -3,10 +3,10 @@
 Source of the events and their order: https://platform.claude.com/docs/en/build-with-claude/streaming
 """
 
-import json
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
+from perstackd.adapters.models.provider_turn import MAX_CHARACTERS, BrokenStreamError, call_arguments
 from perstackd.domain.messages import (
     FinishReason,
     JsonObject,
@@ -19,9 +19,6 @@ from perstackd.domain.messages import (
     Usage,
 )
 
-MAX_CHARACTERS: Final = 16 * 2**20
-"""Far more than a model can say; a server that never stops must not fill the daemon's memory."""
-
 _FINISH: Final = {
     "end_turn": FinishReason.STOP,
     "stop_sequence": FinishReason.STOP,
@@ -30,10 +27,6 @@ _FINISH: Final = {
     "model_context_window_exceeded": FinishReason.LENGTH,
     "refusal": FinishReason.CONTENT_FILTER,
 }
-
-
-class BrokenStreamError(Exception):
-    """The events do not make a turn; the text says why."""
 
 
 @dataclass(slots=True)
@@ -132,17 +125,11 @@ class TurnBuilder:
                 return None  # Blocks of server tools, which we never ask for.
 
     def _arguments(self, block: _Block) -> JsonObject:
-        """A call that the bound of the answer cut off has no arguments; the turn's finish reason says so."""
         text = "".join(block.pieces)
-        try:
-            arguments = json.loads(text) if text.strip() else block.start.input or {}
-        except (ValueError, RecursionError) as error:
-            if _FINISH.get(self._stop_reason) is FinishReason.LENGTH:
-                return {}
-            raise BrokenStreamError(f"the arguments of a call of {block.start.name!r} are no JSON") from error
-        if not isinstance(arguments, dict):
-            raise BrokenStreamError(f"the arguments of a call of {block.start.name!r} are no object")
-        return cast("JsonObject", arguments)
+        if not text.strip():
+            return cast("JsonObject", block.start.input or {})
+        cut = _FINISH.get(self._stop_reason) is FinishReason.LENGTH
+        return call_arguments(text, block.start.name, cut=cut)
 
     def _count(self, usage: Any) -> None:
         """Counts are cumulative, and an event may leave out what an earlier one said."""

@@ -25,6 +25,18 @@ _BY_TYPE: Final = {
     "invalid_request_error": "model_refused_request",
     "request_too_large": "context_too_long",
 }
+# What OpenAI and those who follow it put beside or instead of a type; a code says more than the status.
+_BY_CODE: Final = {
+    "insufficient_quota": "model_key_refused",
+    "billing_hard_limit_reached": "model_key_refused",
+    "billing_not_active": "model_key_refused",
+    "account_deactivated": "model_key_refused",
+    "invalid_api_key": "model_key_refused",
+    "context_length_exceeded": "context_too_long",
+    "rate_limit_exceeded": "model_overloaded",
+    "model_not_found": "model_not_found",
+    "DeploymentNotFound": "model_not_found",
+}
 _BY_STATUS: Final = {
     401: "model_key_refused",
     402: "model_key_refused",
@@ -70,6 +82,7 @@ class Failure:
     type: str
     detail: str
     retry_after_ms: int | None = None
+    code: str = ""
 
 
 def from_failure(failure: Failure, model: str) -> PerstackError:
@@ -96,6 +109,8 @@ def retry_after_ms(headers: Mapping[str, str], now: datetime) -> int | None:
 
 
 def _reason(failure: Failure) -> str:
+    if failure.code in _BY_CODE:
+        return _BY_CODE[failure.code]
     if failure.status in (200, 400, 413, 422) and any(words in failure.detail.lower() for words in _TOO_LONG):
         return "context_too_long"
     if failure.status == 200:

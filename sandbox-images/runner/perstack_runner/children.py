@@ -13,9 +13,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
-from typing import Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from perstack_runner import landlock
 
@@ -71,13 +71,10 @@ class Children:
     async def start(self, spec: Spec) -> Child:
         """Start it. Cancelling leaves no process. Raises OSError or ValueError as subprocess does."""
         mark = os.urandom(12).hex()
-        starting = asyncio.ensure_future(run_apart(lambda: self._start(spec, mark)))
-        try:
-            child = await asyncio.shield(starting)
-        except asyncio.CancelledError:
-            with suppress(OSError, ValueError):  # it was not wanted any more
-                await self.end(await starting)
-            raise
+        child, cancelled = await _uninterrupted(run_apart(lambda: self._start(spec, mark)))
+        if cancelled:
+            await self.end(child)
+            raise asyncio.CancelledError
         self._watch(child)
         return child
 
@@ -135,14 +132,13 @@ class Children:
 
         Returns whether none is left; False after 2 s of trying. Idempotent. Not interrupted by cancellation.
         """
-        ending = asyncio.ensure_future(run_apart(lambda: self._end(child, grace)))
         try:
-            return await asyncio.shield(ending)
-        except asyncio.CancelledError:
-            await asyncio.wait((ending,))
-            raise
+            gone, cancelled = await _uninterrupted(run_apart(lambda: self._end(child, grace)))
         finally:
             child.exited.set()
+        if cancelled:
+            raise asyncio.CancelledError
+        return gone
 
     def _end(self, child: Child, grace: float) -> bool:
         if child.pid not in self._alive:
@@ -268,6 +264,20 @@ def _poll_exit(loop: asyncio.AbstractEventLoop, child: Child) -> None:
         child.exited.set()
     else:
         loop.call_later(0.02, _poll_exit, loop, child)
+
+
+async def _uninterrupted(work: Coroutine[Any, Any, T]) -> tuple[T, bool]:
+    """The outcome of `work`, which has its own bound, and whether the caller was cancelled meanwhile, once or more."""
+    task = asyncio.ensure_future(work)
+    cancelled = False
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            cancelled = True
+        except Exception:  # noqa: BLE001 - task.result() raises it below
+            break
+    return task.result(), cancelled
 
 
 async def run_apart(work: Callable[[], T]) -> T:

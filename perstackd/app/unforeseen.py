@@ -1,0 +1,24 @@
+"""Errors that nobody foresaw: where they came from goes to the log, a log id to the caller, their text to nobody.
+
+An exception's text may hold anything, also a secret, and a printed traceback reads source files on the loop.
+"""
+
+import structlog
+
+from perstackd.app.warm_pool.unforeseen import place_of
+from perstackd.ports.clock import Clock
+
+_log = structlog.get_logger()
+
+
+def unforeseen(clock: Clock, error: Exception, **about: str) -> str:
+    """Log the error with its place and `about`; returns the sentence that a caller may be told."""
+    log_id = clock.new_id()
+    _log.error("unforeseen error", log_id=log_id, error=_places(error), **about)
+    return f"an internal error; the daemon's log has it under {log_id}"
+
+
+def _places(error: Exception) -> str:
+    if isinstance(error, ExceptionGroup):
+        return "; ".join(_places(each) for each in error.exceptions)
+    return place_of(error)
