@@ -29,6 +29,7 @@ def measure(options: Options) -> Iterator[Result]:
 
 async def _jobs(daemon: Daemon) -> None:
     async with daemon.client() as client:
+        await quiet(client, MIN_IDLE)
         await at_once(client, "one-shot", JOBS)
         await quiet(client, MIN_IDLE)
 

@@ -104,8 +104,11 @@ def _note(seen: Watched, batch: Batch, heard: Callable[[Event], None] | None) ->
 
 async def at_once(client: Client, expert: str, count: int, *, until: str = "jobFinished") -> Sequence[Watched]:
     """So many jobs, all asked for in one go. Raises as `watched` does."""
-    async with asyncio.TaskGroup() as tasks:
-        started = [tasks.create_task(watched(client, expert, until=until)) for _ in range(count)]
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            started = [tasks.create_task(watched(client, expert, until=until)) for _ in range(count)]
+    except ExceptionGroup as failed:
+        raise failed.exceptions[0] from None  # one is enough to know
     return [task.result() for task in started]
 
 

@@ -6,13 +6,20 @@ once.
 
 import difflib
 import ipaddress
+import os
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 from perstackd.domain.errors import Kind, PerstackError
 from perstackd.domain.ids import ID_LENGTH
@@ -113,7 +120,7 @@ class ModelsConfig(_Section):
 
     default_provider: str = "anthropic"
     default_model: str = "claude-sonnet-5-5"
-    default_reasoning: str | int = "low"
+    default_reasoning: Literal["none", "minimal", "low", "medium", "high"] | Annotated[int, Field(ge=0)] = "low"
     record: AbsolutePath | None = None
     anthropic: AnthropicConfig = AnthropicConfig()
     replay: ReplayConfig = ReplayConfig()
@@ -195,8 +202,8 @@ class Config(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Environment over the file, which comes in as the constructor's arguments."""
-        return env_settings, init_settings
+        """The constructor's arguments alone: `load` has put the environment between the file and the flags."""
+        return (init_settings,)
 
     @property
     def socket_path(self) -> Path:
@@ -227,12 +234,29 @@ def _inconsistent(config: Config) -> Iterator[str]:
         yield "sandbox_uids must be [low, high] with 1000 <= low < high"
     if config.default_template not in config.templates:
         yield f"default_template {config.default_template!r} is not among the templates ({', '.join(config.templates)})"
-    for name in ("uid", "spare_uid"):
-        uid = getattr(config.workspaces, name)
-        if low <= uid <= high:
-            yield f"workspaces.{name} {uid} lies among sandbox_uids: a sandbox would own all workspaces"
+    yield from _clashing_uids(config)
+    most = sum(section.max for section in config.templates.values())
+    if high - low + 1 < most:
+        yield f"sandbox_uids has {high - low + 1} uids, but the templates' max add up to {most} sandboxes"
+    state, runtime = config.state_directory, config.runtime_directory
+    if state == runtime or state in runtime.parents or runtime in state.parents:
+        yield f"state_directory {state} and runtime_directory {runtime} must not be the same, nor one in the other"
     if config.models.default_provider == "replay" and config.models.replay.file is None:
         yield "models.default_provider is replay, but models.replay.file names no conversation"
+
+
+def _clashing_uids(config: Config) -> Iterator[str]:
+    low, high = config.sandbox_uids
+    uids = {
+        "workspaces.uid": config.workspaces.uid,
+        "workspaces.spare_uid": config.workspaces.spare_uid,
+        "egress.uid": config.egress.uid,
+    }
+    for name, uid in uids.items():
+        if low <= uid <= high:
+            yield f"{name} {uid} lies among sandbox_uids: a sandbox would have its rights"
+    if len(set(uids.values())) < len(uids):
+        yield f"{', '.join(uids)} must be three different uids, not {', '.join(map(str, uids.values()))}"
 
 
 def template(name: str, config: TemplateConfig) -> Template:
@@ -246,7 +270,7 @@ def load(path: Path | None, overrides: Mapping[str, Any] | None = None) -> Confi
     Raises:
         PerstackError: NOT_FOUND `config_not_found`; INVALID `config_invalid` with all problems, one a line.
     """
-    values = _read(path)
+    values = _merged(_read(path), _environment())
     for dotted, value in (overrides or {}).items():
         _set(values, dotted.split("."), value)
     try:
@@ -269,10 +293,32 @@ def _read(path: Path | None) -> dict[str, Any]:
         raise PerstackError(Kind.INVALID, "config_invalid", f"{path or DEFAULT_PATH}: {error}") from error
 
 
+def _environment() -> dict[str, Any]:
+    """The values of PERSTACKD_ variables that name a key; JSON where the key holds more than one value."""
+    try:
+        return EnvSettingsSource(Config)()
+    except SettingsError as error:
+        names = ", ".join(sorted(name for name in os.environ if name.upper().startswith("PERSTACKD_")))
+        message = f"environment: {error}; lists and tables are written as JSON (set are: {names})"
+        raise PerstackError(Kind.INVALID, "config_invalid", message) from error
+
+
+def _merged(under: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(under)
+    for key, value in over.items():
+        known = merged.get(key)
+        both = isinstance(known, dict) and isinstance(value, Mapping)
+        merged[key] = _merged(known, value) if both and isinstance(known, dict) else value
+    return merged
+
+
 def _set(values: dict[str, Any], keys: list[str], value: Any) -> None:
     *tables, last = keys
     for key in tables:
         values = values.setdefault(key, {})
+        if not isinstance(values, dict):
+            message = f"--set {'.'.join(keys)}: {key} is a value and has no keys below it"
+            raise PerstackError(Kind.INVALID, "config_invalid", message)
     values[last] = value
 
 

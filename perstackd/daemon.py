@@ -46,6 +46,7 @@ from perstackd.app.feed import Feed
 from perstackd.app.jobs import JobDefaults, Jobs
 from perstackd.app.run_context import RunLimits, RunServices
 from perstackd.app.system import System, SystemFacts
+from perstackd.app.unforeseen import unforeseen
 from perstackd.app.warm_pool import PoolLimits, PoolPorts, WarmPool
 from perstackd.config import Config, template
 from perstackd.domain.errors import Kind, PerstackError
@@ -88,10 +89,16 @@ def run(config: Config, providers: Providers | None = None) -> None:
 
 
 async def _serve(config: Config, workspaces: HostWorkspaces, providers: Providers | None) -> None:
-    signals = _Signals()
-    async with single_errors(), assembled(config, workspaces, providers) as parts, AsyncExitStack() as stack:
-        socket = AdminSocket(config.socket_path, config.socket_group, config.grpc.reflection)
-        health = await stack.enter_async_context(admin_server(socket, parts.api, parts.clock))
+    signals = Signals()
+    socket = AdminSocket(config.socket_path, config.socket_group, config.grpc.reflection, config.runtime_directory)
+    async with single_errors(), AsyncExitStack() as stack:
+        try:
+            async with signals.starting():
+                parts = await stack.enter_async_context(assembled(config, workspaces, providers))
+                health = await stack.enter_async_context(admin_server(socket, parts.api, parts.clock))
+        except StoppedWhileStartingError:
+            _log.info("stopped while starting")
+            return
         _log.info("serving", version=VERSION, socket=str(config.socket_path))
         notify("READY=1")
         await signals.first()
@@ -231,14 +238,17 @@ def _checker(router: ModelRouter) -> Callable[[str], None]:
 
 
 async def _warm(config: Config, router: ModelRouter) -> None:
-    """Load the default provider's SDK before the first job pays for it. One that is not there is told to each job."""
+    """Load the default provider's SDK before the first job pays for it. What is wrong with it is told to each job, and
+    is no reason to end the daemon.
+    """
     try:
         provider = router.provider(config.models.default_provider)
+        if isinstance(provider, AnthropicModels | ReplayModels):
+            await provider.warm()
     except PerstackError as error:
         _log.warning("the default model provider is not there", reason=error.message)
-        return
-    if isinstance(provider, AnthropicModels | ReplayModels):
-        await provider.warm()
+    except Exception as error:
+        unforeseen(SystemClock(), error, provider=config.models.default_provider)
 
 
 def _defaults(config: Config) -> JobDefaults:
@@ -272,18 +282,39 @@ def _facts(config: Config, started: int) -> SystemFacts:
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
-class _Signals:
+class StoppedWhileStartingError(Exception):
+    """A signal came before the daemon served; what had started is gone again."""
+
+
+class Signals:
     """Counts the signals that ask the daemon to end."""
 
     def __init__(self) -> None:
         self._events = (asyncio.Event(), asyncio.Event())
+        self._start: asyncio.Timeout | None = None
         loop = asyncio.get_running_loop()
         for number in _SIGNALS:
             loop.add_signal_handler(number, self._count)
 
     def _count(self) -> None:
         first, second = self._events
+        if self._start is not None and not first.is_set():
+            self._start.reschedule(asyncio.get_running_loop().time())
         (second if first.is_set() else first).set()
+
+    @asynccontextmanager
+    async def starting(self) -> AsyncIterator[None]:
+        """The first signal cancels the body, once, so that it can clean up. Raises StoppedWhileStartingError."""
+        now = asyncio.get_running_loop().time()
+        try:
+            async with asyncio.timeout_at(now if self._events[0].is_set() else None) as self._start:
+                yield
+        except TimeoutError as error:
+            if self._start is not None and self._start.expired():
+                raise StoppedWhileStartingError from error
+            raise
+        finally:
+            self._start = None
 
     async def first(self) -> None:
         """Wait for one."""

@@ -38,6 +38,7 @@ async def _pools(client: "Client") -> tuple[Pool, ...]:
 
 def _row(pool: Pool) -> tuple[object, ...]:
     refill = f"{pool.refill_p50_ms:.0f}/{pool.refill_p99_ms:.0f} ms" if pool.refill_p50_ms else "-"
-    halted = f"halted after {pool.failures} failures: {pool.halted}" if pool.halted else "ok"
+    failed = f" ({pool.failures} failed starts in a row)" if pool.failures else ""
+    halted = f"{pool.halted}{failed}" if pool.halted else "ok"
     numbers = (pool.idle, pool.claimed, pool.starting, pool.removing, pool.waiting, pool.min_idle, pool.max)
     return (pool.template, *numbers, refill, halted)

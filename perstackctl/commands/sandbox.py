@@ -1,15 +1,18 @@
 """perstackctl sandbox: the containers that live, and what the kernel says about them."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from perstackctl.client.values import Posture, Sandbox
 from perstackctl.commands.options import ID_LENGTH, address_option, in_loop, make_client, output_option
 from perstackctl.output import JSON, age, document, pairs, rfc3339, say, table
+from perstackctl.terminal import line
 
 if TYPE_CHECKING:
     from perstackctl.client.client import Client
+
+_VALUE_WIDTH: Final = 60
 
 
 @click.group()
@@ -107,12 +110,15 @@ async def _posture(client: "Client", given: str) -> Posture:
 
 
 def _show(found: Posture) -> None:
+    """Long values are cut in the table; what differs is told in full below it, and -o json has everything."""
     rows = [
-        (c.name, c.expected or "-", c.actual or "-", "ok" if c.ok else "DIFFERS", c.cis or "-", c.source or "-")
+        ("ok" if c.ok else "DIFFERS", c.name, line(c.actual, _VALUE_WIDTH) or "-", c.cis or "-", c.source or "-")
         for c in found.checks
     ]
-    say(table(("CHECK", "EXPECTED", "ACTUAL", "OK", "CIS", "SOURCE"), rows))
-    differing = sum(not check.ok for check in found.checks)
+    say(table(("OK", "CHECK", "ACTUAL", "CIS", "SOURCE"), rows))
+    differing = [check for check in found.checks if not check.ok]
+    for check in differing:
+        say(f"\n{check.name} differs\n  expected: {line(check.expected)}\n  actual:   {line(check.actual)}")
     exceptions = ", ".join(found.exceptions) or "none"
-    verdict = "as its template asks" if found.ok else f"{differing} of {len(found.checks)} checks differ"
+    verdict = "as its template asks" if found.ok else f"{len(differing)} of {len(found.checks)} checks differ"
     say(f"\nSandbox {found.sandbox_id}: {verdict}. Exceptions of the template: {exceptions}.")

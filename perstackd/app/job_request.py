@@ -30,6 +30,7 @@ MAX_ENV: Final = 256
 MAX_ENV_VALUE: Final = 64 << 10
 MAX_DOMAINS: Final = 256
 MAX_KEY: Final = 128
+MAX_MODEL: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +107,8 @@ def check(
     Raises:
         PerstackError: INVALID `query_empty`, `query_too_large`, `env_not_required`, `env_missing`, `domain_invalid`,
         `workspace_invalid`,
-            `idempotency_key_invalid`; UNSUPPORTED `skill_kind_not_there`, `approval_not_there`, `provider_not_there`.
+            `idempotency_key_invalid`, `model_invalid`;
+        UNSUPPORTED `skill_kind_not_there`, `approval_not_there`, `provider_not_there`.
     """
     if not request.query.strip():
         raise _invalid("query_empty", "the query is empty; say what the expert shall do")
@@ -116,6 +118,8 @@ def check(
         )
     if len(request.idempotency_key) > MAX_KEY:
         raise _invalid("idempotency_key_invalid", f"the idempotency key is longer than {MAX_KEY} characters")
+    if max(len(request.model.provider), len(request.model.model)) > MAX_MODEL:
+        raise _invalid("model_invalid", f"the provider or model name is longer than {MAX_MODEL} characters")
     request.workspace.validate()
     _check_env(request, found.required_env)
     _check_domains(request.allow_domains)

@@ -100,8 +100,8 @@ class JobWorker:
         except PerstackError as error:
             return RunEnd(Outcome.FAILED, "", error.reason, error.message)
         except Exception as error:
-            message = unforeseen(self._services.clock, error, job_id=self.context.job_id)
-            return RunEnd(Outcome.FAILED, "", "internal", message)
+            told = unforeseen(self._services.clock, error, job_id=self.context.job_id)
+            return RunEnd(Outcome.FAILED, "", "internal", told.message)
 
     async def _carry_out(self) -> RunEnd:
         workspaces, job_id = self._services.workspaces, self.context.job_id

@@ -5,12 +5,12 @@ finish within the drain's bound, the rest are stopped and recorded, then the tas
 """
 
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Self, cast
 
 import anyio
 from anyio import to_thread
@@ -221,8 +221,10 @@ class Jobs:
         if after_seq > record.last_seq:
             message = f"job {job_id} has {record.last_seq} events, none after {after_seq}; watch from an earlier one"
             raise PerstackError(Kind.INVALID, "cursor_invalid", message)
-        async for batch in self._feed.watch(job_id, after_seq, streaming=streaming, follow=follow):
-            yield batch
+        batches = self._feed.watch(job_id, after_seq, streaming=streaming, follow=follow)
+        async with aclosing(cast("AsyncGenerator[Batch, None]", batches)) as open_batches:
+            async for batch in open_batches:
+                yield batch
 
     # --- inside -----------------------------------------------------------------------------------------------------
     def _admit(self) -> None:
@@ -314,8 +316,8 @@ class Jobs:
         except PerstackError as error:
             birth.error = error
         except Exception as error:
-            message = unforeseen(self._services.clock, error, job_id=record.id)
-            birth.error = PerstackError(Kind.INTERNAL, "internal", message)
+            told = unforeseen(self._services.clock, error, job_id=record.id)
+            birth.error = PerstackError(Kind.INTERNAL, "internal", told.message, fields={"log_id": told.log_id})
         finally:
             birth.over.set()
         return birth.error is None

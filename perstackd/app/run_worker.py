@@ -133,8 +133,8 @@ class RunWorker:
         except PerstackError as error:
             await self._record(Fail(error.reason, error.message))
         except Exception as error:
-            message = unforeseen(self._services.clock, error, run_id=self.plan.run_id)
-            await self._record(Fail("internal", message))
+            told = unforeseen(self._services.clock, error, run_id=self.plan.run_id)
+            await self._record(Fail("internal", told.message))
         except anyio.get_cancelled_exc_class():
             with anyio.CancelScope(shield=True):
                 await self._record(self._context.stop.command)

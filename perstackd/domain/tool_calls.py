@@ -19,7 +19,7 @@ from perstackd.domain.events import (
 from perstackd.domain.messages import TextPart, ToolCallPart, ToolResultPart, Turn
 from perstackd.domain.todo import rendered, unfinished, updated
 
-MAX_DEPTH = 8
+MAX_DEPTH = 8  # levels below the coordinator
 MAX_DELEGATES = 16
 ATTEMPT_COMPLETION = "attemptCompletion"
 TODO = "todo"
@@ -101,7 +101,7 @@ def _delegation(start: StartRun, call: ToolCallPart, route: ToolRoute, already: 
         return error_result(
             call.call_id, "bad_arguments", "a delegate takes {query: text} with a text that is not empty"
         )
-    if start.depth + 1 >= MAX_DEPTH:
+    if start.depth >= MAX_DEPTH:
         return error_result(call.call_id, "too_deep", f"delegation is limited to {MAX_DEPTH} levels")
     if already >= MAX_DELEGATES:
         return error_result(call.call_id, "too_many_delegates", f"one turn may start at most {MAX_DELEGATES} delegates")

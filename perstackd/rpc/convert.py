@@ -98,7 +98,7 @@ def job_states(numbers: list[int]) -> tuple[JobState, ...]:
     unknown = [number for number in numbers if number not in _STATES_JOB]
     if unknown:
         raise PerstackError(Kind.INVALID, "state_unknown", f"there is no job state {unknown[0]}")
-    return tuple(_STATES_JOB[number] for number in numbers)
+    return tuple(_STATES_JOB[number] for number in dict.fromkeys(numbers))
 
 
 def usage(value: Usage) -> jobs_pb2.Usage:

@@ -4,16 +4,17 @@ A PerstackError becomes its code with google.rpc.ErrorInfo (domain "perstack", t
 becomes INTERNAL with a log id and no text: a class name or a traceback never crosses the wire.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, Final, NoReturn
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from typing import Any, Final, NoReturn, cast
 
 import grpc
 import grpc.aio
-import structlog
 from google.protobuf import any_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
+from perstackd.app.unforeseen import unforeseen
 from perstackd.domain.errors import Kind, PerstackError
 from perstackd.ports.clock import Clock
 
@@ -33,19 +34,38 @@ CODES: Final[dict[Kind, int]] = {
     Kind.UNSUPPORTED: code_pb2.UNIMPLEMENTED,
     Kind.INTERNAL: code_pb2.INTERNAL,
 }
-_MAX_MESSAGE: Final = 4096  # trailers share a bound of 8 KiB with everything else in them
-
-_log = structlog.get_logger()
+_TRAILER_ROOM: Final = 6 << 10
+"""Bytes for a message: peers refuse trailers of more than 8 KiB at random, and the error would be lost with them."""
+_MAX_FIELD: Final = 256
+_MAX_FIELDS: Final = 4
 
 
 def status_of(error: PerstackError) -> status_pb2.Status:
     """The error as it crosses the wire."""
-    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=dict(error.fields))
+    fields = {name: _sendable(text)[:_MAX_FIELD] for name, text in list(error.fields.items())[:_MAX_FIELDS]}
+    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=fields)
     if error.retryable:
         info.metadata["retryable"] = "true"
     detail = any_pb2.Any()
     detail.Pack(info)
-    return status_pb2.Status(code=CODES[error.kind], message=error.message[:_MAX_MESSAGE], details=[detail])
+    return status_pb2.Status(code=CODES[error.kind], message=_fitting(_sendable(error.message)), details=[detail])
+
+
+def _sendable(text: str) -> str:
+    """Without what UTF-8 does not have: names of files may hold it, and protobuf would refuse the whole error."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _fitting(message: str) -> str:
+    """The message, cut when its two forms in the trailers are too long: percent-encoded, and in the details."""
+    size = 0
+    for place, character in enumerate(message):
+        length = len(character.encode())
+        plain = " " <= character <= "~" and character != "%"
+        size += (1 if plain else 3 * length) + -(-4 * length // 3)
+        if size > _TRAILER_ROOM:
+            return f"{message[: place - 1]}…"
+    return message
 
 
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
@@ -82,8 +102,9 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
     def _stream(self, behaviour: Callable[[Any, Any], AsyncIterator[Any]]) -> Callable[[Any, Any], AsyncIterator[Any]]:
         async def wrapped(request: Any, context: Any) -> AsyncIterator[Any]:
             try:
-                async for reply in behaviour(request, context):
-                    yield reply
+                async with aclosing(cast("AsyncGenerator[Any, None]", behaviour(request, context))) as replies:
+                    async for reply in replies:
+                        yield reply
             except Exception as error:
                 await self._abort(context, error)
 
@@ -93,9 +114,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         if isinstance(error, grpc.aio.AbortError):
             raise error
         if not isinstance(error, PerstackError):
-            log_id = self._clock.new_id()
-            _log.error("request failed unexpectedly", log_id=log_id, exc_info=error)
-            message = f"an internal error; the daemon's log has it under {log_id}"
-            error = PerstackError(Kind.INTERNAL, "internal", message, fields={"log_id": log_id})
+            told = unforeseen(self._clock, error)
+            error = PerstackError(Kind.INTERNAL, "internal", told.message, fields={"log_id": told.log_id})
         await context.abort_with_status(rpc_status.to_status(status_of(error)))
         raise AssertionError("abort returns never")

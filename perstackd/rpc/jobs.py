@@ -1,11 +1,13 @@
 """JobService: binds requests to `app.jobs`."""
 
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing
+from typing import Any, Final, cast
 
+from perstack.v1 import events_pb2, jobs_pb2_grpc
 from perstack.v1 import jobs_pb2 as pb
-from perstack.v1 import jobs_pb2_grpc
 
+from perstackd.app.feed import Batch
 from perstackd.app.jobs import Jobs
 from perstackd.domain.errors import Kind, PerstackError
 from perstackd.domain.ids import JobId, is_id
@@ -13,6 +15,8 @@ from perstackd.rpc import convert
 
 _DEFAULT_PAGE = 50
 _MAX_PAGE = 1000
+REPLY_BYTES: Final = 2 << 20
+"""gRPC's clients refuse messages of more than 4 MiB unless told otherwise."""
 
 
 class JobServicer(jobs_pb2_grpc.JobServiceServicer):
@@ -37,8 +41,9 @@ class JobServicer(jobs_pb2_grpc.JobServiceServicer):
         tenant, states = convert.tenant(request.tenant), convert.job_states(list(request.states))
         before = JobId(request.page_token) if request.page_token else None
         records = await self._jobs.page(tenant, states, before, size)
-        jobs = [convert.job(record, self._jobs.queue(record.id)) for record in records]
-        return pb.ListJobsResponse(jobs=jobs, next_page_token=records[-1].id if len(records) == size else "")
+        jobs = _fitting([convert.job(record, self._jobs.queue(record.id)) for record in records])
+        more = len(jobs) < len(records) or len(records) == size
+        return pb.ListJobsResponse(jobs=jobs, next_page_token=jobs[-1].id if jobs and more else "")
 
     async def CancelJob(self, request: pb.CancelJobRequest, context: Any) -> pb.CancelJobResponse:  # noqa: N802
         record = await self._jobs.cancel(JobId(request.job_id), request.reason)
@@ -48,8 +53,35 @@ class JobServicer(jobs_pb2_grpc.JobServiceServicer):
         batches = self._jobs.watch(
             JobId(request.job_id), request.after_seq, streaming=request.include_streaming, follow=not request.no_follow
         )
-        async for batch in batches:
-            yield pb.WatchJobResponse(
-                events=[convert.event(stored) for stored in batch.events],
-                streaming=[convert.streaming(piece) for piece in batch.pieces],
-            )
+        async with aclosing(cast("AsyncGenerator[Batch, None]", batches)) as open_batches:
+            async for batch in open_batches:
+                for reply in _replies(batch):
+                    yield reply
+
+
+def _fitting(jobs: list[pb.Job]) -> list[pb.Job]:
+    """As many as one reply holds, at least one; the next page goes on from there."""
+    size = 0
+    for place, job in enumerate(jobs):
+        size += job.ByteSize()
+        if place and size > REPLY_BYTES:
+            return jobs[:place]
+    return jobs
+
+
+def _replies(batch: Batch) -> Iterator[pb.WatchJobResponse]:
+    """A batch in replies of about `REPLY_BYTES`; a larger event goes alone."""
+    reply, size = pb.WatchJobResponse(), 0
+    items: list[events_pb2.Event | events_pb2.StreamingEvent] = [convert.event(stored) for stored in batch.events]
+    items += [convert.streaming(piece) for piece in batch.pieces]
+    for item in items:
+        own = item.ByteSize()
+        if size and size + own > REPLY_BYTES:
+            yield reply
+            reply, size = pb.WatchJobResponse(), 0
+        size += own
+        if isinstance(item, events_pb2.Event):
+            reply.events.append(item)
+        else:
+            reply.streaming.append(item)
+    yield reply

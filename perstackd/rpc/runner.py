@@ -118,6 +118,7 @@ class GrpcRunnerLink(runner_pb2_grpc.RunnerServiceServicer):
             self._orders.put_nowait(runner_convert.order(order))
         except asyncio.QueueFull as error:
             message = f"the sandbox {self._sandbox_id} does not read its orders"
+            self._lose("it does not read its orders")  # an order that is lost in silence would be waited for
             raise PerstackError(Kind.UNAVAILABLE, "link_lost", message) from error
 
     async def asks(self) -> AsyncIterator[Ask]:

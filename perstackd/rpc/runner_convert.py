@@ -174,7 +174,8 @@ def _tool(tool: pb.ToolSpec) -> ToolSpec:
 def _schema(name: str, document: bytes) -> dict[str, JsonValue]:
     try:
         schema = json.loads(document)
-    except (ValueError, RecursionError) as error:
+        json.dumps(schema, ensure_ascii=False, allow_nan=False).encode()  # what is no JSON on the way out: NaN, halves
+    except (ValueError, RecursionError) as error:  # of surrogate pairs
         raise MalformedError(f"the input schema of the tool {name!r} is not JSON") from error
     if not isinstance(schema, dict):
         raise MalformedError(f"the input schema of the tool {name!r} is not an object")

@@ -43,11 +43,15 @@ SERVICES: Final = ("JobService", "ExpertService", "RunService", "SandboxService"
 
 @dataclass(frozen=True, slots=True)
 class AdminSocket:
-    """Where it is and who may open it: the directory is 0750 and the socket 0660, both of `group` when one is named."""
+    """Where it is and who may open it: the directory is 0750 and the socket 0660, both of `group` when one is named.
+
+    A directory that exists and is not our `own` is left as it is, and must be closed to others already.
+    """
 
     path: Path
     group: str = ""
     reflection: bool = False
+    own: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +68,7 @@ async def admin_server(socket: AdminSocket, api: Api, clock: Clock) -> AsyncIter
     """Serve while the context is open; on leaving, calls get `STOP_SECONDS` to end and the socket is removed.
 
     Raises:
-        PerstackError: PRECONDITION `socket_group_unknown`; UNAVAILABLE `socket_failed`.
+        PerstackError: PRECONDITION `socket_group_unknown`, `socket_directory_open`; UNAVAILABLE `socket_failed`.
     """
     await asyncio.to_thread(_prepare, socket)
     server = grpc.aio.server(
@@ -108,10 +112,21 @@ def _bind(server: grpc.aio.Server, api: Api, *, reflected: bool) -> health.aio.H
 def _prepare(socket: AdminSocket) -> None:
     """The directory guards the socket: gRPC makes it under the umask, and its mode is set a moment later."""
     directory = socket.path.parent
-    directory.mkdir(mode=0o750, parents=True, exist_ok=True)
-    directory.chmod(0o750)
-    _give(directory, socket.group)
-    socket.path.unlink(missing_ok=True)
+    try:
+        if not directory.exists() or directory == socket.own:
+            directory.mkdir(mode=0o750, parents=True, exist_ok=True)
+            directory.chmod(0o750)
+            _give(directory, socket.group)
+        elif directory.stat().st_mode & 0o007 or directory.stat().st_uid != os.geteuid():
+            message = (
+                f"the admin socket's directory {directory} is open to others or not ours, and who opens the socket "
+                "is an administrator; name a socket in a directory of its own, which is made when it is missing"
+            )
+            raise PerstackError(Kind.PRECONDITION, "socket_directory_open", message)
+        socket.path.unlink(missing_ok=True)
+    except OSError as error:
+        message = f"the admin socket's directory {directory} cannot be made ready: {error.strerror}"
+        raise PerstackError(Kind.UNAVAILABLE, "socket_failed", message) from error
 
 
 def _open(socket: AdminSocket) -> None:

@@ -4,11 +4,13 @@ no traceback.
 
 import os
 import signal
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.daemon import Daemon, docker, one, types, until
+from tests.e2e.daemon import BIN, Daemon, docker, one, types, until
 
 pytestmark = pytest.mark.docker
 
@@ -129,8 +131,9 @@ def test_an_image_that_is_missing_is_told_with_the_remedy(home: Path) -> None:
     daemon = Daemon(place, {"templates.base.image": "perstack/not-there:latest"})
     daemon.start()
     try:
-        status = daemon.ctl("pool", "status").stdout
-        assert "not-there" in status
+        deadline = time.monotonic() + 20
+        while "not-there" not in (status := daemon.ctl("pool", "status").stdout):
+            assert time.monotonic() < deadline, status
         assert "make images" in status
         daemon.script("solo", {"text": "done"})
         process = daemon.begin(daemon.definition(SOLO), "solo")
@@ -185,10 +188,6 @@ def test_a_daemon_killed_in_the_middle_is_told_and_the_next_one_cleans_up(home: 
 
 
 def test_a_second_daemon_on_the_same_state_is_refused(daemon: Daemon) -> None:
-    import subprocess
-
-    from tests.e2e.daemon import BIN
-
     done = subprocess.run(
         [
             BIN / "perstackd",
@@ -218,6 +217,10 @@ def test_a_second_signal_stops_at_once_and_still_cleans_up(home: Path) -> None:
     until(process, "startGeneration")
     containers = {row["containerId"] for row in daemon.json("sandbox", "ls")}
     os.kill(daemon.process.pid, signal.SIGTERM)
+    deadline = time.monotonic() + 20
+    while "draining" not in daemon.log():  # two signals at once would be one
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
     os.kill(daemon.process.pid, signal.SIGTERM)
     daemon.process.join(20)
     assert daemon.process.exitcode == 0

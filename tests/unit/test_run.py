@@ -150,7 +150,7 @@ def test_a_delegation_without_a_query_is_an_error_result() -> None:
 
 
 def test_delegation_ends_at_the_depth_limit() -> None:
-    deep, _ = tell(RunState(), Begin(replace(START, depth=7)))
+    deep, _ = tell(RunState(), Begin(replace(START, depth=8)))
     state, _ = tell(deep, turn(("d", "pro-trainer", {"query": "plan"})))
     assert "too_deep" in str(state.messages[-1])
 

@@ -9,6 +9,7 @@ from typing import Final, Generic, TypeVar
 from urllib.parse import urlsplit
 
 from perstackd.adapters.models.provider_errors import model_error
+from perstackd.domain.errors import PerstackError
 
 _CLIENTS_KEPT: Final = 16
 
@@ -30,18 +31,24 @@ def allowed_base_url(wanted: str, own: str, allowed_hosts: frozenset[str], tidy:
 
     Raises `base_url_not_allowed`.
     """
-    if not wanted or tidy(wanted) == tidy(own):
+    if not wanted:
         return tidy(own)
-    parts = urlsplit(wanted)
+    try:
+        parts = urlsplit(wanted)
+    except ValueError:
+        raise _not_allowed(wanted) from None
+    if tidy(wanted) == tidy(own):
+        return tidy(own)
     plain = parts.scheme not in ("http", "https") or parts.username or parts.query or parts.fragment
     host = parts.netloc.lower()
     if plain or not {host, parts.hostname} & allowed_hosts:
-        raise model_error(
-            "base_url_not_allowed",
-            f"The base URL's host {host[:200]!r} is not one that this daemon sends its key to.",
-            {"host": host[:200]},
-        )
+        raise _not_allowed(host)
     return tidy(wanted)
+
+
+def _not_allowed(host: str) -> PerstackError:
+    what = f"The base URL's host {host[:200]!r} is not one that this daemon sends its key to."
+    return model_error("base_url_not_allowed", what, {"host": host[:200]})
 
 
 class ClientCache(Generic[Client]):

@@ -20,13 +20,13 @@ from perstackd.domain.messages import JsonObject, ModelRequest
 CONNECT_SECONDS: Final = 10.0
 CLOSE_SECONDS: Final = 2.0
 
-Event = TypeVar("Event", covariant=True)
+Event_co = TypeVar("Event_co", covariant=True)
 
 
-class SdkStream(Protocol[Event]):
+class SdkStream(Protocol[Event_co]):
     """A response that is being read."""
 
-    def __aiter__(self) -> AsyncIterator[Event]: ...
+    def __aiter__(self) -> AsyncIterator[Event_co]: ...
 
     async def close(self) -> None: ...
 
@@ -51,8 +51,8 @@ class ProviderCall:
         self._opened = False
 
     async def open(
-        self, create: Callable[..., Awaitable[SdkStream[Event]]], arguments: JsonObject, headers: dict[str, Any]
-    ) -> SdkStream[Event]:
+        self, create: Callable[..., Awaitable[SdkStream[Event_co]]], arguments: JsonObject, headers: dict[str, Any]
+    ) -> SdkStream[Event_co]:
         """Send the request and wait for the response's head."""
         from httpx2 import Timeout
 
@@ -63,7 +63,7 @@ class ProviderCall:
         self._opened = True
         return stream
 
-    async def events(self, stream: SdkStream[Event]) -> AsyncIterator[Event]:
+    async def events(self, stream: SdkStream[Event_co]) -> AsyncIterator[Event_co]:
         """Each wait ends at the deadline; no cancel scope is held while the consumer works."""
         iterator = aiter(stream)
         while True:

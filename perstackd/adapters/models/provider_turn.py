@@ -1,7 +1,7 @@
 """What every provider's stream has in common once it is a turn: its bound, its breaks, and a call's arguments."""
 
 import json
-from typing import Final, NoReturn, cast
+from typing import Final, cast
 
 from perstackd.domain.messages import JsonObject
 
@@ -20,8 +20,9 @@ def call_arguments(text: str, name: str, *, cut: bool) -> JsonObject:
     is no object of JSON that can be written again: a tool must not run with a guess at what the model meant.
     """
     try:
-        arguments = json.loads(text, parse_constant=_no_number)
-        json.dumps(arguments, ensure_ascii=False).encode("utf-8")
+        arguments = json.loads(text)
+        # Python also reads what JSON does not have: numbers without end, and halves of characters.
+        json.dumps(arguments, ensure_ascii=False, allow_nan=False).encode("utf-8")
     except (ValueError, RecursionError) as error:
         if cut:
             return {}
@@ -31,7 +32,3 @@ def call_arguments(text: str, name: str, *, cut: bool) -> JsonObject:
             return {}
         raise BrokenStreamError(f"the arguments of a call of {name[:64]!r} are no object")
     return cast("JsonObject", arguments)
-
-
-def _no_number(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no number of JSON")

@@ -53,7 +53,7 @@ class Pool(_message.Message):
     waiting: _builtins.int
     """Claims that wait for a sandbox."""
     halted: _builtins.str
-    """Not empty while refill is stopped: the reason."""
+    """Not empty while refill is stopped, or while starts fail: the reason."""
     failures: _builtins.int
     """Failed starts in a row."""
     started_total: _builtins.int

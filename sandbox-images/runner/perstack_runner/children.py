@@ -275,7 +275,7 @@ async def _uninterrupted(work: Coroutine[Any, Any, T]) -> tuple[T, bool]:
             await asyncio.shield(task)
         except asyncio.CancelledError:
             cancelled = True
-        except Exception:  # noqa: BLE001 - task.result() raises it below
+        except Exception:
             break
     return task.result(), cancelled
 

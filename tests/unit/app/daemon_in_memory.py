@@ -11,7 +11,7 @@ from perstackd.adapters.definition.parser import TomlDefinitions
 from perstackd.app.feed import Feed
 from perstackd.app.job_request import JobRequest
 from perstackd.app.jobs import JobDefaults, Jobs
-from perstackd.app.run_context import RunServices
+from perstackd.app.run_context import RunLimits, RunServices
 from perstackd.app.warm_pool import PoolPorts, WarmPool
 from perstackd.domain.events import Event
 from perstackd.domain.expert import ModelChoice
@@ -79,16 +79,21 @@ class World:
 
 @asynccontextmanager
 async def world(
-    runtime: Path, turns: Mapping[str, Sequence[Entry]], template: Template | None = None
+    runtime: Path,
+    turns: Mapping[str, Sequence[Entry]],
+    template: Template | None = None,
+    *,
+    limits: RunLimits | None = None,
+    store: FakeStore | None = None,
 ) -> AsyncIterator[World]:
     """A daemon whose models play `turns`, by a marker in the system prompt."""
-    workspaces, sandboxes, egress, store = FakeWorkspaces(), FakeSandboxes(), FakeEgress(), FakeStore()
+    workspaces, sandboxes, egress, store = FakeWorkspaces(), FakeSandboxes(), FakeEgress(), store or FakeStore()
     links, clock, models = ActingRunnerLinks(workspaces), FakeClock(), ScriptedModels(turns)
     ports = PoolPorts(sandboxes, links, workspaces, egress, store.sandboxes, clock)
     pool = WarmPool(ports, [template or Template("base", "perstack/base:latest")], str(runtime))
     async with pool:
         services = RunServices(pool, workspaces, egress, models, store.blobs, clock, TOOLS)
-        defaults = JobDefaults(model=ModelChoice("scripted", "m", "low"))
+        defaults = JobDefaults(model=ModelChoice("scripted", "m", "low"), limits=limits or RunLimits())
         jobs = Jobs(
             store,
             Feed(store),
