@@ -29,6 +29,7 @@ from perstackd.adapters.docker.calls import CallLimits
 from perstackd.adapters.docker.engine import DockerSandboxes, EngineSettings
 from perstackd.adapters.egress.program import ProgramOptions
 from perstackd.adapters.egress.proxy import EgressProxy
+from perstackd.adapters.landlock import landlock_abi
 from perstackd.adapters.logs import configure
 from perstackd.adapters.models.anthropic import AnthropicModels, AnthropicSettings
 from perstackd.adapters.models.recorder import RecordingModels
@@ -276,6 +277,7 @@ def _facts(config: Config, started: int) -> SystemFacts:
         str(config.state_directory),
         config.models.default_provider,
         config.models.default_model,
+        landlock_abi(),
     )
 
 

@@ -19,6 +19,7 @@ class SystemFacts:
     state_directory: str
     default_provider: str
     default_model: str
+    landlock_abi: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,13 +18,13 @@ def skill_orders(expert: Expert, env: Mapping[str, str]) -> tuple[SkillOrder, ..
     """The servers to start, each with only the values that it declared."""
     return tuple(
         SkillOrder(
-            skill.name,
-            argv(skill),
-            tuple((name, env[name]) for name in skill.required_env if name in env),
-            skill.pick,
-            skill.omit,
-            skill.lazy_init,
-            skill.tool_timeout_ms,
+            name=skill.name,
+            command=argv(skill),
+            env=tuple((name, env[name]) for name in skill.required_env if name in env),
+            pick=skill.pick,
+            omit=skill.omit,
+            lazy_init=False,  # a lazy skill's tools are known only once it was started, and the model must be shown them
+            tool_timeout_ms=skill.tool_timeout_ms,
         )
         for skill in stdio_skills(expert)
     )

@@ -30,6 +30,7 @@ class SystemServicer(system_pb2_grpc.SystemServiceServicer):
             state_directory=info.facts.state_directory,
             default_provider=info.facts.default_provider,
             default_model=info.facts.default_model,
+            landlock_abi=info.facts.landlock_abi,
             running_jobs=info.running_jobs,
             queued_jobs=info.queued_jobs,
         )

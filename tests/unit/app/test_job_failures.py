@@ -9,10 +9,9 @@ import pytest
 from perstackd.app import job_worker, run_opening
 from perstackd.app.run_context import RunLimits
 from perstackd.domain.errors import Kind, PerstackError
-from perstackd.domain.events import StreamPiece
-from perstackd.domain.ids import DEFAULT_TENANT, JobId
+from perstackd.domain.ids import JobId
 from perstackd.domain.job import JobRecord, JobState
-from perstackd.domain.messages import TextPart, ToolCallPart
+from perstackd.domain.messages import ToolCallPart
 from perstackd.domain.session import (
     Assign,
     NextTurn,
@@ -26,7 +25,7 @@ from perstackd.domain.session import (
 from tests.fakes.acting_runner import ActingRunnerLink, answered
 from tests.fakes.models import Entry, Held, ScriptedModels
 from tests.fakes.store import FakeStore
-from tests.unit.app.daemon_in_memory import World, world
+from tests.unit.app.daemon_in_memory import world
 from tests.unit.app.test_jobs import HELPER, LEAD, calls, says
 
 pytestmark = pytest.mark.anyio
@@ -93,7 +92,6 @@ async def test_a_slow_model_does_not_count_against_the_sandbox(tmp_path: Path) -
 
 
 async def test_a_flood_of_skill_news_does_not_fill_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_opening, "NEWS_KEPT", 4096)
     monkeypatch.setattr(run_opening.Opening, "__init__", _small_opening)
     noise = SkillReport("web", SkillPhase.STDERR, detail="x" * 1000)
     up = SkillReport("web", SkillPhase.CONNECTED)
@@ -292,7 +290,7 @@ async def test_jobs_end_in_the_log_when_the_daemon_stops_or_breaks(tmp_path: Pat
 async def test_jobs_of_an_earlier_process_and_their_runs_end_and_their_secrets_go(tmp_path: Path) -> None:
     turns: dict[str, list[Entry]] = {LEAD: [Held(says("never"))]}
     store = FakeStore()
-    async with world(tmp_path / "first", turns) as first:
+    async with world(tmp_path, turns) as first:
         records = [await first.start(KEYED, env={"TOKEN": "t"}, idempotency_key=str(n)) for n in range(3)]
         with anyio.fail_after(5):
             while any(first.store.records[record.id].runs == 0 for record in records[:2]):
@@ -300,7 +298,7 @@ async def test_jobs_of_an_earlier_process_and_their_runs_end_and_their_secrets_g
         store.records, store.log = dict(first.store.records), {k: list(v) for k, v in first.store.log.items()}
         store.envs = dict(first.store.envs)
     assert any(store.envs.values())
-    async with world(tmp_path / "second", {}, store=store) as second:
+    async with world(tmp_path, {}, store=store) as second:
         for record in records:
             events = await second.events(record.id)
             ended = await second.jobs.get(record.id)
@@ -333,29 +331,3 @@ async def test_half_of_a_surrogate_pair_from_a_model_breaks_nothing(tmp_path: Pa
         record, _ = await daemon.finished()
     assert (record.state, record.answer) == (JobState.COMPLETED, "an \ufffd end")
     assert sent[0].encode() == '{"x\ufffd":["\ufffd"]}'.encode()
-    assert DEFAULT_TENANT == record.tenant
-
-
-async def watched(daemon: World, job_id: JobId) -> list[StreamPiece]:
-    batches = [batch async for batch in daemon.jobs.watch(job_id, 0, streaming=True, follow=True)]
-    return [piece for batch in batches for piece in batch.pieces]
-
-
-async def test_the_same_call_id_in_two_runs_does_not_mix_their_output(tmp_path: Path) -> None:
-    from dataclasses import replace
-
-    from perstackd.app.feed import Feed
-    from perstackd.domain.events import Origin
-    from perstackd.domain.ids import RunId
-
-    feed, job = Feed(FakeStore()), JobId("j")
-    feed.open(job)
-    piece = StreamPiece(0, "call-1", 0, "streamToolOutput", job, Origin(RunId("r1")), "one")
-    feed.stream(piece)
-    feed.stream(replace(piece, origin=Origin(RunId("r2")), delta="two"))
-    batches = feed.watch(job, 0, streaming=True, follow=True)
-    with anyio.fail_after(5):
-        first = await anext(aiter(batches))
-    await batches.aclose()  # type: ignore[attr-defined]
-    assert [each.delta for each in first.pieces] == ["one", "two"]
-    assert TextPart("x").text

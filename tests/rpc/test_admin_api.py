@@ -1,0 +1,209 @@
+"""The admin API over a real socket: what its errors carry, how large its replies are, what a gone watcher leaves."""
+
+import logging
+import os
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import grpc
+import grpc.aio
+import pytest
+from google.rpc import code_pb2, error_details_pb2
+from grpc_status.rpc_status import from_call
+from perstack.v1 import jobs_pb2 as pb
+from perstack.v1 import jobs_pb2_grpc
+
+from perstackd.app.system import System, SystemFacts
+from perstackd.domain.errors import Kind, PerstackError
+from perstackd.rpc import jobs as jobs_module
+from perstackd.rpc.errors import CODES, status_of
+from perstackd.rpc.server import AdminSocket, Api, admin_server
+from tests.fakes.clock import FakeClock
+from tests.fakes.models import Held
+from tests.unit.app.daemon_in_memory import TEAM, World, world
+from tests.unit.app.test_jobs import LEAD, calls, says
+
+pytestmark = pytest.mark.anyio
+LARGE = 300_000
+
+
+@pytest.fixture
+def root() -> Iterator[Path]:
+    """Short, because socket paths are."""
+    with tempfile.TemporaryDirectory(prefix="papi-", dir="/tmp") as path:
+        yield Path(path)
+
+
+@asynccontextmanager
+async def served(root: Path, turns: Any) -> AsyncIterator[tuple[World, Any]]:
+    """A daemon and a client with gRPC's own limits."""
+    async with world(root / "run", turns) as daemon:
+        facts = SystemFacts("0.1.0", 1, ("/srv",), "/var/lib/perstackd", "scripted", "m")
+        api = Api(daemon.jobs, daemon.pool, System(facts, daemon.sandboxes, daemon.pool, daemon.jobs))
+        path = root / "admin" / "p.sock"
+        async with admin_server(AdminSocket(path), api, FakeClock()), grpc.aio.insecure_channel(f"unix:{path}") as way:
+            yield daemon, jobs_pb2_grpc.JobServiceStub(way)
+
+
+def info_of(error: grpc.aio.AioRpcError) -> error_details_pb2.ErrorInfo:
+    status = from_call(error)  # type: ignore[arg-type]
+    assert status is not None
+    info = error_details_pb2.ErrorInfo()
+    assert status.details[0].Unpack(info)
+    return info
+
+
+@pytest.mark.parametrize("kind", list(Kind))
+def test_every_kind_of_error_has_a_grpc_code(kind: Kind) -> None:
+    status = status_of(PerstackError(kind, "some_reason", "what to do"))
+    assert status.code == CODES[kind] != code_pb2.OK
+    assert status.code != code_pb2.UNKNOWN
+
+
+def test_no_two_kinds_share_a_code() -> None:
+    assert len(set(CODES.values())) == len(CODES) == len(Kind)
+
+
+@pytest.mark.parametrize("call", [lambda stub: stub.GetJob(pb.GetJobRequest(job_id="x")), None], ids=["unary", "watch"])
+async def test_an_unforeseen_error_crosses_the_wire_as_a_log_id_and_nothing_else(
+    root: Path, monkeypatch: pytest.MonkeyPatch, call: Callable[[Any], Any] | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def broken(*_: Any) -> Any:
+        raise ZeroDivisionError("s3cret-text")
+
+    async with served(root, {LEAD: [says("done")]}) as (daemon, stub):
+        monkeypatch.setattr(daemon.jobs, "get", broken)
+        with caplog.at_level(logging.DEBUG), pytest.raises(grpc.aio.AioRpcError) as caught:
+            if call is not None:
+                await call(stub)
+            else:
+                async for _ in stub.WatchJob(pb.WatchJobRequest(job_id="x")):
+                    pass
+    error = caught.value
+    assert error.code() == grpc.StatusCode.INTERNAL
+    info = info_of(error)
+    assert (info.reason, list(info.metadata)) == ("internal", ["log_id"])
+    everything = f"{error.details()} {info} {error.debug_error_string()} {error.trailing_metadata()}"
+    for word in ("s3cret-text", "ZeroDivision", "Traceback", ".py"):
+        assert word not in everything
+
+
+@pytest.mark.parametrize(
+    "text", ["x" * 100_000, "\n" * 5000, "é" * 5000, "\U0001f600" * 5000, "a\ud800b", "%" * 9000], ids=lambda t: t[:1]
+)
+async def test_a_message_of_any_size_and_script_arrives_with_its_reason(
+    root: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    async def refused(*_: Any) -> Any:
+        fields = {f"field{n}": text for n in range(8)} if len(text) < 10 else {"name": text}
+        raise PerstackError(Kind.INVALID, "definition_invalid", text, fields=fields)
+
+    async with served(root, {}) as (daemon, stub):
+        monkeypatch.setattr(daemon.jobs, "get", refused)
+        for _ in range(10):  # peers refuse long trailers at random
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await stub.GetJob(pb.GetJobRequest(job_id="x"))
+            assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+            assert info_of(caught.value).reason == "definition_invalid"
+
+
+async def test_a_long_log_of_large_events_arrives_within_the_limits_of_every_client(root: Path) -> None:
+    big = {"text": "x" * LARGE}
+    turns = [*(calls((f"a{n}", "exec", big)) for n in range(20)), says("done")]
+    async with served(root, {LEAD: turns}) as (daemon, stub):
+        record, events = await daemon.finished()
+        with anyio.fail_after(20):
+            replies = [reply async for reply in stub.WatchJob(pb.WatchJobRequest(job_id=record.id))]
+    assert [event.seq for reply in replies for event in reply.events] == [event.seq for event in events]
+    assert max(reply.ByteSize() for reply in replies) < 4 << 20
+    assert len(replies) > 2
+
+
+async def test_pages_of_jobs_with_long_queries_go_on_where_the_reply_was_full(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs_module, "REPLY_BYTES", 2 * LARGE)
+    async with served(root, {LEAD: [says("done")]}) as (daemon, stub):
+        made = [(await daemon.start(query="x" * LARGE)).id for _ in range(5)]
+        seen, token = list[str](), ""
+        for _ in range(10):
+            reply = await stub.ListJobs(pb.ListJobsRequest(page_token=token))
+            seen.extend(job.id for job in reply.jobs)
+            if not (token := reply.next_page_token):
+                break
+    assert seen == sorted(made, reverse=True)
+
+
+async def test_a_watcher_that_goes_away_leaves_nothing_behind(root: Path) -> None:
+    held = Held(says("done"))
+    async with served(root, {LEAD: [held]}) as (daemon, stub):
+        record = await daemon.start()
+        call = stub.WatchJob(pb.WatchJobRequest(job_id=record.id, include_streaming=True))
+        with anyio.fail_after(5):
+            await held.reached.wait()
+            await call.read()
+            channel = daemon.jobs._feed._channels[record.id]
+            assert len(channel.watchers) == 1
+            call.cancel()
+            while channel.watchers:
+                await anyio.lowlevel.checkpoint()
+        held.release.set()
+        await daemon.events(record.id)
+    assert daemon.jobs._feed._channels == {}
+
+
+async def test_a_slow_watcher_never_holds_the_job(root: Path) -> None:
+    big = {"text": "x" * LARGE}
+    turns = [*(calls((f"a{n}", "exec", big)) for n in range(20)), says("done")]
+    async with served(root, {LEAD: turns}) as (daemon, stub):
+        record = await daemon.start()
+        call = stub.WatchJob(pb.WatchJobRequest(job_id=record.id))  # never read
+        events = await daemon.events(record.id)
+        assert events[-1].payload.type == "jobFinished"
+        call.cancel()
+
+
+async def test_a_socket_in_a_directory_of_others_is_refused_and_the_directory_is_left_as_it_was(root: Path) -> None:
+    shared = root / "shared"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    async with world(root / "run", {}) as daemon:
+        api = Api(daemon.jobs, daemon.pool, None)  # type: ignore[arg-type]
+        with pytest.raises(PerstackError) as caught:
+            async with admin_server(AdminSocket(shared / "p.sock"), api, FakeClock()):
+                pass
+    assert caught.value.reason == "socket_directory_open"
+    assert shared.stat().st_mode & 0o7777 == 0o1777
+
+
+async def test_the_socket_and_its_own_directory_are_closed_to_others(root: Path) -> None:
+    umask = os.umask(0)
+    try:
+        async with served(root, {}):
+            assert (root / "admin").stat().st_mode & 0o7777 == 0o750
+            assert (root / "admin" / "p.sock").stat().st_mode & 0o7777 == 0o660
+    finally:
+        os.umask(umask)
+
+
+async def test_an_open_runtime_directory_of_our_own_is_closed(root: Path) -> None:
+    own = root / "own"
+    own.mkdir(mode=0o755)
+    async with world(root / "run", {}) as daemon:
+        api = Api(daemon.jobs, daemon.pool, None)  # type: ignore[arg-type]
+        async with admin_server(AdminSocket(own / "p.sock", own=own), api, FakeClock()):
+            assert own.stat().st_mode & 0o7777 == 0o750
+
+
+async def test_a_name_of_a_model_without_end_is_refused(root: Path) -> None:
+    async with served(root, {}) as (_, stub):
+        definition = pb.CreateJobRequest().definition
+        definition.toml = TEAM
+        request = pb.CreateJobRequest(definition=definition, expert_key="lead", query="x", model="m" * 1000)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.CreateJob(request)
+    assert info_of(caught.value).reason == "model_invalid"
