@@ -109,6 +109,16 @@ class AnthropicConfig(_Section):
     api_key_env: str = "ANTHROPIC_API_KEY"
 
 
+class CompatibleConfig(_Section):
+    """A provider that speaks OpenAI's Chat Completions. Empty values mean the known provider's own."""
+
+    base_url: str = ""
+    api_key_env: str = ""
+    allowed_hosts: tuple[str, ...] = ()
+    api_version: str = ""
+    images: bool = True
+
+
 class ReplayConfig(_Section):
     """A recorded conversation that answers instead of a model."""
 
@@ -123,6 +133,7 @@ class ModelsConfig(_Section):
     default_reasoning: Literal["none", "minimal", "low", "medium", "high"] | Annotated[int, Field(ge=0)] = "low"
     record: AbsolutePath | None = None
     anthropic: AnthropicConfig = AnthropicConfig()
+    compatible: dict[str, CompatibleConfig] = Field(default_factory=dict)
     replay: ReplayConfig = ReplayConfig()
 
 

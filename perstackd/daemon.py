@@ -12,9 +12,10 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Final
@@ -32,6 +33,8 @@ from perstackd.adapters.egress.proxy import EgressProxy
 from perstackd.adapters.landlock import landlock_abi
 from perstackd.adapters.logs import configure
 from perstackd.adapters.models.anthropic import AnthropicModels, AnthropicSettings
+from perstackd.adapters.models.openai import OpenAiModels
+from perstackd.adapters.models.openai_settings import DEFAULTS, OpenAiSettings
 from perstackd.adapters.models.recorder import RecordingModels
 from perstackd.adapters.models.replay import ReplayModels
 from perstackd.adapters.models.router import ModelRouter
@@ -49,7 +52,7 @@ from perstackd.app.run_context import RunLimits, RunServices
 from perstackd.app.system import System, SystemFacts
 from perstackd.app.unforeseen import unforeseen
 from perstackd.app.warm_pool import PoolLimits, PoolPorts, WarmPool
-from perstackd.config import Config, template
+from perstackd.config import CompatibleConfig, Config, template
 from perstackd.domain.errors import Kind, PerstackError
 from perstackd.domain.expert import ModelChoice
 from perstackd.domain.messages import ToolSpec
@@ -183,7 +186,7 @@ def _jobs(config: Config, store: Store, services: RunServices, sealer: Sealer, r
         store,
         Feed(store),
         services,
-        definitions=TomlDefinitions(frozenset(config.models.anthropic.allowed_hosts)),
+        definitions=TomlDefinitions(_base_url_hosts(config)),
         sealer=sealer,
         defaults=_defaults(config),
         check_provider=_checker(router),
@@ -220,10 +223,39 @@ def _providers(config: Config, blobs: Blobs) -> Providers:
     providers: dict[str, Callable[[], Models]] = {
         "anthropic": lambda: AnthropicModels(lambda: os.environ.get(key), settings, blobs)
     }
+    providers |= {
+        each.provider: partial(_openai, each, blobs) for each in openai_providers(models.compatible) if each.base_url
+    }
     if models.replay.file is not None:
         file = models.replay.file
         providers["replay"] = lambda: ReplayModels(file)
     return providers
+
+
+def _openai(settings: OpenAiSettings, blobs: Blobs) -> OpenAiModels:
+    return OpenAiModels(lambda: os.environ.get(settings.key_name), settings, blobs)
+
+
+def openai_providers(configured: Mapping[str, CompatibleConfig]) -> Iterator[OpenAiSettings]:
+    """The known providers of the protocol as the operator changed them, and those that only the operator knows."""
+    for name in (*DEFAULTS, *(name for name in configured if name not in DEFAULTS)):
+        section = configured.get(name, CompatibleConfig())
+        known = DEFAULTS.get(name, OpenAiSettings(name, "", f"{name.upper().replace('-', '_')}_API_KEY"))
+        yield replace(
+            known,
+            base_url=section.base_url or known.base_url,
+            key_name=section.api_key_env or known.key_name,
+            allowed_hosts=frozenset(section.allowed_hosts),
+            api_version=section.api_version,
+            images=known.images and section.images,
+        )
+
+
+def _base_url_hosts(config: Config) -> frozenset[str]:
+    """Hosts that a definition's baseUrl may name, whoever the provider is."""
+    models = config.models
+    hosts = (models.anthropic.allowed_hosts, *(section.allowed_hosts for section in models.compatible.values()))
+    return frozenset(host for some in hosts for host in some)
 
 
 def _recorded(config: Config, router: ModelRouter) -> Models:
@@ -244,7 +276,7 @@ async def _warm(config: Config, router: ModelRouter) -> None:
     """
     try:
         provider = router.provider(config.models.default_provider)
-        if isinstance(provider, AnthropicModels | ReplayModels):
+        if isinstance(provider, AnthropicModels | OpenAiModels | ReplayModels):
             await provider.warm()
     except PerstackError as error:
         _log.warning("the default model provider is not there", reason=error.message)

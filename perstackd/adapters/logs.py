@@ -7,6 +7,8 @@ import sys
 
 import structlog
 
+_NOISY = ("docker", "grpc", "urllib3", "httpx", "httpcore", "httpx2", "httpcore2", "anthropic", "openai", "asyncio")
+
 
 def configure(level: str) -> None:
     """Set up both. Secrets never get here: values that hold them are left out of every repr."""
@@ -36,5 +38,5 @@ def configure(level: str) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(number)
-    for noisy in ("docker", "grpc", "urllib3", "httpx", "httpcore", "anthropic", "asyncio"):
+    for noisy in _NOISY:
         logging.getLogger(noisy).setLevel(max(number, logging.WARNING))

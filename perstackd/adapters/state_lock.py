@@ -37,5 +37,12 @@ def _take(descriptor: int, directory: Path) -> None:
         holder = os.pread(descriptor, 20, 0).decode(errors="replace").strip() or "unknown"
         message = f"another perstackd (pid {holder}) uses {directory}; stop it, or choose another state_directory"
         raise PerstackError(Kind.PRECONDITION, "state_locked", message) from error
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    except OSError as error:
+        message = f"the state directory {directory} cannot be locked: {error.strerror}; use a local file system"
+        raise PerstackError(Kind.UNAVAILABLE, "state_unusable", message) from error
+    try:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    except OSError as error:
+        message = f"the state directory {directory} cannot be written: {error.strerror}; make room, or make it writable"
+        raise PerstackError(Kind.UNAVAILABLE, "state_unusable", message) from error

@@ -113,6 +113,7 @@ class RunWorker:
         self._blobs = BlobIntake(services.blobs, context.limits.result_bytes)
         self._turn: TurnOrder | None = None
         self.sandbox_id = ""
+        self._silent = False
         self._accesses = 0
         self._send, self._inbox = anyio.create_memory_object_stream[Item](64)
 
@@ -186,11 +187,17 @@ class RunWorker:
             cause, detail = await self._cause(lease)
         finally:  # whatever cannot be found out: the sandbox goes back
             await self._services.pool.release(lease, cause)
-        await self._note(SandboxReleased(lease.record.id, cause, detail))
+        await self._note(*self._unheard(), SandboxReleased(lease.record.id, cause, detail))
+
+    def _unheard(self) -> list[Payload]:
+        """Connections that were told of while the run's last command was carried out."""
+        waiting = range(self._inbox.statistics().current_buffer_used)
+        items = [self._inbox.receive_nowait() for _ in waiting]
+        return [_access_event(item) for item in items if isinstance(item, EgressAccess)]
 
     async def _cause(self, lease: Lease) -> tuple[str, str]:
-        if self._session.misbehaved:
-            return "misbehaved", ""
+        if self._session.misbehaved or self._silent:
+            return "misbehaved", "it did not go on in time" if self._silent else ""
         if self._opening.lost is None:
             return ("finished" if self.state.end else "cancelled"), ""
         try:
@@ -223,9 +230,10 @@ class RunWorker:
         """What comes next; the run's failure when the sandbox lets its time pass."""
         with anyio.CancelScope(deadline=self._patience.deadline):
             return await self._inbox.receive()
+        self._silent = True
         waited = f"the sandbox {lease.record.id} did not go on in time while it was {self._session.state}"
         return Fail(
-            "runner_silent", f"{waited}; see what its tools do, or raise tool_timeout_ms, and start the job again"
+            "sandbox_silent", f"{waited}; see what its tools do, or raise tool_timeout_ms, and start the job again"
         )
 
     async def _listen(self, lease: Lease) -> None:

@@ -23,7 +23,7 @@ def skill_orders(expert: Expert, env: Mapping[str, str]) -> tuple[SkillOrder, ..
             env=tuple((name, env[name]) for name in skill.required_env if name in env),
             pick=skill.pick,
             omit=skill.omit,
-            lazy_init=False,  # a lazy skill's tools are known only once it was started, and the model must be shown them
+            lazy_init=False,  # a lazy skill's tools are known only once it was started; the model must see them
             tool_timeout_ms=skill.tool_timeout_ms,
         )
         for skill in stdio_skills(expert)

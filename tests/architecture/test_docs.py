@@ -27,7 +27,7 @@ from perstackctl.main import INTERRUPTED, cli
 from perstackd.adapters.definition.parser import TomlDefinitions
 from perstackd.adapters.models.provider_errors import _KINDS as MODEL_REASONS
 from perstackd.cli import main as daemon_cli
-from perstackd.config import Config, TemplateConfig, load
+from perstackd.config import CompatibleConfig, Config, TemplateConfig, load
 from perstackd.rpc.errors import CODES
 from tests.architecture.test_layout import files
 from tests.fakes.daemon_api import FakeDaemon
@@ -107,6 +107,8 @@ def _configuration(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, s
         kind: Any = field.annotation
         if name == "templates":
             yield from _configuration(TemplateConfig, "templates.NAME.")
+        elif name == "compatible":
+            yield from _configuration(CompatibleConfig, f"{prefix}compatible.NAME.")
         elif isinstance(kind, type) and issubclass(kind, BaseModel):
             yield from _configuration(kind, f"{prefix}{name}.")
         else:

@@ -31,6 +31,7 @@ UNGROUPED_TASKS = {
 }
 IMPORTERS: dict[str, tuple[str, ...]] = {
     "anthropic": ("perstackd/adapters/models/anthropic",),
+    "openai": ("perstackd/adapters/models/openai",),
     "docker": ("perstackd/adapters/docker/", "benchmarks/"),
     "mcp": ("sandbox-images/runner/perstack_runner/skills/",),
     "mcp_types": ("sandbox-images/runner/perstack_runner/skills/",),

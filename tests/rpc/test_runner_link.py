@@ -46,6 +46,12 @@ def hello(version: int = 1) -> pb.FromRunner:
     return pb.FromRunner(hello=pb.Hello(protocol_version=version, runner_version="t", landlock_abi=1))
 
 
+def schema(document: bytes) -> pb.FromRunner:
+    tool = pb.ToolSpec(name="t", input_schema=document)
+    state = pb.SkillState.STATE_CONNECTED
+    return pb.FromRunner(counter=1, skill_state=pb.SkillState(skill="s", state=state, tools=[tool]))
+
+
 async def greet(call: Any) -> pb.ToRunner:
     await call.write(hello())
     with anyio.fail_after(5):
@@ -129,8 +135,12 @@ async def test_a_silent_sandbox_is_told_after_the_deadline(tmp_path: Path) -> No
         pb.FromRunner(counter=1, ready=pb.Ready(workspace_path="x" * 1000)),
         pb.FromRunner(counter=1, skill_state=pb.SkillState(skill="s")),
         pb.FromRunner(counter=1, blob_chunk=pb.BlobChunk(data=b"x" * 300_000)),
+        schema(b'{"a":NaN}'),
+        schema(b'{"a":"\\ud800"}'),
+        schema(b"[" * 100_000),
+        schema(b'{"a":' + b"1" * 10_000 + b"}"),
     ],
-    ids=["empty", "long path", "no state", "large chunk"],
+    ids=["empty", "long path", "no state", "large chunk", "NaN", "half a pair", "deep", "long number"],
 )
 async def test_malformed_messages_end_the_link_with_the_reason(tmp_path: Path, message: pb.FromRunner) -> None:
     socket = tmp_path / "r.sock"
@@ -175,3 +185,11 @@ async def test_a_flood_is_read_slowly_and_ends_the_link_when_it_goes_on(tmp_path
 async def test_a_socket_path_that_cannot_work_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PerstackError, match="shorter runtime_directory"):
         await GrpcRunnerLinks(SystemClock()).listen(ID, "/tmp/" + "x" * 120)
+
+
+async def test_a_sandbox_that_does_not_read_its_orders_loses_its_link(tmp_path: Path) -> None:
+    async with linked(tmp_path / "r.sock") as link:
+        with pytest.raises(PerstackError, match="does not read"):  # noqa: PT012 - the queue takes some
+            for _ in range(1000):  # nobody has dialled
+                await link.send(Finish("never"))
+        assert isinstance(await first_ask(link), LinkLost)

@@ -93,7 +93,7 @@ def assert_a_provider_takes(messages: Sequence[Message]) -> None:
         assert (message.role is Role.ASSISTANT) or not wanted
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(COMMANDS, st.integers(0, 4))
 def test_any_interleaving_of_commands_keeps_the_history_legal_and_its_facts_fold_to_the_same_state(
     commands: list[Command], job_steps: int
@@ -116,14 +116,16 @@ def test_any_interleaving_of_commands_keeps_the_history_legal_and_its_facts_fold
     assert replayed == state
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.lists(TURNS, max_size=8))
 def test_a_run_that_completes_leaves_a_history_that_can_be_continued(turns: list[Turn]) -> None:
     state = RunState()
-    for command in [Begin(START), *(Generated(turn) for turn in turns)]:
+    script: list[Command] = [Begin(START), *(Generated(turn) for turn in turns)]
+    for command in script:
         for fact in decide(state, command, Tally()):
             state = evolve(state, fact)
-        for answer in (SandboxAnswered(()), ChildrenAnswered(()), Generate()):
+        answers: list[Command] = [SandboxAnswered(()), ChildrenAnswered(()), Generate()]
+        for answer in answers:
             for fact in decide(state, answer, Tally()):
                 state = evolve(state, fact)
     if state.end is not None and state.end.text:

@@ -2,6 +2,8 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from perstackd.domain import session as domain
 from perstackd.domain.messages import ToolResultPart
@@ -28,6 +30,26 @@ NAMES = {
     "progress": domain.Progress,
     "blob_chunk": domain.BlobChunk,
 }
+
+
+SAID = (
+    Assign("e", "/mnt/workspace", False, (domain.SkillOrder("web", ("web",)),), (), ()),
+    TurnOrder(1, (RoutedCall("a", "", "exec", "{}"),)),
+    TurnOrder(2, ()),
+    Ready("/mnt/workspace"),
+    NextTurn(1),
+    NextTurn(2),
+    ToolResults(1, (ToolResultPart("a", ()),)),
+    ToolResults(1, ()),
+    domain.Progress("a", 2**63, "x"),
+    domain.BlobChunk("sha256:x", 0, b"", True),
+    domain.SkillReport("web", domain.SkillPhase.STDERR),
+    domain.SkillReport("other", domain.SkillPhase.CONNECTED),
+    domain.Hello(1, "", "", 0, False),
+    domain.ProbeResult(None),
+    domain.Failure("", ""),
+    domain.LinkLost(""),
+)
 
 
 def test_the_daemon_allows_exactly_the_messages_of_the_shared_table() -> None:
@@ -69,3 +91,39 @@ def test_the_third_refusal_is_misbehaviour() -> None:
         assert not session.misbehaved
         session, _ = asked(session, NextTurn(9))
     assert session.misbehaved
+
+
+def test_news_comes_only_of_skills_that_the_sandbox_was_told_to_start() -> None:
+    skills = (domain.SkillOrder("web", ("web",), (("TOKEN", "s3cret"),)),)
+    session = ordered(Session("idle"), Assign("e", "/mnt/workspace", False, skills, (), ()))
+    session, _ = asked(session, Ready("/mnt/workspace"))
+    _, known = asked(session, domain.SkillReport("web", domain.SkillPhase.CONNECTED))
+    _, forged = asked(session, domain.SkillReport("other", domain.SkillPhase.CONNECTED))
+    assert (known, bool(forged)) == ("", True)
+
+
+def test_secret_values_are_in_no_repr() -> None:
+    order = domain.SkillOrder("web", ("web",), (("TOKEN", "s3cret"),))
+    assign = Assign("e", "/mnt/workspace", False, (order,), (), (("KEY", "s3cret"),))
+    assert "s3cret" not in f"{order!r} {assign!r} {[order, assign]}"
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.sampled_from(SAID), max_size=30))
+def test_whatever_a_runner_says_its_session_stays_in_the_table(said: list[object]) -> None:
+    """And it can only ever report the calls that it was given."""
+    states = {row["state"] for row in TABLE["transitions"]} | {row["next"] for row in TABLE["transitions"]}
+    session = Session("idle")
+    for item in said:
+        before = session
+        if isinstance(item, domain.Assign | domain.TurnOrder | domain.Finish):
+            session = ordered(session, item)
+            continue
+        session, refusal = asked(session, item)  # type: ignore[arg-type]
+        assert session.state in states | {"finished", "assigned"}
+        assert session.refusals == before.refusals + bool(refusal)
+        if isinstance(item, ToolResults) and not refusal:
+            assert tuple(result.call_id for result in item.results) == before.calls
+            assert (before.state, session.step, session.calls) == ("running", before.step + 1, ())
+        if refusal:
+            assert (session.state, session.step, session.calls) == (before.state, before.step, before.calls)

@@ -4,6 +4,7 @@ The SDK takes an organisation, a project and headers from the environment and wo
 configured; here nothing is sent that was not passed in.
 """
 
+import re
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from functools import cache
@@ -99,12 +100,14 @@ def _sdk_classes() -> "tuple[Any, Any]":
 
 def _failure(error: Any) -> Failure | None:
     """What the provider said, with a status of its own or within the stream, where its code may be a status."""
-    body = error.body if isinstance(error.body, dict) else {}
-    message, code = body.get("message"), str(error.code or "")
-    detail = message if isinstance(message, str) and message else error.message
-    response = getattr(error, "response", None)
-    status = getattr(error, "status_code", 200)
-    if status == 200 and code.isdecimal() and 400 <= int(code) < 600:
+    code, response, status = str(error.code or ""), getattr(error, "response", None), getattr(error, "status_code", 200)
+    if status == 200 and re.fullmatch("[45][0-9][0-9]", code):
         status = int(code)
     retry = None if response is None else retry_after_ms(response.headers, datetime.now(UTC))
-    return Failure(status, str(error.type or ""), detail, retry, code)
+    return Failure(status, str(error.type or ""), _words(error), retry, code)
+
+
+def _words(error: Any) -> str:
+    """The message alone where the SDK shows all of the answer; a page of HTML is nobody's words."""
+    said = error.body.get("message") if isinstance(error.body, dict) else error.body
+    return said if isinstance(said, str) and said and not said.lstrip().startswith("<") else str(error.message)

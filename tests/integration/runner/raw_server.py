@@ -1,7 +1,7 @@
 """An MCP server without an SDK, that can be told to misbehave: python raw_server.py MODE...
 
 Modes: crash-on-call, hang-on-call, ignore-stdin-end, many-tools, endless-pages, noisy, long-line, no-handshake,
-die-at-once, escapee, counting (starts are counted in the file `starts`).
+die-at-once, escapee, close-stdout, counting (starts are counted in the file `starts`).
 """
 
 import json
@@ -105,6 +105,13 @@ def main() -> None:
         result = answer(request)
         if result is not None:
             say({"id": request["id"], "result": result})
+        if "close-stdout" in MODES and request["method"] == "tools/list":
+            with open("pid", "w") as file:
+                file.write(f"{os.getpid()}\n")
+            os.close(1)
+            sys.stderr.write("closed\n")
+            sys.stderr.flush()
+            time.sleep(600)
     while "ignore-stdin-end" in MODES:
         time.sleep(1)
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from perstack.v1 import runner_pb2 as pb
 
-from tests.integration.runner.conftest import ROOT, as_program
+from tests.integration.runner.conftest import ROOT, as_program, in_process
 from tests.integration.runner.fake_daemon import FakeDaemon, session, value_of
 from tests.integration.runner.test_exec import alive, written
 
@@ -235,3 +235,14 @@ async def test_a_runner_for_skills_is_warm_before_it_is_assigned(place: Path, wo
         (result,) = await daemon.results(1, ("echo", {}), skill="s")
         assert not result.is_error
         assert value_of((await daemon.results(2, ("exec", {"command": "true"})))[0])["error"] == "unknown_tool"
+
+
+async def test_a_server_that_is_being_ended_is_ended_though_the_run_is_over_meanwhile(
+    place: Path, workspace: Path
+) -> None:
+    """The wait for its own exit is cut short by the run's end; its process must not be left behind."""
+    async with session(place / "r.sock", in_process) as daemon:
+        await daemon.begin(workspace, skills=[raw("s", "close-stdout", "counting")])
+        (pid,) = await written(workspace / "pid")
+        await states(daemon, "connected", "stderr")
+    assert not alive(pid)

@@ -26,7 +26,7 @@ def stored(seq: int, payload: Payload | None = None, size: int = 10) -> StoredEv
 
 
 def following(feed: Feed, *, streaming: bool = False) -> Any:
-    return aclosing(feed.watch(JOB, 0, streaming=streaming, follow=True))  # type: ignore[type-var]
+    return aclosing(feed.watch(JOB, 0, streaming=streaming, follow=True))
 
 
 async def running() -> Feed:

@@ -9,6 +9,7 @@ import pytest
 from perstackd.app import job_worker, run_opening
 from perstackd.app.run_context import RunLimits
 from perstackd.domain.errors import Kind, PerstackError
+from perstackd.domain.events import EgressDenied, SandboxReleased
 from perstackd.domain.ids import JobId
 from perstackd.domain.job import JobRecord, JobState
 from perstackd.domain.messages import ToolCallPart
@@ -22,6 +23,7 @@ from perstackd.domain.session import (
     SkillReport,
     TurnOrder,
 )
+from perstackd.ports.egress import EgressAccess
 from tests.fakes.acting_runner import ActingRunnerLink, answered
 from tests.fakes.models import Entry, Held, ScriptedModels
 from tests.fakes.store import FakeStore
@@ -39,6 +41,10 @@ SKILLED = (
 KEYED = (
     '[experts.lead]\ninstruction="Lead."\n[experts.lead.skills."@perstack/base"]\n'
     'type="mcpStdioSkill"\nrequiredEnv=["TOKEN"]\n'
+)
+
+KEYED_TEAM = f'{KEYED}[experts.helper]\ninstruction="Help."\n'.replace(
+    'instruction="Lead."', 'instruction="Lead."\ndelegates=["helper"]'
 )
 
 
@@ -73,9 +79,10 @@ async def test_a_sandbox_that_does_not_go_on_ends_the_run_and_is_given_back(
     async with world(tmp_path, {LEAD: [calls(("a", "exec", {}))]}, limits=IMPATIENT) as daemon:
         record, events = await daemon.finished()
         assert not any(row.job_id for row in daemon.pool.records() if row.state == "claimed")
-    assert (record.state, record.error_reason) == (JobState.FAILED, "runner_silent")
+    assert (record.state, record.error_reason) == (JobState.FAILED, "sandbox_silent")
     assert f"while it was {state}" in record.error_message
-    assert "sandboxReleased" in [event.payload.type for event in events]
+    (released,) = [event.payload for event in events if isinstance(event.payload, SandboxReleased)]
+    assert released.cause == "misbehaved"
 
 
 async def test_a_slow_model_does_not_count_against_the_sandbox(tmp_path: Path) -> None:
@@ -205,7 +212,7 @@ async def test_one_jobs_unforeseen_error_ends_its_run_with_a_log_id_and_no_other
         events = await daemon.events(record.id)
         assert (await daemon.jobs.get(record.id)).state is JobState.COMPLETED
     stops = [event.payload for event in events if event.payload.type == "stopRunByError"]
-    assert [stop.reason for stop in stops] == ["internal"]  # type: ignore[union-attr]
+    assert [stop.reason for stop in stops] == ["internal"]
     assert "s3cret-text" not in str(events)
 
 
@@ -276,7 +283,7 @@ async def test_a_cancel_before_the_job_has_begun_ends_it(tmp_path: Path) -> None
 async def test_jobs_end_in_the_log_when_the_daemon_stops_or_breaks(tmp_path: Path) -> None:
     held = Held(says("never"))
     store = FakeStore()
-    with pytest.raises(ExceptionGroup):
+    with pytest.raises(ExceptionGroup):  # noqa: PT012 - what breaks is the body
         async with world(tmp_path, {LEAD: [held]}, store=store) as daemon:
             record = await daemon.start()
             with anyio.fail_after(5):
@@ -331,3 +338,45 @@ async def test_half_of_a_surrogate_pair_from_a_model_breaks_nothing(tmp_path: Pa
         record, _ = await daemon.finished()
     assert (record.state, record.answer) == (JobState.COMPLETED, "an \ufffd end")
     assert sent[0].encode() == '{"x\ufffd":["\ufffd"]}'.encode()
+
+
+async def test_a_cancel_at_any_moment_leaves_a_whole_log_and_no_sandbox(tmp_path: Path) -> None:
+    turns: dict[str, list[Entry]] = {
+        LEAD: [calls(("a", "exec", {})), calls(("d", "helper", {"query": "x"})), says("done")],
+        HELPER: [calls(("b", "exec", {})), says("x")],
+    }
+    outcomes = set[JobState]()
+    async with world(tmp_path, turns) as daemon:
+        for moments in range(0, 160, 2):
+            record = await daemon.start(KEYED_TEAM, env={"TOKEN": "t"})
+            for _ in range(moments):
+                await anyio.lowlevel.checkpoint()
+            await daemon.jobs.cancel(record.id, "enough")
+            events = await daemon.events(record.id)
+            ended = await daemon.jobs.get(record.id)
+            outcomes.add(ended.state)
+            types = [event.payload.type for event in events]
+            assert [event.seq for event in events] == list(range(1, ended.last_seq + 1))
+            assert (types[-1], types.count("jobFinished")) == ("jobFinished", 1)
+            assert types.count("sandboxAssigned") <= types.count("sandboxReleased")
+            assert all(run.outcome for run in await daemon.jobs.runs(record.id))
+            assert not any(row.job_id == record.id and row.state == "claimed" for row in daemon.pool.records())
+            assert await daemon.store.jobs.sealed_env(record.id) == b""
+        assert daemon.jobs.counts() == (0, 0)
+    assert outcomes == {JobState.CANCELLED, JobState.COMPLETED}
+
+
+async def test_connections_told_of_in_a_runs_last_moment_are_in_its_log(tmp_path: Path) -> None:
+    held = Held(says("done"))
+    async with world(tmp_path, {LEAD: [held]}) as daemon:
+        record = await daemon.start()
+        with anyio.fail_after(5):
+            await held.reached.wait()
+        (claimed,) = [row for row in daemon.pool.records() if row.job_id]
+        (run,) = daemon.jobs._workers[record.id].runs.values()
+        await daemon.jobs.cancel(record.id, "enough")
+        for port in (1, 2):
+            run.saw(EgressAccess(claimed.id, "example.com", port, allowed=False, reason="not_allowed"))
+        events = await daemon.events(record.id)
+    denied = [event.payload.port for event in events if isinstance(event.payload, EgressDenied)]
+    assert denied == [1, 2]

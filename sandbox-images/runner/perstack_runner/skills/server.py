@@ -126,10 +126,13 @@ async def _cancel_after(event: asyncio.Event, scope: anyio.CancelScope) -> None:
 
 
 async def _end(child: Child, children: Children) -> None:
+    # The shield holds off anyio's cancelling, not asyncio's own: that one cuts the wait short, but never the end.
     with anyio.CancelScope(shield=True):
-        with anyio.move_on_after(GRACE_SECONDS):
-            await child.exited.wait()
-        await children.end(child, grace=GRACE_SECONDS)
+        try:
+            with anyio.move_on_after(GRACE_SECONDS):
+                await child.exited.wait()
+        finally:
+            await children.end(child, grace=GRACE_SECONDS)
 
 
 async def _introduced(session: ClientSession, ended: asyncio.Event, order: SkillOrder) -> Server:

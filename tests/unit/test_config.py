@@ -1,0 +1,75 @@
+"""Configuration from file, environment and flags: who wins, and what is refused with which sentence."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from perstackd.config import Config, load
+from perstackd.domain.errors import PerstackError
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("PERSTACKD_CONFIG", str(tmp_path / "perstackd.toml"))
+    (tmp_path / "perstackd.toml").write_text("[jobs]\nmax_running = 5\nmax_retries = 1\n[templates.base]\nmax = 9\n")
+    return tmp_path / "perstackd.toml"
+
+
+def refused(file: Path, overrides: dict[str, Any] | None = None) -> str:
+    with pytest.raises(PerstackError) as caught:
+        load(file, overrides)
+    assert caught.value.reason == "config_invalid"
+    return caught.value.message
+
+
+def test_flags_win_over_the_environment_which_wins_over_the_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PERSTACKD_JOBS__MAX_RUNNING", "7")
+    monkeypatch.setenv("PERSTACKD_JOBS__DRAIN_S", "3")
+    config = load(file, {"jobs.drain_s": 4})
+    assert (config.jobs.max_retries, config.jobs.max_running, config.jobs.drain_s) == (1, 7, 4)
+    assert config.templates["base"].max == 9
+
+
+def test_variables_hold_json_where_a_key_holds_more_than_one_value(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PERSTACKD_WORKSPACE_ROOTS", '["/srv", "/home"]')
+    monkeypatch.setenv("PERSTACKD_TEMPLATES__BASE__MIN_IDLE", "4")
+    config = load(file)
+    assert config.workspace_roots == (Path("/srv"), Path("/home"))
+    assert (config.templates["base"].min_idle, config.templates["base"].max) == (4, 9)
+
+
+def test_a_variable_that_is_no_json_is_one_sentence_with_its_name(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PERSTACKD_WORKSPACE_ROOTS", "/srv")
+    message = refused(file)
+    assert "PERSTACKD_WORKSPACE_ROOTS" in message
+    assert "JSON" in message
+    assert "\n" not in message
+
+
+def test_an_unknown_key_in_a_variables_table_names_the_nearest(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PERSTACKD_JOBS__MAX_RUNING", "7")
+    assert "did you mean max_running?" in refused(file)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "part"),
+    [
+        ({"jobs.max_running.x": 1}, "is a value and has no keys below it"),
+        ({"models.default_reasoning": "hgih"}, "'low', 'medium' or 'high'"),
+        ({"models.default_reasoning": -1}, "greater than or equal to 0"),
+        ({"runtime_directory": "/var/lib/perstackd/run"}, "nor one in the other"),
+        ({"state_directory": "/run/perstackd"}, "nor one in the other"),
+        ({"egress.uid": 200_001}, "lies among sandbox_uids"),
+        ({"workspaces.uid": 65_534}, "three different uids"),
+        ({"sandbox_uids": [200_000, 200_003]}, "9 sandboxes"),
+        ({"templates.base.min_idle": 10}, "above max"),
+        ({"jobs": 3}, "jobs"),
+    ],
+)
+def test_mistakes_are_refused_with_what_is_wrong(file: Path, overrides: dict[str, Any], part: str) -> None:
+    assert part in refused(file, overrides)
+
+
+def test_the_defaults_are_valid() -> None:
+    assert Config().version == 1
