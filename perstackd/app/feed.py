@@ -157,7 +157,7 @@ class Feed:
                 yield batch
                 if batch.last:
                     return
-            if not follow or await self._ended(job_id, seq):
+            if not follow or (seq == after_seq and await self._ended(job_id, seq)):
                 return
             if texts:
                 yield Batch((), texts)
@@ -170,9 +170,12 @@ class Feed:
         return bool(last) and Batch(last).last
 
     async def _stored(self, job_id: JobId, after_seq: int) -> AsyncIterator[Batch]:
-        while events := await self._store.read(job_id, after_seq, BATCH):
-            after_seq = events[-1].event.seq
+        """What is stored. A short read is the last one: whatever comes later, the watcher has heard of."""
+        events = await self._store.read(job_id, after_seq, BATCH)
+        while events:
             yield Batch(events)
+            short = len(events) < BATCH
+            events = () if short else await self._store.read(job_id, events[-1].event.seq, BATCH)
 
     async def _live(self, watcher: _Watcher, seq: int) -> AsyncIterator[Batch]:
         while True:

@@ -9,7 +9,7 @@ import anyio
 from perstackd.app.feed import Feed
 from perstackd.domain.events import ContinueToNextStep, Event, Origin, Payload, StartRun, StreamPiece
 from perstackd.domain.ids import EventId
-from perstackd.domain.job import JobRecord
+from perstackd.domain.job import JobRecord, JobState
 from perstackd.domain.run import Tally
 from perstackd.ports.clock import Clock
 from perstackd.ports.event_store import EventStore
@@ -54,6 +54,11 @@ class JobLog:
     def stream(self, piece: StreamPiece) -> None:
         """Show a piece of text to whoever watches; never stored."""
         self._feed.stream(piece)
+
+
+def running(record: JobRecord) -> JobRecord:
+    """The record of a job whose coordinator has its sandbox."""
+    return replace(record, state=JobState.RUNNING)
 
 
 def numbered(record: JobRecord, entries: Sequence[Entry], clock: Clock) -> tuple[Event, ...]:

@@ -5,24 +5,25 @@ Above it is `Jobs`, which owns its task; below are the run workers. Shutdown ord
 back), the workspace, the log's last event, the feed.
 """
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
-from typing import Final, TypeAlias, assert_never
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias, assert_never
 
 import anyio
 import structlog
+from anyio.abc import TaskGroup
 
 from perstackd.app.errors import single_errors
 from perstackd.app.feed import Feed
 from perstackd.app.job_log import JOB
 from perstackd.app.run_context import JobContext, RunPlan, RunServices
-from perstackd.app.run_worker import RunWorker
+from perstackd.app.run_worker import RunHost, RunWorker
 from perstackd.app.unforeseen import unforeseen
 from perstackd.domain.errors import Kind, PerstackError
-from perstackd.domain.events import DelegateCall, JobAdmitted, JobFinished, JobQueued
+from perstackd.domain.events import DelegateCall, JobFinished, JobQueued
 from perstackd.domain.expert import Expert
 from perstackd.domain.ids import RunId
-from perstackd.domain.job import EXIT_CODES, JobRecord, JobState
+from perstackd.domain.job import EXIT_CODES, JobState
 from perstackd.domain.messages import TextPart, ToolResultPart
 from perstackd.domain.run import Cancel, Exhaust, Fail, Outcome, RunEnd
 from perstackd.domain.tool_calls import error_result
@@ -73,6 +74,7 @@ class JobWorker:
         self._forget = forget
         self._scope = anyio.CancelScope()
         self._queued = anyio.Event()
+        self._releases: TaskGroup | None = None
 
     def stop(self, command: Cancel | Fail | Exhaust) -> None:
         """End all runs with this order. The first order counts."""
@@ -106,14 +108,15 @@ class JobWorker:
     async def _carry_out(self) -> RunEnd:
         workspaces, job_id = self._services.workspaces, self.context.job_id
         end: RunEnd | None = None
-        with self._scope:
-            await self.context.log.append([(JOB, JobAdmitted())], _running)
-            try:
-                await workspaces.open(job_id, self.context.tenant, self._workspace)
-                end = await self._coordinate()
-            finally:
-                with anyio.CancelScope(shield=True):
-                    await workspaces.close(job_id)
+        try:
+            async with single_errors(), anyio.create_task_group() as releases:
+                self._releases = releases
+                with self._scope:
+                    await workspaces.open(job_id, self.context.tenant, self._workspace)
+                    end = await self._coordinate()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await workspaces.close(job_id)
         return self._outcome(end)
 
     def _outcome(self, end: RunEnd | None) -> RunEnd:
@@ -130,13 +133,19 @@ class JobWorker:
         return end
 
     async def _run(self, plan: RunPlan, waiting: Callable[[int, str], None]) -> RunEnd:
-        worker = RunWorker(self._services, self.context, plan, self._delegate, waiting)
+        worker = RunWorker(self._services, self.context, plan, RunHost(self._delegate, waiting, self._later))
         self.runs[plan.run_id] = worker
         try:
             return await worker.run()
         finally:
             if plan.depth:  # an ended child's history is in the log; the coordinator's end is asked for
                 del self.runs[plan.run_id]
+
+    def _later(self, release: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """A run's sandbox goes back while others go on already; the workspace is closed and the job ends after it."""
+        if self._releases is None:
+            raise RuntimeError("a run ended outside its job")
+        self._releases.start_soon(release)
 
     async def _delegate(self, parent: RunPlan, call: DelegateCall) -> ToolResultPart:
         """A child's end as its parent's tool result: whatever went wrong is an error result with the true cause."""
@@ -189,10 +198,6 @@ class JobWorker:
             [(JOB, event)],
             lambda record: record.finished(state, now, answer=end.text, reason=end.reason, message=end.message),
         )
-
-
-def _running(record: JobRecord) -> JobRecord:
-    return replace(record, state=JobState.RUNNING)
 
 
 def _ignore(_place: int, _reason: str) -> None:

@@ -7,9 +7,10 @@ inbox, so that decisions are made one after the other. Shutdown order: tasks, wo
 then the caller.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
-from typing import Final, TypeAlias, assert_never
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Final, TypeAlias, assert_never
 
 import anyio
 import structlog
@@ -18,6 +19,7 @@ from anyio.abc import TaskGroup
 from perstackd.app.blob_intake import BlobIntake
 from perstackd.app.errors import single_errors
 from perstackd.app.generation import generate
+from perstackd.app.job_log import JOB, Entry, running
 from perstackd.app.run_context import JobContext, RunPlan, RunServices
 from perstackd.app.run_opening import Opening, assign, egress_rules, start_run
 from perstackd.app.run_patience import Patience
@@ -32,6 +34,7 @@ from perstackd.domain.events import (
     DelegateCall,
     EgressDenied,
     InitializeRuntime,
+    JobAdmitted,
     Payload,
     ProxyAccess,
     Retry,
@@ -85,28 +88,37 @@ from perstackd.ports.sandboxes import EndCause
 
 Item: TypeAlias = Ask | Command | EgressAccess
 Delegate: TypeAlias = Callable[[RunPlan, DelegateCall], Awaitable[ToolResultPart]]
+
+
+@dataclass(frozen=True, slots=True)
+class RunHost:
+    """What a run asks of its job: to run a child, to be told its place while it waits, to give a sandbox back later."""
+
+    delegate: Delegate
+    waiting: Callable[[int, str], None]
+    later: Callable[[Callable[[], Coroutine[Any, Any, None]]], None]
+
+
 MAX_ACCESSES: Final = 500  # connections of one run that its events tell of: a sandbox must not fill the store
 _COMMANDS = (Begin, Generate, Generated, GenerationFailed, SandboxAnswered, ChildrenAnswered, Cancel, Fail, Exhaust)
 _log = structlog.get_logger()
 
 
 class RunWorker:
-    """One run. `run` is called once; `delegate` starts a child and returns its result."""
+    """One run. `run` is called once."""
 
     def __init__(
         self,
         services: RunServices,
         context: JobContext,
         plan: RunPlan,
-        delegate: Delegate,
-        waiting: Callable[[int, str], None],
+        host: RunHost,
     ) -> None:
         self.state = RunState()
         self.plan = plan
         self._services = services
         self._context = context
-        self._delegate = delegate
-        self._waiting = waiting
+        self._host = host
         self._session = Session("idle")
         self._opening = Opening()
         self._patience = Patience(context.limits, plan.expert)
@@ -124,13 +136,10 @@ class RunWorker:
         Cancelled from outside, it records the context's stop order, gives everything back, and passes the
         cancellation on.
         """
+        lease: Lease | None = None
         try:
             lease = await self._claim()
-            try:
-                await self._work(lease)
-            finally:
-                with anyio.CancelScope(shield=True):
-                    await self._release(lease)
+            await self._work(lease)
         except PerstackError as error:
             await self._record(Fail(error.reason, error.message))
         except Exception as error:
@@ -141,6 +150,8 @@ class RunWorker:
                 await self._record(self._context.stop.command)
             raise
         finally:
+            if lease is not None:  # beside whoever waits for the run's end; the job ends after it
+                self._host.later(partial(self._release, lease, self._unheard()))
             self._send.close()
             self._inbox.close()
         return self._ended()
@@ -179,15 +190,20 @@ class RunWorker:
             fence=1,
             job_created_at=context.created_at,
         )
-        return await self._services.pool.claim(request, self._waiting)
+        return await self._services.pool.claim(request, self._host.waiting)
 
-    async def _release(self, lease: Lease) -> None:
-        cause, detail = "unknown", ""
-        try:
-            cause, detail = await self._cause(lease)
-        finally:  # whatever cannot be found out: the sandbox goes back
-            await self._services.pool.release(lease, cause)
-        await self._note(*self._unheard(), SandboxReleased(lease.record.id, cause, detail))
+    async def _release(self, lease: Lease, unheard: Sequence[Payload]) -> None:
+        """Give the sandbox back, whatever else goes wrong; not to be interrupted."""
+        with anyio.CancelScope(shield=True):
+            cause, detail = "unknown", ""
+            try:
+                cause, detail = await self._cause(lease)
+            finally:
+                await self._services.pool.release(lease, cause)
+            try:
+                await self._note(*unheard, SandboxReleased(lease.record.id, cause, detail))
+            except PerstackError as error:
+                _log.error("a sandbox's release is not in the log", run_id=self.plan.run_id, reason=error.reason)
 
     def _unheard(self) -> list[Payload]:
         """Connections that were told of while the run's last command was carried out."""
@@ -210,14 +226,11 @@ class RunWorker:
     async def _work(self, lease: Lease) -> None:
         context, record = self._context, lease.record
         self.sandbox_id = record.id
-        rules = egress_rules(self.plan.expert, context.allow_domains)
-        await self._services.workspaces.attach(context.job_id, record.id, lease.slot, record.uid)
-        if rules:
-            await self._services.egress.allow(record.id, [EgressRule(host) for host in rules])
-        await self._note(
-            SandboxAssigned(record.id, record.container_id, record.fence, lease.template.name),
-            *released_secrets(self.plan.expert, context.env),
-        )
+        async with single_errors(), anyio.create_task_group() as steps:
+            steps.start_soon(self._services.pool.confirm, lease)
+            steps.start_soon(self._services.workspaces.attach, context.job_id, record.id, lease.slot, record.uid)
+            steps.start_soon(self._let_out, lease)
+            steps.start_soon(self._note_assignment, lease)
         async with single_errors(), anyio.create_task_group() as tasks:
             tasks.start_soon(self._listen, lease)
             await self._order(lease, assign(context, self.plan, lease, self._services.base_tools))
@@ -225,6 +238,23 @@ class RunWorker:
                 await self._take(lease, tasks, await self._next(lease))
             tasks.cancel_scope.cancel()
         await self._farewell(lease)
+
+    async def _let_out(self, lease: Lease) -> None:
+        rules = egress_rules(self.plan.expert, self._context.allow_domains)
+        if rules:
+            await self._services.egress.allow(lease.record.id, [EgressRule(host) for host in rules])
+
+    async def _note_assignment(self, lease: Lease) -> None:
+        """Durable before anything of the tenant enters. With the coordinator's sandbox the job is admitted."""
+        record, origin = lease.record, self.plan.origin(self.state.step)
+        assigned = SandboxAssigned(record.id, record.container_id, record.fence, lease.template.name)
+        secrets = released_secrets(self.plan.expert, self._context.env)
+        payloads: tuple[Payload, ...] = (assigned, *secrets)
+        entries: list[Entry] = [(origin, payload) for payload in payloads]
+        if self.plan.depth == 0:
+            await self._context.log.append([(JOB, JobAdmitted()), *entries], running)
+        else:
+            await self._context.log.append(entries)
 
     async def _next(self, lease: Lease) -> Item:
         """What comes next; the run's failure when the sandbox lets its time pass."""
@@ -386,7 +416,7 @@ class RunWorker:
         results: list[ToolResultPart | None] = [None] * len(calls)
 
         async def one(place: int, call: DelegateCall) -> None:
-            results[place] = await self._delegate(self.plan, call)
+            results[place] = await self._host.delegate(self.plan, call)
 
         async with anyio.create_task_group() as children:
             for place, call in enumerate(calls):

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.escape.attacker import Attacker
 from tests.e2e.daemon import Daemon
+from tests.escape.attacker import Attacker
 
 PROJECT_UID = 1000
 
@@ -24,7 +24,7 @@ def attacker() -> Iterator[Attacker]:
         settings = {
             "templates.base.min_idle": 3,
             "jobs.tool_timeout_ms": 4000,
-            "jobs.skill_start_timeout_ms": 8000,
+            "jobs.skill_start_timeout_ms": 5000,
             "workspace_roots": [str(home / "root")],
         }
         daemon = Daemon(home, settings)

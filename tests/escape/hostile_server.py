@@ -56,7 +56,12 @@ def serve() -> None:
         if method == "initialize":
             version = message["params"]["protocolVersion"]
             about = {"name": "hostile", "version": "\x1b[2J"}
-            out({"id": number, "result": {"protocolVersion": version, "capabilities": {"tools": {}}, "serverInfo": about}})
+            out(
+                {
+                    "id": number,
+                    "result": {"protocolVersion": version, "capabilities": {"tools": {}}, "serverInfo": about},
+                }
+            )
         elif method == "tools/list":
             names = ["x" * 300] if mode == "name" else [f"t{n}" for n in range(1500)] if mode == "tools" else TOOLS
             out({"id": number, "result": {"tools": [tool(name) for name in names]}})

@@ -218,8 +218,7 @@ def runner_descriptors() -> object:
 @probe
 def runner_ptrace() -> object:
     def seized(pid: int) -> int:
-        result = system_call(101, 0x4206, pid, 0, 0)  # PTRACE_SEIZE; ends with this process
-        return result
+        return system_call(101, 0x4206, pid, 0, 0)  # PTRACE_SEIZE; ends with this process
 
     return of_any_other(seized)
 

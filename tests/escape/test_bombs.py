@@ -93,7 +93,7 @@ def frozen_runner(attacker: Attacker) -> tuple["subprocess.Popen[str]", str]:
 def test_a_runner_that_goes_silent_is_given_up_a_little_after_its_calls_time_out(attacker: Attacker) -> None:
     process, job_id = frozen_runner(attacker)
     try:
-        process.communicate(timeout=10)  # the call's own time-out is 2 s, the daemon's 4 s
+        process.communicate(timeout=8)  # the call's own time-out is 2 s, the daemon's 4 s
     except subprocess.TimeoutExpired:
         attacker.daemon.ctl("job", "cancel", job_id)
         process.communicate(timeout=60)

@@ -62,8 +62,9 @@ def test_the_runners_socket_is_gone_and_nothing_can_take_its_place(attacker: Att
     source = (
         "import os, socket\n"
         "print(sorted(os.listdir('/gw')))\n"
-        "for act in (lambda: socket.socket(socket.AF_UNIX).bind('/gw/runner.sock'), lambda: os.unlink('/gw/egress.sock'),\n"
-        "            lambda: os.rename('/gw/egress.sock', '/gw/runner.sock'), lambda: os.chmod('/gw/egress.sock', 0)):\n"
+        "egress, runner = '/gw/egress.sock', '/gw/runner.sock'\n"
+        "for act in (lambda: socket.socket(socket.AF_UNIX).bind(runner), lambda: os.unlink(egress),\n"
+        "            lambda: os.rename(egress, runner), lambda: os.chmod(egress, 0)):\n"
         "    try: print('done', act())\n"
         "    except OSError as error: print(error.strerror)\n"
     )
@@ -72,5 +73,7 @@ def test_the_runners_socket_is_gone_and_nothing_can_take_its_place(attacker: Att
 
 
 def test_the_sandbox_shows_no_other_sandboxes_processes_or_workspaces(attacker: Attacker) -> None:
-    source = "import os; print(len([p for p in os.listdir('/proc') if p.isdigit()]), os.listdir('/mnt'), os.listdir('.'))"
+    source = (
+        "import os; print(len([p for p in os.listdir('/proc') if p.isdigit()]), os.listdir('/mnt'), os.listdir('.'))"
+    )
     assert attacker.run([python("p", source)]).printed("p") == "3 ['workspace'] []\n"

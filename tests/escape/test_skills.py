@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.daemon import docker, one
+from tests.e2e.daemon import docker, one, until
 from tests.escape import hostile_server
 from tests.escape.attacker import Attacker, Outcome, python, tool
 
@@ -33,9 +33,9 @@ def definition(mode: str, extra: str = "") -> str:
 
 @pytest.fixture(scope="module")
 def runs(attacker: Attacker) -> dict[str, Outcome]:
-    """Each kind of server called once, three at a time."""
+    """Each kind of server called once, eight at a time."""
     found: dict[str, Outcome] = {}
-    room = threading.Semaphore(3)
+    room = threading.Semaphore(8)
 
     def one_of(mode: str) -> None:
         with room:
@@ -90,7 +90,7 @@ def test_a_secret_is_in_its_servers_environment_and_nowhere_else(attacker: Attac
     look = (
         "import glob, hashlib, os, sys\n"
         "secret = sys.argv[1][::-1].encode()\n"
-        "places = glob.glob('/proc/[0-9]*/environ') + glob.glob('/proc/[0-9]*/cmdline') + glob.glob('/proc/[0-9]*/mem')\n"
+        "places = [path for name in ('environ', 'cmdline', 'mem') for path in glob.glob(f'/proc/[0-9]*/{name}')]\n"
         "for top in ('/tmp', '/run', '/home', '/mnt', '/gw', '/etc', '/opt', '/dev/shm'):\n"
         "    places += [f'{d}/{name}' for d, _, names in os.walk(top) for name in names]\n"
         "tried = 0\n"
@@ -113,7 +113,8 @@ def test_a_secret_is_in_its_servers_environment_and_nowhere_else(attacker: Attac
     assert outcome.printed("look").split() == ["tried", "True"]
     assert SECRET not in json.dumps(outcome.events)
     assert SECRET not in attacker.daemon.log()
-    at_rest = subprocess.run(["grep", "-rlaF", SECRET, str(attacker.daemon.home)], capture_output=True, text=True)
+    search = ["grep", "-rlaF", SECRET, str(attacker.daemon.home)]
+    at_rest = subprocess.run(search, check=False, capture_output=True, text=True)
     assert at_rest.stdout == ""
 
 
@@ -124,14 +125,10 @@ def test_what_the_engine_can_tell_of_a_working_sandbox_has_no_secret(attacker: A
     directory = attacker.daemon.definition(toml)
     (directory / ".env").write_text(f"HOSTILE_TOKEN={SECRET}\n")
     process = attacker.daemon.begin(directory, name, "--env-path", ".env")
-    assert process.stdout is not None
-    for line in process.stdout:
-        event = json.loads(line)
-        if event["type"] == "sandboxAssigned":
-            container = event["containerId"]
-        if event["type"] == "callTools":
-            break
-    told = docker("inspect", container) + docker("top", container, "-eo", "args") + docker("diff", container)
-    process.communicate(timeout=60)
+    try:
+        container = one(until(process, "callTools"), "sandboxAssigned")["containerId"]
+        told = docker("inspect", container) + docker("top", container, "-eo", "pid,args") + docker("diff", container)
+    finally:
+        process.communicate(timeout=60)
     assert "runner.sock" in told
     assert SECRET not in told

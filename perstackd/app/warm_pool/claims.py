@@ -14,7 +14,7 @@ from perstackd.domain.pool import MAX_DEPTH
 
 
 class Claims:
-    """The warm path: a look at memory and one durable row, no engine."""
+    """The warm path: a look at memory, then one durable row, no engine."""
 
     def __init__(self, premises: Premises, keeper: Keeper, endings: Endings) -> None:
         self._ports = premises.ports
@@ -31,7 +31,7 @@ class Claims:
         try:
             self._keeper.advance()
             member = await waiter.outcome(waiting)
-            return await self._bind(member, request)
+            return self._bind(member, request)
         except BaseException:
             self._abandon(waiter)
             raise
@@ -55,7 +55,11 @@ class Claims:
             message = f"{self._limits.max_waiting} claims wait already; try again later or raise the pools' max"
             raise PerstackError(Kind.EXHAUSTED, "pool_queue_full", message, retryable=True)
 
-    async def _bind(self, member: Member, request: ClaimRequest) -> Lease:
+    async def confirm(self, lease: Lease) -> None:
+        """See WarmPool.confirm."""
+        await bounded("writing the claim", self._limits.step_seconds, self._ports.rows.put(lease.record))
+
+    def _bind(self, member: Member, request: ClaimRequest) -> Lease:
         if member.going:
             raise pool_closing()
         member.record = replace(
@@ -66,7 +70,6 @@ class Claims:
             fence=request.fence,
             claimed_at=self._ports.clock.now_ms(),
         )
-        await bounded("writing the claim", self._limits.step_seconds, self._ports.rows.put(member.record))
         slot = self._files.of(member.id).directories.slot
         return Lease(member.record, member.template, member.verified.link, member.verified.hello, slot)
 

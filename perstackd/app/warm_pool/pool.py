@@ -84,7 +84,8 @@ class WarmPool:
         return await self._stack.__aexit__(kind, error, trace)
 
     async def claim(self, request: ClaimRequest, waiting: Waiting | None = None) -> Lease:
-        """A sandbox for one run, its claim durable. Makes no engine call; without an idle sandbox it waits its turn.
+        """A sandbox for one run. Makes no engine call; without an idle sandbox it waits its turn. Nothing of a tenant
+        may enter the sandbox before `confirm` returned.
 
         Children go before new jobs, each in order of arrival. `waiting(place, reason)` is called in the claimer's
         task, when the claim has to wait and again when either changes. A cancelled claim leaves no sandbox behind.
@@ -92,10 +93,19 @@ class WarmPool:
 
         Raises:
             PerstackError: NOT_FOUND `template_not_found`; PRECONDITION `late_binding_unavailable`,
-                `delegation_too_deep`; EXHAUSTED `pool_queue_full`; UNAVAILABLE `pool_draining`, `pool_closing`,
-                `store_unavailable`; TIMEOUT `pool_step_timeout`.
+                `delegation_too_deep`; EXHAUSTED `pool_queue_full`; UNAVAILABLE `pool_draining`, `pool_closing`.
         """
         return await self._claims.claim(request, waiting)
+
+    async def confirm(self, lease: Lease) -> None:
+        """Write the claim to the sandbox's row, durable on return. Its own step, so that the claimer can mount the
+        workspace and write its own record at the same time: one wait for the disk instead of two.
+
+        Raises:
+            PerstackError: UNAVAILABLE `store_unavailable`; TIMEOUT `pool_step_timeout`. The lease is still to be
+                released.
+        """
+        await self._claims.confirm(lease)
 
     async def release(self, lease: Lease, cause: str) -> None:
         """Give a sandbox up; it is removed in the background and never used again. Idempotent, returns at once."""

@@ -93,6 +93,16 @@ def misbehave_at_start() -> None:
             file.write(f"{child.pid}\n")
 
 
+def close_stdout(request: dict[str, object]) -> None:
+    """After the last page of the tool list; and do not end, also when the input has ended."""
+    if "close-stdout" in MODES and request["method"] == "tools/list" and request.get("params"):
+        os.close(1)
+        sys.stdin.read()
+        with open("input-ended", "w") as file:
+            file.write(f"{os.getpid()}\n")
+        time.sleep(600)
+
+
 def main() -> None:
     misbehave_at_start()
     for line in sys.stdin:
@@ -105,13 +115,7 @@ def main() -> None:
         result = answer(request)
         if result is not None:
             say({"id": request["id"], "result": result})
-        if "close-stdout" in MODES and request["method"] == "tools/list":
-            with open("pid", "w") as file:
-                file.write(f"{os.getpid()}\n")
-            os.close(1)
-            sys.stderr.write("closed\n")
-            sys.stderr.flush()
-            time.sleep(600)
+        close_stdout(request)
     while "ignore-stdin-end" in MODES:
         time.sleep(1)
 

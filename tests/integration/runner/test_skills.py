@@ -242,7 +242,6 @@ async def test_a_server_that_is_being_ended_is_ended_though_the_run_is_over_mean
 ) -> None:
     """The wait for its own exit is cut short by the run's end; its process must not be left behind."""
     async with session(place / "r.sock", in_process) as daemon:
-        await daemon.begin(workspace, skills=[raw("s", "close-stdout", "counting")])
-        (pid,) = await written(workspace / "pid")
-        await states(daemon, "connected", "stderr")
+        await daemon.begin(workspace, skills=[raw("s", "close-stdout")])
+        (pid,) = await written(workspace / "input-ended")
     assert not alive(pid)

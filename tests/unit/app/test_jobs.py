@@ -192,7 +192,7 @@ async def test_a_refused_workspace_fails_the_job_with_its_reason(tmp_path: Path)
     async with world(tmp_path, {LEAD: [says("done")]}) as daemon:
         record, events = await daemon.finished(workspace=WorkspaceSpec(WorkspaceKind.PATH, "/etc"))
     assert (record.state, record.error_reason) == (JobState.FAILED, "workspace_outside_roots")
-    assert [event.payload.type for event in events] == ["jobCreated", "jobAdmitted", "jobFinished"]
+    assert [event.payload.type for event in events] == ["jobCreated", "jobFinished"]
 
 
 async def test_a_watcher_sees_pieces_of_text_before_the_whole(tmp_path: Path) -> None:

@@ -71,6 +71,7 @@ async def test_a_warm_claim_makes_no_engine_call_and_is_durable(here: World) -> 
         told: list[tuple[int, str]] = []
         request = here.request(fence=7)
         lease = await pool.claim(request, lambda place, why: told.append((place, why)))
+        await pool.confirm(lease)
         row = here.store.rows[lease.record.id]
         assert row == lease.record
         assert (row.state, row.tenant, row.job_id, row.run_id, row.fence) == (
@@ -154,16 +155,17 @@ async def test_a_claim_cancelled_while_it_waits_leaves_the_sandbox_to_the_pool(h
         assert pool.status()[0].claimed == 2
 
 
-async def test_a_claim_cancelled_while_its_row_is_written_leaves_no_sandbox(here: World) -> None:
+async def test_a_lease_given_up_while_its_row_is_written_leaves_no_sandbox(here: World) -> None:
     async with here.running() as pool:
+        lease = await claimed(pool, here)
         here.rows.hold()
-        claim = asyncio.create_task(pool.claim(here.request()))
-        await eventually(lambda: pool.status()[0].claimed == 1)
+        confirming = asyncio.create_task(pool.confirm(lease))
         async with asyncio.timeout(BOUND):
             await here.rows.reached.wait()
-        claim.cancel()
+        confirming.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await claim
+            await confirming
+        await pool.release(lease, "given up")
         here.rows.let_go()
         await eventually(lambda: idle(pool) == 2 and len(pool.records()) == 2)
         assert set(here.store.rows) == set(here.sandboxes.containers) == here.directories()
@@ -207,11 +209,13 @@ async def test_what_the_waiting_callback_raises_ends_the_claim_and_nothing_else(
         await claimed(pool, here)
 
 
-async def test_a_claim_whose_row_cannot_be_written_fails_and_its_sandbox_goes(here: World) -> None:
+async def test_a_claim_whose_row_cannot_be_written_is_told_and_its_sandbox_goes(here: World) -> None:
     async with here.running() as pool:
+        lease = await claimed(pool, here)
         here.store.fail_writes = True
         with pytest.raises(PerstackError) as caught:
-            await pool.claim(here.request())
+            await pool.confirm(lease)
+        await pool.release(lease, "not confirmed")
         assert caught.value.reason == "store_unavailable"
         await eventually(lambda: pool.status()[0].quarantined == 2)  # the claimed one and the start that replaced it
         here.store.fail_writes = False

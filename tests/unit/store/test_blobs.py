@@ -42,7 +42,9 @@ async def test_the_same_bytes_are_not_written_twice(blobs: FileBlobs, tmp_path: 
 async def test_a_blob_that_was_cut_short_is_written_again(blobs: FileBlobs, tmp_path: Path) -> None:
     path = path_of(tmp_path, await blobs.put(b"data"))
     path.write_bytes(b"da")
-    digest = await blobs.put(b"data")
+    after_a_crash = await FileBlobs.open(tmp_path / "blobs", threads=1, waiting=1)
+    digest = await after_a_crash.put(b"data")
+    await after_a_crash.close()
     assert await blobs.get(digest) == b"data"
 
 
