@@ -117,6 +117,7 @@ async def _serve(config: Config, workspaces: HostWorkspaces, providers: Provider
             await asyncio.wait({draining, impatience}, return_when=asyncio.FIRST_COMPLETED)
             draining.cancel()
             impatience.cancel()
+        await parts.api.jobs.stop(STOP_SECONDS)  # while the socket is open: watchers see how their jobs end
 
 
 def _settle_memory() -> None:
@@ -323,7 +324,8 @@ def _facts(config: Config, started: int) -> SystemFacts:
     )
 
 
-_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # a terminal that closes must not leave sandboxes
+STOP_SECONDS: Final = 10.0
 
 
 class StoppedWhileStartingError(Exception):

@@ -1,6 +1,7 @@
 """Blobs that come up from a sandbox in chunks: bounded, checked against their digest, kept in the blob store."""
 
 import hashlib
+from dataclasses import dataclass, field
 from typing import Final
 
 from perstackd.domain.messages import BlobPart, ToolResultPart
@@ -14,32 +15,49 @@ MAX_KEPT: Final = 32
 _LEAST_COST: Final = 4 << 10
 
 
+@dataclass(slots=True)
+class _Upload:
+    """What came so far of a blob. Hashed as it comes, because all at once takes long enough for others to notice."""
+
+    data: bytearray = field(default_factory=bytearray)
+    hash: "hashlib._Hash" = field(default_factory=hashlib.sha256)
+
+    def add(self, data: bytes) -> None:
+        self.data += data
+        self.hash.update(data)
+
+    @property
+    def digest(self) -> str:
+        return f"sha256:{self.hash.hexdigest()}"
+
+
 class BlobIntake:
     """One sandbox's uploads. What does not fit together is dropped: the result that refers to it becomes an error."""
 
     def __init__(self, blobs: Blobs, max_bytes: int) -> None:
         self._blobs = blobs
         self._max_bytes = max_bytes
-        self._open: dict[str, bytearray] = {}
+        self._open: dict[str, _Upload] = {}
         self._kept: dict[str, int] = {}
         self._room = MAX_KEPT * max_bytes
 
     async def take(self, chunk: BlobChunk) -> None:
         """Add a chunk; store the blob when it is the last."""
-        buffer = self._open.setdefault(chunk.digest, bytearray())
+        upload = self._open.setdefault(chunk.digest, _Upload())
         too_much = self._held() + len(chunk.data) > self._max_bytes or len(self._open) > MAX_OPEN
-        if chunk.offset != len(buffer) or too_much:
+        if chunk.offset != len(upload.data) or too_much:
             del self._open[chunk.digest]
             return
-        buffer += chunk.data
+        upload.add(chunk.data)
         if chunk.last:
-            data = bytes(self._open.pop(chunk.digest))
-            if f"sha256:{hashlib.sha256(data).hexdigest()}" == chunk.digest and self._pays(chunk.digest, len(data)):
-                self._kept[await self._blobs.put(data)] = len(data)
+            del self._open[chunk.digest]
+            size = len(upload.data)
+            if upload.digest == chunk.digest and self._pays(chunk.digest, size):
+                self._kept[await self._blobs.put(bytes(upload.data))] = size
 
     def _held(self) -> int:
         """Bytes in memory, of all blobs that are not complete."""
-        return sum(len(buffer) for buffer in self._open.values())
+        return sum(len(upload.data) for upload in self._open.values())
 
     def _pays(self, digest: str, size: int) -> bool:
         """Whether a blob fits in what is left; one that is kept already costs nothing."""

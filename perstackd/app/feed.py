@@ -20,7 +20,10 @@ from perstackd.ports.event_store import EventStore
 BACKLOG: Final = 10_000
 BACKLOG_BYTES: Final = 32 << 20
 BATCH: Final = 500
+RECENT_BYTES: Final = 128 << 10  # of each running job
 TEXT_KEPT: Final = 1 << 20
+MAX_WATCHERS: Final = 512
+MAX_WATCHERS_OF_JOB: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +92,9 @@ class _Text:
             self.size += len(piece.delta)
 
     def whole(self) -> StreamPiece:
-        return replace(self.first, delta="".join(self.content))
+        """One string for all who come before the next piece does."""
+        self.content = ["".join(self.content)]
+        return replace(self.first, delta=self.content[0])
 
 
 @dataclass(slots=True)
@@ -97,6 +102,21 @@ class _Channel:
     watchers: list[_Watcher] = field(default_factory=list)
     texts: dict[tuple[RunId, str], _Text] = field(default_factory=dict)
     running: bool = False
+    recent: deque[StoredEvent] = field(default_factory=deque)
+    recent_bytes: int = 0
+
+    def keep(self, events: Sequence[StoredEvent]) -> None:
+        """Hold the last events of a running job: most watchers come right after its start and need no look-up."""
+        self.recent.extend(events)
+        self.recent_bytes += sum(len(stored.document) for stored in events)
+        while self.recent and (len(self.recent) > BATCH or self.recent_bytes > RECENT_BYTES):
+            self.recent_bytes -= len(self.recent.popleft().document)
+
+    def since(self, after_seq: int) -> tuple[StoredEvent, ...]:
+        """All events after `after_seq` when they are held, else none."""
+        if not self.recent or self.recent[0].event.seq > after_seq + 1:
+            return ()
+        return tuple(stored for stored in self.recent if stored.event.seq > after_seq)
 
 
 class Feed:
@@ -105,6 +125,7 @@ class Feed:
     def __init__(self, store: EventStore) -> None:
         self._store = store
         self._channels: dict[JobId, _Channel] = {}
+        self._watchers = 0
 
     def open(self, job_id: JobId) -> None:
         """A job runs, or is about to be stored: watchers wait for its end, and texts are kept while nobody watches."""
@@ -130,6 +151,8 @@ class Feed:
             return
         ended = {stored.event.origin.run_id for stored in events}
         channel.texts = {key: text for key, text in channel.texts.items() if text.first.origin.run_id not in ended}
+        if channel.running:
+            channel.keep(events)
         for watcher in channel.watchers:
             watcher.add(events)
 
@@ -148,9 +171,11 @@ class Feed:
 
         Raises:
             PerstackError: CONFLICT `watch_cut` with field `seq`, the last event that was handed over; UNAVAILABLE
-            `job_abandoned` when the job's last event could not be written, so that none will follow.
+            `job_abandoned` when the job's last event could not be written, so that none will follow; EXHAUSTED
+            `too_many_watchers` before the first batch.
         """
-        with self._watching(job_id, streaming=streaming) as (watcher, texts):
+        with self._watching(job_id, streaming=streaming) as watcher:
+            texts = self._texts(job_id) if streaming else ()
             seq = after_seq
             async for batch in self._stored(job_id, seq):
                 seq = batch.events[-1].event.seq
@@ -161,6 +186,7 @@ class Feed:
                 return
             if texts:
                 yield Batch((), texts)
+                texts = ()  # long ones, and this may go on for hours
             async for batch in self._live(watcher, seq):
                 yield batch
 
@@ -171,6 +197,9 @@ class Feed:
 
     async def _stored(self, job_id: JobId, after_seq: int) -> AsyncIterator[Batch]:
         """What is stored. A short read is the last one: whatever comes later, the watcher has heard of."""
+        if recent := self._channels[job_id].since(after_seq):
+            yield Batch(recent)
+            return
         events = await self._store.read(job_id, after_seq, BATCH)
         while events:
             yield Batch(events)
@@ -195,17 +224,32 @@ class Feed:
             if batch.last:
                 return
 
+    def _texts(self, job_id: JobId) -> tuple[StreamPiece, ...]:
+        return tuple(text.whole() for text in self._channels[job_id].texts.values())
+
     @contextmanager
-    def _watching(self, job_id: JobId, *, streaming: bool) -> Iterator[tuple[_Watcher, tuple[StreamPiece, ...]]]:
+    def _watching(self, job_id: JobId, *, streaming: bool) -> Iterator[_Watcher]:
         """Listen before the store is read, so that nothing falls between."""
-        channel = self._channels.setdefault(job_id, _Channel())
+        channel = self._channels.get(job_id) or _Channel()
+        _admit(len(channel.watchers), self._watchers)
+        self._channels[job_id] = channel
         watcher = _Watcher(streaming, over=not channel.running)
         channel.watchers.append(watcher)
+        self._watchers += 1
         try:
-            yield watcher, tuple(text.whole() for text in channel.texts.values()) if streaming else ()
+            yield watcher
         finally:
             channel.watchers.remove(watcher)
+            self._watchers -= 1
             self._drop(job_id, channel)
+
+
+def _admit(of_job: int, of_all: int) -> None:
+    if of_job < MAX_WATCHERS_OF_JOB and of_all < MAX_WATCHERS:
+        return
+    what, limit = ("this job", MAX_WATCHERS_OF_JOB) if of_job >= MAX_WATCHERS_OF_JOB else ("the daemon", MAX_WATCHERS)
+    message = f"{what} has {limit} watchers, which is the limit; end some of them, or watch again later"
+    raise PerstackError(Kind.EXHAUSTED, "too_many_watchers", message, fields={"limit": str(limit)}, retryable=True)
 
 
 def _abandoned() -> PerstackError:

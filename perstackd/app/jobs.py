@@ -25,7 +25,7 @@ from perstackd.app.unforeseen import unforeseen
 from perstackd.domain.assignment import chosen_model
 from perstackd.domain.errors import Kind, PerstackError
 from perstackd.domain.events import Event, JobCreated, JobFinished, StopRunByError
-from perstackd.domain.expert import Finding, ModelChoice
+from perstackd.domain.expert import Finding, ModelChoice, Severity
 from perstackd.domain.ids import JobId, TenantId, is_id
 from perstackd.domain.job import EXIT_CODES, JobRecord, JobState
 from perstackd.domain.run import Cancel, Fail
@@ -99,9 +99,7 @@ class Jobs:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
-        self.draining = True
-        for worker in self._workers.values():
-            worker.stop(Fail("daemon_stopped", "perstackd was stopped before the job was done; start the job again"))
+        self._stop_all()
         return await self._stack.__aexit__(kind, error, trace)
 
     # --- commands ---------------------------------------------------------------------------------------------------
@@ -115,21 +113,39 @@ class Jobs:
         found = self._resolved.pop(wanted, None)
         if found is None:
             found = await to_thread.run_sync(resolved, self._definitions, *wanted)
+            found = self._placed(found)
         self._resolved[wanted] = found
         while sum(len(known) for known, _, _ in self._resolved) > REMEMBERED:
             self._resolved.pop(next(iter(self._resolved)))
         return found
 
+    def _placed(self, found: ResolvedRequest) -> ResolvedRequest:
+        """With a warning when the file's `runtime` names no template of this daemon."""
+        wanted, known = found.definition.template, self._defaults.templates
+        if not wanted or wanted in known:
+            return found
+        have = ", ".join(sorted(known))
+        used = self._defaults.template
+        message = f"runtime {wanted!r} names no sandbox template of this daemon ({have}); {used!r} is used"
+        return replace(found, findings=(*found.findings, Finding(Severity.WARNING, message, key="runtime")))
+
     async def create(self, request: JobRequest) -> tuple[JobRecord, tuple[Finding, ...]]:
-        """Accept a job, durable on return, and begin it.
+        """Accept a job, durable on return, and begin it. A repeated request gets the first job again, also one that
+        would be refused now; the store tells, so that a new request does not pay for the question.
 
         Raises:
             PerstackError: as `check` does; UNAVAILABLE `draining`; EXHAUSTED `too_many_jobs`; ALREADY_EXISTS
             `idempotency_key_used` when the
                 key was used for another request; UNAVAILABLE `store_unavailable`.
         """
-        if repeated := await self._repeated(request):
-            return repeated, ()
+        try:
+            return await self._create(request)
+        except PerstackError:
+            if repeated := await self._repeated(request):
+                return repeated, ()
+            raise
+
+    async def _create(self, request: JobRequest) -> tuple[JobRecord, tuple[Finding, ...]]:
         self._admit()
         found = await self.resolve(request.toml, request.source, request.expert_key)
         check(request, found, self._defaults.model, self._check_provider)
@@ -146,11 +162,9 @@ class Jobs:
         self._workers[record.id] = worker
         self._tasks.start_soon(self._work, worker, birth)
         await birth.over.wait()
-        if birth.error is None:
-            return record, found.findings
-        if birth.error.reason == "idempotency_key_used" and (repeated := await self._repeated(request)):
-            return repeated, ()
-        raise birth.error
+        if birth.error is not None:
+            raise birth.error
+        return record, found.findings
 
     async def cancel(self, job_id: JobId, reason: str) -> JobRecord:
         """Ask a job to end; its end follows in its log. Idempotent. Raises PerstackError NOT_FOUND `job_not_found`."""
@@ -166,6 +180,16 @@ class Jobs:
         with anyio.move_on_after(seconds):
             while self._workers:
                 await self._one_ended.wait()
+
+    async def stop(self, seconds: float) -> None:
+        """Take no new jobs, end the running ones, and wait until their ends are in the log, at most `seconds`."""
+        self._stop_all()
+        await self.drain(seconds)
+
+    def _stop_all(self) -> None:
+        self.draining = True
+        for worker in self._workers.values():
+            worker.stop(Fail("daemon_stopped", "perstackd was stopped before the job was done; start the job again"))
 
     # --- questions --------------------------------------------------------------------------------------------------
     async def get(self, job_id: JobId) -> JobRecord:

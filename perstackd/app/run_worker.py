@@ -19,13 +19,12 @@ from anyio.abc import TaskGroup
 from perstackd.app.blob_intake import BlobIntake
 from perstackd.app.errors import single_errors
 from perstackd.app.generation import generate
-from perstackd.app.job_log import JOB, Entry, running
 from perstackd.app.run_context import JobContext, RunPlan, RunServices
-from perstackd.app.run_opening import Opening, assign, egress_rules, start_run
+from perstackd.app.run_opening import Opening, assign, start_run
 from perstackd.app.run_patience import Patience
+from perstackd.app.run_sandbox import RunSandbox
 from perstackd.app.unforeseen import unforeseen
-from perstackd.app.warm_pool import ClaimRequest, Lease
-from perstackd.domain.assignment import released_secrets
+from perstackd.app.warm_pool import Lease
 from perstackd.domain.errors import PerstackError
 from perstackd.domain.events import (
     AttemptCompletion,
@@ -34,13 +33,10 @@ from perstackd.domain.events import (
     DelegateCall,
     EgressDenied,
     InitializeRuntime,
-    JobAdmitted,
     Payload,
     ProxyAccess,
     Retry,
     RunPayload,
-    SandboxAssigned,
-    SandboxReleased,
     StartGeneration,
     StreamPiece,
 )
@@ -55,6 +51,7 @@ from perstackd.domain.run import (
     Generate,
     Generated,
     GenerationFailed,
+    Outcome,
     Phase,
     RunEnd,
     RunState,
@@ -83,8 +80,7 @@ from perstackd.domain.session import (
     ordered,
 )
 from perstackd.domain.turn_order import turn_order
-from perstackd.ports.egress import EgressAccess, EgressRule
-from perstackd.ports.sandboxes import EndCause
+from perstackd.ports.egress import EgressAccess
 
 Item: TypeAlias = Ask | Command | EgressAccess
 Delegate: TypeAlias = Callable[[RunPlan, DelegateCall], Awaitable[ToolResultPart]]
@@ -119,6 +115,7 @@ class RunWorker:
         self._services = services
         self._context = context
         self._host = host
+        self._sandbox = RunSandbox(services, context, plan)
         self._session = Session("idle")
         self._opening = Opening()
         self._patience = Patience(context.limits, plan.expert)
@@ -138,7 +135,7 @@ class RunWorker:
         """
         lease: Lease | None = None
         try:
-            lease = await self._claim()
+            lease = await self._sandbox.claim(self._host.waiting)
             await self._work(lease)
         except PerstackError as error:
             await self._record(Fail(error.reason, error.message))
@@ -151,7 +148,9 @@ class RunWorker:
             raise
         finally:
             if lease is not None:  # beside whoever waits for the run's end; the job ends after it
-                self._host.later(partial(self._release, lease, self._unheard()))
+                give_back = self._sandbox.give_back
+                step, known = self.state.step, self._known_cause()
+                self._host.later(partial(give_back, lease, known, step, self._unheard()))
             self._send.close()
             self._inbox.close()
         return self._ended()
@@ -179,82 +178,33 @@ class RunWorker:
         return self.state.end
 
     # --- the sandbox ------------------------------------------------------------------------------------------------
-    async def _claim(self) -> Lease:
-        context, plan = self._context, self.plan
-        request = ClaimRequest(
-            tenant=context.tenant,
-            job_id=context.job_id,
-            run_id=plan.run_id,
-            template=context.template,
-            depth=plan.depth,
-            fence=1,
-            job_created_at=context.created_at,
-        )
-        return await self._services.pool.claim(request, self._host.waiting)
-
-    async def _release(self, lease: Lease, unheard: Sequence[Payload]) -> None:
-        """Give the sandbox back, whatever else goes wrong; not to be interrupted."""
-        with anyio.CancelScope(shield=True):
-            cause, detail = "unknown", ""
-            try:
-                cause, detail = await self._cause(lease)
-            finally:
-                await self._services.pool.release(lease, cause)
-            try:
-                await self._note(*unheard, SandboxReleased(lease.record.id, cause, detail))
-            except PerstackError as error:
-                _log.error("a sandbox's release is not in the log", run_id=self.plan.run_id, reason=error.reason)
-
     def _unheard(self) -> list[Payload]:
         """Connections that were told of while the run's last command was carried out."""
         waiting = range(self._inbox.statistics().current_buffer_used)
         items = [self._inbox.receive_nowait() for _ in waiting]
         return [_access_event(item) for item in items if isinstance(item, EgressAccess)]
 
-    async def _cause(self, lease: Lease) -> tuple[str, str]:
-        if self._session.misbehaved or self._silent:
-            return "misbehaved", "it did not go on in time" if self._silent else ""
+    def _known_cause(self) -> tuple[str, str] | None:
+        """Why the sandbox ends; None when only the engine can tell."""
+        if self._silent:
+            return "misbehaved", "it did not go on in time"
+        if self._session.misbehaved:
+            return "misbehaved", ""
         if self._opening.lost is None:
-            return ("finished" if self.state.end else "cancelled"), ""
-        try:
-            end = await self._services.pool.end(lease)
-        except PerstackError as error:
-            return "unknown", error.message
-        cause = {EndCause.RUNNING: "linkLost", EndCause.GONE: "lost"}.get(end.cause, end.cause.value)
-        return cause, end.detail or f"exit code {end.exit_code}"
+            cancelled = self.state.end is None or self.state.end.outcome is Outcome.CANCELLED
+            return ("cancelled" if cancelled else "finished"), ""
+        return None
 
     async def _work(self, lease: Lease) -> None:
-        context, record = self._context, lease.record
-        self.sandbox_id = record.id
-        async with single_errors(), anyio.create_task_group() as steps:
-            steps.start_soon(self._services.pool.confirm, lease)
-            steps.start_soon(self._services.workspaces.attach, context.job_id, record.id, lease.slot, record.uid)
-            steps.start_soon(self._let_out, lease)
-            steps.start_soon(self._note_assignment, lease)
+        self.sandbox_id = lease.record.id
+        await self._sandbox.move_in(lease)
         async with single_errors(), anyio.create_task_group() as tasks:
             tasks.start_soon(self._listen, lease)
-            await self._order(lease, assign(context, self.plan, lease, self._services.base_tools))
+            await self._order(lease, assign(self._context, self.plan, lease, self._services.base_tools))
             while self.state.end is None:
                 await self._take(lease, tasks, await self._next(lease))
             tasks.cancel_scope.cancel()
         await self._farewell(lease)
-
-    async def _let_out(self, lease: Lease) -> None:
-        rules = egress_rules(self.plan.expert, self._context.allow_domains)
-        if rules:
-            await self._services.egress.allow(lease.record.id, [EgressRule(host) for host in rules])
-
-    async def _note_assignment(self, lease: Lease) -> None:
-        """Durable before anything of the tenant enters. With the coordinator's sandbox the job is admitted."""
-        record, origin = lease.record, self.plan.origin(self.state.step)
-        assigned = SandboxAssigned(record.id, record.container_id, record.fence, lease.template.name)
-        secrets = released_secrets(self.plan.expert, self._context.env)
-        payloads: tuple[Payload, ...] = (assigned, *secrets)
-        entries: list[Entry] = [(origin, payload) for payload in payloads]
-        if self.plan.depth == 0:
-            await self._context.log.append([(JOB, JobAdmitted()), *entries], running)
-        else:
-            await self._context.log.append(entries)
 
     async def _next(self, lease: Lease) -> Item:
         """What comes next; the run's failure when the sandbox lets its time pass."""
@@ -337,7 +287,7 @@ class RunWorker:
                 return Fail("runner_failed", f"the sandbox gave up: {reason[:64]}: {message[:500]}")
             case LinkLost():
                 self._opening.lost = ask
-                cause, detail = await self._cause(lease)
+                cause, detail = await self._sandbox.cause(lease)
                 message = f"the sandbox {lease.record.id} ended during the run ({cause}: {detail}); start the job again"
                 return Fail("sandbox_lost", message)
             case _:

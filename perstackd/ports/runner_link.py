@@ -10,6 +10,11 @@ from perstackd.domain.session import Ask, Hello, Order
 class RunnerLink(Protocol):
     """One sandbox's session. Asks are already bounded, decoded and rate-limited, and are not trusted any further."""
 
+    @property
+    def token_hash(self) -> str:
+        """SHA-256, in hex, of the token of the session that was greeted; empty before."""
+        ...
+
     async def hello(self, deadline: float) -> Hello:
         """Wait for the first stream, at most `deadline` seconds; from then on nobody else can dial.
 
@@ -39,6 +44,11 @@ class RunnerLink(Protocol):
 class RunnerLinks(Protocol):
     """Makes links."""
 
-    async def listen(self, sandbox_id: SandboxId, path: str) -> RunnerLink:
-        """Make the socket at `path` (at most 107 bytes), mode 0666: only this sandbox has the directory."""
+    async def listen(self, sandbox_id: SandboxId, path: str, token_hash: str = "") -> RunnerLink:
+        """Make the socket at `path` (at most 107 bytes), mode 0666: only this sandbox has the directory.
+
+        Without `token_hash` the first stream is the runner's. With it a session of an earlier daemon goes on: only who
+        presents its token is greeted, and keeps it; anybody else is refused, and the socket stays for the right one,
+        for a bounded number of tries. What the runner said to the earlier daemon and was not acknowledged is lost.
+        """
         ...

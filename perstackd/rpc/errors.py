@@ -1,16 +1,19 @@
 """One table from kinds of errors to gRPC codes, and the interceptor that applies it to every method.
 
-A PerstackError becomes its code with google.rpc.ErrorInfo (domain "perstack", the stable reason, the fields). All else
-becomes INTERNAL with a log id and no text: a class name or a traceback never crosses the wire.
+A PerstackError becomes its code with google.rpc.ErrorInfo (domain "perstack", the stable reason, the fields). So does a
+request that cannot be parsed. All else becomes INTERNAL with a log id and no text: a class name or a traceback never
+crosses the wire.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+import inspect
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any, Final, NoReturn, cast
 
 import grpc
 import grpc.aio
 from google.protobuf import any_pb2
+from google.protobuf.message import DecodeError
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
@@ -68,6 +71,35 @@ def _fitting(message: str) -> str:
     return message
 
 
+class _Malformed:
+    """Stands for a request that is no message: gRPC would answer with the text and class of what a parser raises."""
+
+
+def _parsing(deserializer: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
+    def parse(data: bytes) -> Any:
+        try:
+            return deserializer(data) if deserializer is not None else data
+        except (DecodeError, ValueError):
+            return _Malformed()
+
+    return parse
+
+
+def _checked(request: Any) -> Any:
+    """The request, or the requests of a stream. Raises PerstackError INVALID `message_malformed`."""
+    if isinstance(request, AsyncIterable):
+        return _each_checked(request)
+    if isinstance(request, _Malformed):
+        message = "the request is no message of this API; make the client from the API's own .proto files"
+        raise PerstackError(Kind.INVALID, "message_malformed", message)
+    return request
+
+
+async def _each_checked(requests: AsyncIterable[Any]) -> AsyncIterator[Any]:
+    async for request in requests:
+        yield _checked(request)
+
+
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
     """Wraps unary and streaming handlers alike, also when they fail in the middle of a stream."""
 
@@ -81,19 +113,25 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
     ) -> Any:
         """The handler, wrapped; unknown methods pass."""
         handler = await continuation(handler_call_details)
-        if handler is None or handler_call_details.method.startswith("/grpc."):
+        if handler is None:
             return handler
-        coders = (handler.request_deserializer, handler.response_serializer)
+        coders = (_parsing(handler.request_deserializer), handler.response_serializer)
         if handler.unary_unary:
             return grpc.unary_unary_rpc_method_handler(self._unary(handler.unary_unary), *coders)
         if handler.unary_stream:
-            return grpc.unary_stream_rpc_method_handler(self._stream(handler.unary_stream), *coders)
+            return grpc.unary_stream_rpc_method_handler(self._streaming(handler.unary_stream), *coders)
+        if handler.stream_stream:
+            return grpc.stream_stream_rpc_method_handler(self._streaming(handler.stream_stream), *coders)
         return handler
+
+    def _streaming(self, behaviour: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+        """Some stream as generators, and gRPC's own health checks as coroutines that write to the context."""
+        return self._unary(behaviour) if inspect.iscoroutinefunction(behaviour) else self._stream(behaviour)
 
     def _unary(self, behaviour: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any], Awaitable[Any]]:
         async def wrapped(request: Any, context: Any) -> Any:
             try:
-                return await behaviour(request, context)
+                return await behaviour(_checked(request), context)
             except (PerstackError, Exception) as error:
                 await self._abort(context, error)
 
@@ -102,7 +140,8 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
     def _stream(self, behaviour: Callable[[Any, Any], AsyncIterator[Any]]) -> Callable[[Any, Any], AsyncIterator[Any]]:
         async def wrapped(request: Any, context: Any) -> AsyncIterator[Any]:
             try:
-                async with aclosing(cast("AsyncGenerator[Any, None]", behaviour(request, context))) as replies:
+                replying = behaviour(_checked(request), context)
+                async with aclosing(cast("AsyncGenerator[Any, None]", replying)) as replies:
                     async for reply in replies:
                         yield reply
             except Exception as error:

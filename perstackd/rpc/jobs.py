@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing
+from itertools import chain
 from typing import Any, Final, cast
 
 from perstack.v1 import events_pb2, jobs_pb2_grpc
@@ -17,6 +18,8 @@ _DEFAULT_PAGE = 50
 _MAX_PAGE = 1000
 REPLY_BYTES: Final = 2 << 20
 """gRPC's clients refuse messages of more than 4 MiB unless told otherwise."""
+WATCH_BYTES: Final = 1 << 20
+"""Of one reply to a watcher: what it does not read is held until it does."""
 
 
 class JobServicer(jobs_pb2_grpc.JobServiceServicer):
@@ -70,13 +73,14 @@ def _fitting(jobs: list[pb.Job]) -> list[pb.Job]:
 
 
 def _replies(batch: Batch) -> Iterator[pb.WatchJobResponse]:
-    """A batch in replies of about `REPLY_BYTES`; a larger event goes alone."""
+    """A batch in replies of about `WATCH_BYTES`, each made when it is sent; a larger event goes alone."""
     reply, size = pb.WatchJobResponse(), 0
-    items: list[events_pb2.Event | events_pb2.StreamingEvent] = [convert.event(stored) for stored in batch.events]
-    items += [convert.streaming(piece) for piece in batch.pieces]
+    items: Iterator[events_pb2.Event | events_pb2.StreamingEvent] = chain(
+        map(convert.event, batch.events), map(convert.streaming, batch.pieces)
+    )
     for item in items:
         own = item.ByteSize()
-        if size and size + own > REPLY_BYTES:
+        if size and size + own > WATCH_BYTES:
             yield reply
             reply, size = pb.WatchJobResponse(), 0
         size += own

@@ -1,12 +1,14 @@
 """The link into a sandbox: one small gRPC server per sandbox on a Unix socket of its own.
 
-The first stream is the runner's; then the socket is unlinked, so that nobody else inside can dial. Below is gRPC,
-above are the pool and the run workers. Everything that comes up is bounded: message size by gRPC, rate by a token
-bucket (past it the daemon stops reading), content by `runner_convert`. Shutdown order: stream, server, socket.
+The first stream is the runner's; after a restart of the daemon it is the one that presents the session's token. Then
+the socket is unlinked, so that nobody else inside can dial. Below is gRPC, above are the pool and the run workers.
+Everything that comes up is bounded: message size by gRPC, rate by a token bucket (past it the daemon stops reading),
+content by `runner_convert`. Shutdown order: stream, server, socket.
 """
 
 import asyncio
 import hashlib
+import hmac
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
@@ -36,6 +38,11 @@ STOP_SECONDS: Final = 0.2
 ASKS_WAITING: Final = 64
 ORDERS_WAITING: Final = 256
 ACKNOWLEDGE_EVERY: Final = 32
+MAX_TRIES: Final = 8
+"""Streams that may ask to go on with a session; an honest runner needs one, so past that nobody gets it."""
+EVERYTHING: Final = (1 << 64) - 1
+"""The counter that a resumed session's welcome acknowledges. An idle runner has sent answers to probes and nothing
+else; who waited for them is gone, and repeated they would be taken for answers to the probes of now."""
 
 _log = structlog.get_logger()
 
@@ -60,12 +67,12 @@ class GrpcRunnerLinks:
         self._clock = clock
         self._limits = limits or LinkLimits()
 
-    async def listen(self, sandbox_id: SandboxId, path: str) -> "GrpcRunnerLink":
+    async def listen(self, sandbox_id: SandboxId, path: str, token_hash: str = "") -> "GrpcRunnerLink":
         """As the port says. Raises PerstackError INVALID `socket_path_too_long`; UNAVAILABLE `socket_failed`."""
         if len(path.encode()) > MAX_PATH:
             message = f"the socket path {path} is longer than {MAX_PATH} bytes; choose a shorter runtime_directory"
             raise PerstackError(Kind.INVALID, "socket_path_too_long", message)
-        link = GrpcRunnerLink(sandbox_id, path, self._limits, self._clock)
+        link = GrpcRunnerLink(sandbox_id, path, self._limits, self._clock, token_hash)
         await link.start()
         return link
 
@@ -73,8 +80,12 @@ class GrpcRunnerLinks:
 class GrpcRunnerLink(runner_pb2_grpc.RunnerServiceServicer):
     """One sandbox's session, from its first stream to the stream's end."""
 
-    def __init__(self, sandbox_id: SandboxId, path: str, limits: LinkLimits, clock: Clock) -> None:
+    def __init__(
+        self, sandbox_id: SandboxId, path: str, limits: LinkLimits, clock: Clock, expected_hash: str = ""
+    ) -> None:
         self.token_hash = ""
+        self._expected_hash = expected_hash
+        self._tries = 0
         self._sandbox_id = sandbox_id
         self._path = Path(path)
         self._limits = limits
@@ -150,12 +161,13 @@ class GrpcRunnerLink(runner_pb2_grpc.RunnerServiceServicer):
         context: grpc.aio.ServicerContext[pb.FromRunner, pb.ToRunner],
     ) -> None:
         """The runner's stream. Any other one is refused."""
+        first = await self._recognised(context) if self._expected_hash and not self._taken else None
         if self._taken:
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, "this sandbox has its runner")
-        self._taken = True
+        self._taken = True  # no await since the check
         why = "the stream ended"
         try:
-            await self._greet(context)
+            await self._greet(context, first)
             await self._talk(context)
         except runner_convert.MalformedError as error:
             why = f"malformed: {error}"
@@ -164,8 +176,24 @@ class GrpcRunnerLink(runner_pb2_grpc.RunnerServiceServicer):
         finally:
             self._lose(why)
 
-    async def _greet(self, context: Any) -> None:
-        message = await asyncio.wait_for(context.read(), HELLO_SECONDS)
+    async def _recognised(self, context: Any) -> Any:
+        """The hello of who has the session's token; the stream of anybody else ends here."""
+        self._tries += 1
+        if self._tries > MAX_TRIES:
+            self._taken = True
+            self._lose("its socket was dialled too often without the session's token")
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, "too many tries")
+        message: Any = grpc.aio.EOF
+        with suppress(TimeoutError):
+            message = await asyncio.wait_for(context.read(), HELLO_SECONDS)
+        token = "" if message is grpc.aio.EOF else message.hello.session_token
+        if not hmac.compare_digest(_hashed(token), self._expected_hash):
+            _log.warning("stream without the session's token refused", sandbox_id=self._sandbox_id, tries=self._tries)
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, "this is not the session's token")
+        return message
+
+    async def _greet(self, context: Any, first: Any) -> None:
+        message = first or await asyncio.wait_for(context.read(), HELLO_SECONDS)
         if message is grpc.aio.EOF:
             return
         hello = runner_convert.ask(message)
@@ -175,10 +203,12 @@ class GrpcRunnerLink(runner_pb2_grpc.RunnerServiceServicer):
             problem = f"the runner speaks protocol {hello.protocol_version}, this daemon {RUNNER_PROTOCOL}: make images"
             self._answer(PerstackError(Kind.PRECONDITION, "runner_protocol", problem))
             return
-        token = secrets.token_hex(16)
-        self.token_hash = hashlib.sha256(token.encode()).hexdigest()
+        # A resumed session keeps its token: with another one, a daemon that dies before it stored the hash loses it.
+        token = hello.session_token if self._expected_hash else secrets.token_hex(16)
+        self.token_hash = _hashed(token)
         await asyncio.to_thread(self._path.unlink, missing_ok=True)
-        await context.write(pb.ToRunner(welcome=pb.Welcome(session_token=token)))
+        acknowledged = EVERYTHING if self._expected_hash else 0
+        await context.write(pb.ToRunner(welcome=pb.Welcome(session_token=token, acknowledged=acknowledged)))
         self._answer(hello)
 
     def _answer(self, outcome: Hello | PerstackError) -> None:
@@ -262,6 +292,10 @@ class _Throttle:
         if now - self._since > self._patience:
             raise _FloodedError(f"the sandbox sent more than it may for {self._patience:g} s")
         await asyncio.sleep(wait)
+
+
+def _hashed(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()
 
 
 def _options(limits: LinkLimits) -> list[tuple[str, int]]:

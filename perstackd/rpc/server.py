@@ -37,6 +37,8 @@ from perstackd.rpc.sandboxes import SandboxServicer
 from perstackd.rpc.system import SystemServicer
 
 MAX_REQUEST: Final = 8 << 20
+MAX_STREAMS: Final = 256
+"""Calls at once on one connection; a client's further ones wait for their turn with the client."""
 STOP_SECONDS: Final = 2.0
 SERVICES: Final = ("JobService", "ExpertService", "RunService", "SandboxService", "PoolService", "SystemService")
 
@@ -73,7 +75,11 @@ async def admin_server(socket: AdminSocket, api: Api, clock: Clock) -> AsyncIter
     await asyncio.to_thread(_prepare, socket)
     server = grpc.aio.server(
         interceptors=[ErrorInterceptor(clock)],
-        options=[("grpc.max_receive_message_length", MAX_REQUEST), ("grpc.so_reuseport", 0)],
+        options=[
+            ("grpc.max_receive_message_length", MAX_REQUEST),
+            ("grpc.max_concurrent_streams", MAX_STREAMS),
+            ("grpc.so_reuseport", 0),
+        ],
     )
     checks = _bind(server, api, reflected=socket.reflection)
     try:

@@ -1,6 +1,8 @@
 """What every runner link promises, over the fake and over gRPC on a real socket."""
 
-from collections.abc import AsyncIterator, Callable
+import asyncio
+import gc
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,16 +20,19 @@ from perstackd.domain.ids import SandboxId
 from perstackd.domain.session import Finish, LinkLost, NextTurn, Probe, Ready
 from perstackd.ports.runner_link import RunnerLink, RunnerLinks
 from perstackd.rpc.runner import GrpcRunnerLinks
-from tests.fakes.runner_link import HELLO, FakeRunnerLink, FakeRunnerLinks
+from tests.fakes.runner_link import HELLO, FakeRunnerLink, FakeRunnerLinks, hash_of
 
 pytestmark = pytest.mark.anyio
 ID = SandboxId("01HZZZZZZZZZZZZZZZZZZZZZZZ")
+TOKEN = "0123456789abcdef0123456789abcdef"
+REFUSALS = (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAVAILABLE)
 
 
 class Runner(Protocol):
     """The other end, as each kind of link has it."""
 
     async def call(self, version: int = 1) -> None: ...
+    async def dial(self, token: str) -> bool: ...
     async def ready(self, path: str) -> None: ...
     async def next_turn(self, step: int) -> None: ...
     async def orders(self, count: int) -> list[str]: ...
@@ -42,6 +47,12 @@ class FakeSide:
     async def call(self, version: int = 1) -> None:
         self._links.hello = replace(HELLO, protocol_version=version)
         self._links.release_hellos()
+
+    async def dial(self, token: str) -> bool:
+        welcomed = self._link.dial(token)
+        if welcomed:
+            self._links.release_hellos()
+        return welcomed
 
     async def ready(self, path: str) -> None:
         self._link.push(Ready(path))
@@ -67,6 +78,19 @@ class GrpcSide:
         self._stack.callback(self._stream.cancel)
         await self._stream.write(pb.FromRunner(hello=pb.Hello(protocol_version=version)))
 
+    async def dial(self, token: str) -> bool:
+        channel = await self._stack.enter_async_context(grpc.aio.insecure_channel(f"unix:{self._path}"))
+        stream: Any = runner_pb2_grpc.RunnerServiceStub(channel).Attach()
+        self._stack.callback(stream.cancel)
+        try:
+            await stream.write(pb.FromRunner(hello=pb.Hello(protocol_version=1, session_token=token)))
+            welcomed: bool = (await stream.read()).WhichOneof("message") == "welcome"
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):  # the latter when it was refused before the hello
+            assert await stream.code() in REFUSALS
+            return False
+        self._stream = stream
+        return welcomed
+
     async def ready(self, path: str) -> None:
         await self._say(ready=pb.Ready(workspace_path=path))
 
@@ -89,19 +113,26 @@ class GrpcSide:
         await self._stream.write(pb.FromRunner(counter=self._counter, **message))
 
 
+@pytest.fixture(autouse=True)
+def freed() -> Iterator[None]:
+    """A gRPC server takes a lock when it is freed, which must not happen on the next test's loop."""
+    yield
+    gc.collect()
+
+
 @pytest.fixture(params=["fake", "gRPC"])
 def linked(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Any]:
     @asynccontextmanager
-    async def open_link() -> AsyncIterator[tuple[RunnerLink, Runner]]:
+    async def open_link(token_hash: str = "") -> AsyncIterator[tuple[RunnerLink, Runner]]:
         path = tmp_path / "gw/r.sock"
         path.parent.mkdir()
         async with AsyncExitStack() as stack:
             if request.param == "fake":
                 links = FakeRunnerLinks()
-                link = await links.listen(ID, str(path))
+                link = await links.listen(ID, str(path), token_hash)
                 yield link, FakeSide(links, link)
             else:
-                real = await GrpcRunnerLinks(SystemClock()).listen(ID, str(path))
+                real = await GrpcRunnerLinks(SystemClock()).listen(ID, str(path), token_hash)
                 stack.push_async_callback(real.close)
                 yield real, GrpcSide(path, stack)
 
@@ -180,6 +211,56 @@ async def test_close_may_be_called_twice(linked: Callable[[], Any]) -> None:
         await link.hello(5)
         await link.close()
         await link.close()
+
+
+# --- sessions that go on after a restart of the daemon --------------------------------------------------------------
+async def test_the_hash_of_a_sessions_token_is_known_once_it_was_greeted(linked: Callable[[], Any]) -> None:
+    async with linked() as (link, runner):
+        assert link.token_hash == ""
+        await runner.call()
+        await link.hello(5)
+        assert len(link.token_hash) == 64
+
+
+async def test_nobody_else_can_dial_once_the_runner_was_greeted(linked: Callable[[], Any]) -> None:
+    async with linked() as (link, runner):
+        await runner.call()
+        await link.hello(5)
+        assert not await runner.dial("")
+
+
+async def test_a_session_goes_on_with_its_token_and_keeps_it(linked: Callable[[str], Any]) -> None:
+    async with linked(hash_of(TOKEN)) as (link, runner):
+        assert link.token_hash == ""
+        assert await runner.dial(TOKEN)
+        assert (await link.hello(5)).protocol_version == 1
+        assert link.token_hash == hash_of(TOKEN)
+        await link.send(Probe("/mnt/workspace/x"))
+        with anyio.fail_after(5):
+            assert await runner.orders(1) == ["Probe"]
+        assert not await runner.dial(TOKEN)
+
+
+@pytest.mark.parametrize("token", ["", "f" * 32, TOKEN[:-1], hash_of(TOKEN), "\N{BUG}"])
+async def test_who_has_not_the_sessions_token_is_refused_and_the_right_one_still_comes_in(
+    linked: Callable[[str], Any], token: str
+) -> None:
+    async with linked(hash_of(TOKEN)) as (link, runner):
+        for _ in range(3):
+            assert not await runner.dial(token)
+        assert link.token_hash == ""
+        assert await runner.dial(TOKEN)
+        assert (await link.hello(5)).protocol_version == 1
+
+
+async def test_after_too_many_wrong_tokens_nobody_gets_the_session(linked: Callable[[str], Any]) -> None:
+    async with linked(hash_of(TOKEN)) as (link, runner):
+        for _ in range(9):
+            assert not await runner.dial("wrong")
+        assert not await runner.dial(TOKEN)
+        with pytest.raises(PerstackError) as caught:
+            await link.hello(5)
+        assert caught.value.reason == "runner_silent"
 
 
 async def test_a_path_that_no_socket_can_have_is_refused(links: Callable[[], RunnerLinks]) -> None:

@@ -48,7 +48,8 @@ def test_bombs_end_with_their_runs_and_neither_a_neighbour_nor_the_daemon_is_los
     ended: dict[str, Outcome] = {}
 
     def blow(name: str, source: str) -> None:
-        ended[name] = attacker.run([python("bomb", source, timeout=3000)])
+        # Memory takes its time to fill up, and what forks takes all of it while it lasts.
+        ended[name] = attacker.run([python("bomb", source, timeout=1500 if name == "fork" else 3900)])
 
     threads = [threading.Thread(target=blow, args=item) for item in BOMBS.items()]
     with attacker.watching_latency() as latency:
@@ -62,18 +63,24 @@ def test_bombs_end_with_their_runs_and_neither_a_neighbour_nor_the_daemon_is_los
     assert {name: outcome.code for name, outcome in ended.items()} == dict.fromkeys(BOMBS, 0)
     assert max(latency.seconds) < BOUND_SECONDS
     answers = {name: outcome.answers()["bomb"] for name, outcome in ended.items()}
-    assert answers["memory"]["signal"] == "SIGKILL"
+    # On a busy machine its time may be up before its memory is.
+    assert "SIGKILL" in answers["memory"].values() or answers["memory"].get("error") == "timeout"
     assert answers["descriptors"]["output"].split()[1] == "24"
     assert {line.split()[1] for line in answers["disk"]["output"].splitlines()} == {"28"}
     assert len(json.dumps(answers["log"])) < 64 << 10
 
 
-@pytest.mark.xfail(strict=True, reason="with its pids used up the runner can start no thread, so nothing is ended")
+def test_a_memory_bomb_is_killed_by_its_own_limit(attacker: Attacker) -> None:
+    outcome = attacker.run([python("bomb", BOMBS["memory"], timeout=3900)], [python("next", "print('works')")])
+    assert outcome.answers()["bomb"].get("signal") == "SIGKILL", outcome.answers()
+    assert outcome.printed("next") == "works\n"
+
+
 def test_what_a_fork_bomb_left_is_ended_with_its_call(attacker: Attacker) -> None:
     bomb = python("bomb", BOMBS["fork"], timeout=1500)
     outcome = attacker.run([bomb], [python("next", "print('works')")])
     assert outcome.answers()["bomb"].get("error") == "timeout"
-    assert outcome.printed("next") == "works\n"
+    assert outcome.answers()["next"].get("output") == "works\n", outcome.answers()
 
 
 def frozen_runner(attacker: Attacker) -> tuple["subprocess.Popen[str]", str]:
@@ -89,15 +96,16 @@ def frozen_runner(attacker: Attacker) -> tuple["subprocess.Popen[str]", str]:
     return process, str(assigned["jobId"])
 
 
-@pytest.mark.xfail(strict=True, reason="only the runner bounds a call: the daemon waits for its results for ever")
 def test_a_runner_that_goes_silent_is_given_up_a_little_after_its_calls_time_out(attacker: Attacker) -> None:
     process, job_id = frozen_runner(attacker)
     try:
-        process.communicate(timeout=8)  # the call's own time-out is 2 s, the daemon's 4 s
+        # The daemon waits for a skill's start (5 s), the call (4 s) and its margin (30 s).
+        rest, _ = process.communicate(timeout=60)
     except subprocess.TimeoutExpired:
         attacker.daemon.ctl("job", "cancel", job_id)
         process.communicate(timeout=60)
         pytest.fail("the run goes on without its runner")
+    assert one(events_of(rest), "stopRunByError")["reason"] == "sandbox_silent"
 
 
 def test_a_runner_that_is_killed_ends_its_run_with_the_cause(attacker: Attacker) -> None:

@@ -72,7 +72,6 @@ def test_bytes_that_are_no_message_are_refused(channel: grpc.Channel, method: st
         assert code_of(refused(partial(raw, channel, method, message))) is not grpc.StatusCode.OK
 
 
-@pytest.mark.xfail(strict=True, reason="gRPC's own text crosses the wire: UNKNOWN with a Python class name")
 def test_the_refusal_of_a_malformed_message_names_no_class(channel: grpc.Channel) -> None:
     error = refused(lambda: raw(channel, "GetJob", MALFORMED[0]))
     assert code_of(error) is grpc.StatusCode.INVALID_ARGUMENT
@@ -155,9 +154,6 @@ def resident(attacker: Attacker) -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the number of watchers has no bound, and each has its own copy of what it did not read"
-)
 def test_watchers_that_do_not_read_cost_the_daemon_little_memory(attacker: Attacker) -> None:
     name = attacker.name()
     flood = "import os, time\nfor _ in range(250): os.write(1, os.urandom(6000).hex().encode()); time.sleep(.02)"

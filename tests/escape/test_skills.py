@@ -76,12 +76,10 @@ def hostile_server_tools() -> list[str]:
     return list(json.loads(line.removeprefix("TOOLS = ")))
 
 
-@pytest.mark.xfail(strict=True, reason="the runner's note makes 65 parts of 64, and the daemon cuts the link")
 def test_a_result_of_very_many_parts_costs_no_more_than_its_call(attacker: Attacker) -> None:
     assert attacker.run([tool("call", "speak")], toml=definition("parts")).code == 0
 
 
-@pytest.mark.xfail(strict=True, reason="the runner passes a name on that the daemon cuts the link for")
 def test_a_tool_with_an_endless_name_is_the_skills_failure(attacker: Attacker) -> None:
     assert attacker.run([tool("call", "speak")], toml=definition("name")).reason() == "skill_failed"
 

@@ -45,7 +45,7 @@ class ActingRunnerLinks(FakeRunnerLinks):
         super().__init__(workspaces)
         self.tool: Tool = answered
 
-    async def listen(self, sandbox_id: SandboxId, path: str) -> FakeRunnerLink:
-        await super().listen(sandbox_id, path)
-        link = self.made[sandbox_id] = ActingRunnerLink(sandbox_id, path, self)
+    async def listen(self, sandbox_id: SandboxId, path: str, token_hash: str = "") -> FakeRunnerLink:
+        await super().listen(sandbox_id, path, token_hash)
+        link = self.made[sandbox_id] = ActingRunnerLink(sandbox_id, path, self, token_hash)
         return link

@@ -1,9 +1,11 @@
 """Links without sockets. The test is the runner: it pushes asks, reads orders, and lets go.
 
+Runners live in `FakeRunnerLinks.tokens`, which outlives a link as a sandbox outlives a daemon that is killed.
 An idle runner answers probes by itself, from what the fake workspaces show at its sandbox's slot.
 """
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import PurePosixPath
@@ -15,12 +17,19 @@ from tests.fakes.workspaces import FakeWorkspaces
 
 HELLO = Hello(protocol_version=1, runner_version="0.1.0", python_version="3.13.0", landlock_abi=4, dumpable=False)
 _PROTOCOLS = (0, 1)
+_TRIES = 8
+
+
+def hash_of(token: str) -> str:
+    """As the store has it."""
+    return hashlib.sha256(token.encode()).hexdigest()
 
 
 class FakeRunnerLink:
     """One session. `orders` are those that were sent, `acknowledged` how many asks the daemon said are stored."""
 
-    def __init__(self, sandbox_id: SandboxId, path: str, links: "FakeRunnerLinks") -> None:
+    def __init__(self, sandbox_id: SandboxId, path: str, links: "FakeRunnerLinks", expected_hash: str = "") -> None:
+        self.token_hash = ""
         self.sandbox_id = sandbox_id
         self.path = path
         self.slot = str(PurePosixPath(path).parents[1] / "slot")
@@ -29,12 +38,26 @@ class FakeRunnerLink:
         self.closed = False
         self.answers_probes = True
         self._links = links
+        self._expected_hash = expected_hash
+        self._tries = 0
         self._asks: asyncio.Queue[Ask] = asyncio.Queue()
         self._lost = ""
         self._read = 0
         self._reading = False
 
     # --- the runner's side ------------------------------------------------------------------------------------------
+    def dial(self, token: str = "") -> bool:
+        """Somebody inside opens a stream with this token; whether it is greeted. The first one is, or the token's."""
+        self._tries += 1
+        if self._expected_hash and self._tries > _TRIES:
+            self.lose("its socket was dialled too often without the session's token")
+        if self.token_hash or self._lost or (self._expected_hash and hash_of(token) != self._expected_hash):
+            return False
+        kept = token if self._expected_hash else f"token-{len(self._links.tokens)}-of-{self.sandbox_id}"
+        self._links.tokens[self.sandbox_id] = kept
+        self.token_hash = hash_of(kept)
+        return True
+
     def push(self, ask: Ask) -> None:
         """The runner says this; nothing is heard of it once the link is lost."""
         if not self._lost:
@@ -50,12 +73,15 @@ class FakeRunnerLink:
     async def hello(self, deadline: float) -> Hello:
         try:
             async with asyncio.timeout(deadline):
-                await self._links.open_gate.wait()
+                if not self._lost:
+                    await self._links.open_gate.wait()
+                hello = self._links.hello
+                if hello is None or self._lost:
+                    raise self._silent("ended before it called")
+                if not self.token_hash and not self.dial(self._links.tokens.get(self.sandbox_id, "")):
+                    await asyncio.Event().wait()  # it is refused, and nobody else calls
         except TimeoutError as error:
             raise self._silent(f"did not call within {deadline:g} s") from error
-        hello = self._links.hello
-        if hello is None or self._lost:
-            raise self._silent("ended before it called")
         if hello.protocol_version not in _PROTOCOLS:
             message = f"the runner speaks protocol {hello.protocol_version}, this daemon 1"
             raise PerstackError(Kind.PRECONDITION, "runner_protocol", message)
@@ -96,24 +122,26 @@ class FakeRunnerLinks:
     """Makes FakeRunnerLinks, kept in `made`.
 
     `hello` is what runners say; None makes them silent at once. `hold_hellos` keeps them from calling until
-    `release_hellos`. Set `failure` to have `listen` raise it. `workspaces` answer probes.
+    `release_hellos`. Set `failure` to have `listen` raise it. `workspaces` answer probes. `tokens` are what the runners
+    hold in memory.
     """
 
     def __init__(self, workspaces: FakeWorkspaces | None = None) -> None:
         self.workspaces = workspaces
         self.made: dict[SandboxId, FakeRunnerLink] = {}
+        self.tokens: dict[SandboxId, str] = {}
         self.hello: Hello | None = HELLO
         self.failure: PerstackError | None = None
         self.open_gate = asyncio.Event()
         self.open_gate.set()
 
-    async def listen(self, sandbox_id: SandboxId, path: str) -> FakeRunnerLink:
+    async def listen(self, sandbox_id: SandboxId, path: str, token_hash: str = "") -> FakeRunnerLink:
         if self.failure is not None:
             raise self.failure
         if len(path.encode()) > 107:
             message = f"the socket path {path} is longer than 107 bytes; choose a shorter runtime directory"
             raise PerstackError(Kind.INVALID, "socket_path_too_long", message)
-        link = self.made[sandbox_id] = FakeRunnerLink(sandbox_id, path, self)
+        link = self.made[sandbox_id] = FakeRunnerLink(sandbox_id, path, self, token_hash)
         return link
 
     def hold_hellos(self) -> None:

@@ -1,8 +1,11 @@
 """The link into a sandbox, over a real socket, with hostile and honest runners."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import gc
+import hashlib
+import socket as socket_module
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +26,16 @@ pytestmark = pytest.mark.anyio
 ID = SandboxId("01HZZZZZZZZZZZZZZZZZZZZZZZ")
 
 
+@pytest.fixture(autouse=True)
+def freed() -> Iterator[None]:
+    """A gRPC server takes a lock when it is freed, which must not happen on the next test's loop."""
+    yield
+    gc.collect()
+
+
 @asynccontextmanager
-async def linked(path: Path, limits: LinkLimits | None = None) -> AsyncIterator[GrpcRunnerLink]:
-    link = await GrpcRunnerLinks(SystemClock(), limits).listen(ID, str(path))
+async def linked(path: Path, limits: LinkLimits | None = None, token_hash: str = "") -> AsyncIterator[GrpcRunnerLink]:
+    link = await GrpcRunnerLinks(SystemClock(), limits).listen(ID, str(path), token_hash)
     try:
         yield link
     finally:
@@ -42,8 +52,9 @@ async def dialled(path: Path) -> AsyncIterator[Any]:
             call.cancel()
 
 
-def hello(version: int = 1) -> pb.FromRunner:
-    return pb.FromRunner(hello=pb.Hello(protocol_version=version, runner_version="t", landlock_abi=1))
+def hello(version: int = 1, token: str = "") -> pb.FromRunner:
+    said = pb.Hello(protocol_version=version, runner_version="t", landlock_abi=1, session_token=token)
+    return pb.FromRunner(hello=said)
 
 
 def schema(document: bytes) -> pb.FromRunner:
@@ -83,6 +94,55 @@ async def test_a_second_stream_of_the_same_connection_is_refused(tmp_path: Path)
         with anyio.fail_after(5):
             assert await second.code() == grpc.StatusCode.PERMISSION_DENIED
         await first.write(pb.FromRunner(counter=1, next_turn=pb.NextTurn(step=1)))
+
+
+async def test_a_session_goes_on_over_a_socket_that_is_made_again_and_unlinked_again(tmp_path: Path) -> None:
+    socket = tmp_path / "r.sock"
+    left = socket_module.socket(socket_module.AF_UNIX)
+    left.bind(str(socket))  # what a daemon that was killed before its runner came leaves
+    left.close()
+    token_hash = hashlib.sha256(b"token").hexdigest()
+    async with linked(socket, token_hash=token_hash) as link:
+        async with dialled(socket) as stranger:
+            await stranger.write(hello(token="wrong"))
+            with anyio.fail_after(5):
+                assert await stranger.code() == grpc.StatusCode.PERMISSION_DENIED
+        assert socket.exists()
+        async with dialled(socket) as call:
+            await call.write(hello(token="token"))
+            with anyio.fail_after(5):
+                welcome = (await call.read()).welcome
+            assert welcome.session_token == "token"
+            assert isinstance(await link.hello(5), Hello)
+            assert not socket.exists()
+
+
+async def test_what_an_idle_runner_said_to_the_daemon_before_is_forgotten_and_new_answers_are_heard(
+    tmp_path: Path,
+) -> None:
+    socket = tmp_path / "r.sock"
+    async with linked(socket, token_hash=hashlib.sha256(b"token").hexdigest()) as link, dialled(socket) as call:
+        await call.write(hello(token="token"))
+        welcome = (await call.read()).welcome
+        assert welcome.acknowledged > 1_000_000  # whatever it kept
+        await call.write(pb.FromRunner(counter=3, probe_result=pb.ProbeResult(content=b"new", found=True)))
+        assert await first_ask(link) == ProbeResult(b"new")
+
+
+async def test_streams_that_say_nothing_do_not_keep_the_runner_out(tmp_path: Path) -> None:
+    socket = tmp_path / "r.sock"
+    token_hash = hashlib.sha256(b"token").hexdigest()
+    async with linked(socket, token_hash=token_hash) as link, dialled(socket) as silent, dialled(socket) as call:
+        await silent.wait_for_connection()
+        await call.write(hello(token="token"))
+        with anyio.fail_after(5):
+            assert (await call.read()).welcome.session_token == "token"
+            assert isinstance(await link.hello(5), Hello)
+            with suppress(asyncio.InvalidStateError):  # it may be refused already
+                await silent.write(hello(token="token"))
+            assert await silent.code() == grpc.StatusCode.PERMISSION_DENIED
+        await link.send(Probe("/mnt/x"))
+        assert (await call.read()).probe.path == "/mnt/x"
 
 
 async def test_orders_go_in_and_asks_come_out_without_repeats(tmp_path: Path) -> None:

@@ -58,6 +58,9 @@ class Claims:
     async def confirm(self, lease: Lease) -> None:
         """See WarmPool.confirm."""
         await bounded("writing the claim", self._limits.step_seconds, self._ports.rows.put(lease.record))
+        member = self._roster.members.get(lease.record.id)
+        if member is not None:
+            member.adoptable = False
 
     def _bind(self, member: Member, request: ClaimRequest) -> Lease:
         if member.going:

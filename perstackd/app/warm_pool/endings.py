@@ -35,9 +35,10 @@ class Endings:
             return
         now, name = self._clock.monotonic(), member.template.name
         member.become(SandboxState.REMOVING)
+        row = member.record if member.adoptable else None
         self._roster.states[name] = pool.removing(self._roster.states[name], member.id, now)
         self.postures.end(member.id, now)
-        remains = self._remains[member.id] = Remains(member.id, member.link, container=member.asked_engine)
+        remains = self._remains[member.id] = Remains(member.id, member.link, row, container=member.asked_engine)
         _log.info("sandbox goes", sandbox_id=member.id, template=name, cause=cause)
         self._crew.run(f"remove-{member.id}", lambda: self._remove(member, remains))
 

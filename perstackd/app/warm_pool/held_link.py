@@ -21,6 +21,10 @@ class HeldLink:
         self._next: asyncio.Task[Ask] | None = None
         self._ended: Callable[[str], None] | None = None
 
+    @property
+    def token_hash(self) -> str:
+        return self._link.token_hash
+
     async def hello(self, deadline: float) -> Hello:
         return await self._link.hello(deadline)
 

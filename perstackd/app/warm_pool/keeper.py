@@ -15,6 +15,7 @@ from perstackd.app.warm_pool.unforeseen import place_of
 from perstackd.app.warm_pool.waiting import Desk
 from perstackd.app.warm_pool.wiring import PoolPorts
 from perstackd.domain import pool
+from perstackd.domain.adoption import adopted
 from perstackd.domain.errors import Kind, PerstackError
 from perstackd.domain.ids import SandboxId
 from perstackd.domain.pool import Action, Expire, Halt, Hand, PoolState, Seat, Stage, Start
@@ -28,7 +29,8 @@ class Keeper:
     """Starts, hands out and watches; `endings` removes. Nothing is begun once `closed` is set.
 
     `refused` says for which templates late binding was disproved, and why. `settled` is set once each template's
-    first sandbox has started, failed, or disproved late binding.
+    first sandbox has started, failed, or disproved late binding; where one was adopted, once the removal of the other
+    left-overs was tried.
     """
 
     def __init__(self, ports: PoolPorts, roster: Roster, crew: Crew, starter: Starter, endings: Endings) -> None:
@@ -56,7 +58,10 @@ class Keeper:
             for action in pool.plan(self._roster.states[name], template, now, among):
                 self._act(template, action, now)
         self.desk.report(self._roster.templates)
-        if all(state.proven or state.failures or name in self.refused for name, state in self._roster.states.items()):
+        states = self._roster.states.items()
+        if all(
+            (state.proven and not state.blocked) or state.failures or name in self.refused for name, state in states
+        ):
             self.settled.set()
 
     def lost(self, member: Member, why: str) -> None:
@@ -68,6 +73,12 @@ class Keeper:
         self._count(name, pool.lost(self._roster.states[name], member.id, f"sandboxes are lost while idle: {why}", now))
         self._endings.begin(member, "it was lost while idle")
         self.advance()
+
+    def adopted(self, member: Member) -> None:
+        """A sandbox of an earlier daemon was verified again; `advance` is the caller's."""
+        name = member.template.name
+        self._roster.states[name] = adopted(self._roster.states[name], member.id, self._ports.clock.monotonic())
+        self._keep(member)
 
     # --- actions ----------------------------------------------------------------------------------------------------
     def _act(self, template: Template, action: Action, now: float) -> None:
@@ -135,7 +146,10 @@ class Keeper:
         now, name = self._ports.clock.monotonic(), member.template.name
         took = (now - member.began) * 1000
         self._roster.states[name] = pool.settled(self._roster.states[name], member.id, took, now)
-        self._roster.image_ids[name] = member.record.image_id
+        self._keep(member)
+
+    def _keep(self, member: Member) -> None:
+        self._roster.image_ids[member.template.name] = member.record.image_id
         self._endings.postures.put(member.verified.posture)
         member.verified.link.watch(lambda why: self.lost(member, why))
 

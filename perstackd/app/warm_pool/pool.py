@@ -9,6 +9,7 @@ from types import TracebackType
 import anyio
 import structlog
 
+from perstackd.app.warm_pool.adoption import Adoption
 from perstackd.app.warm_pool.claims import Claims, pool_closing, pool_draining
 from perstackd.app.warm_pool.crew import Crew
 from perstackd.app.warm_pool.endings import Endings
@@ -34,8 +35,9 @@ _log = structlog.get_logger()
 class WarmPool:
     """The pools of one daemon, one per template. An async context manager, entered and left in one task.
 
-    Entering removes everything that an earlier daemon left: containers, rows, directories, mounts. (Running runs are
-    not adopted in this version.) Then it starts sandboxes and proves late binding with the first of each template,
+    Entering adopts the idle sandboxes of an earlier daemon that was killed, once each has proven itself again, and
+    removes everything else that it left: containers, rows, directories, mounts. (Running runs are not taken up in this
+    version.) Then it starts sandboxes; where none was adopted it proves late binding with the first of each template,
     which is kept: it saw nothing but the marker. Entering waits for that at most `limits.boot_seconds`; while the
     engine does not answer the pool goes on trying, and claims wait and are told why.
 
@@ -58,13 +60,15 @@ class WarmPool:
         self._crew = Crew()
         self._remover = Remover(ports, limits, files)
         self._endings = Endings(ports.clock, roster, self._crew, self._remover)
-        self._keeper = Keeper(ports, roster, self._crew, Starter(ports, limits, files), self._endings)
+        starter = Starter(ports, limits, files)
+        self._keeper = Keeper(ports, roster, self._crew, starter, self._endings)
         self._premises = Premises(ports, limits, files, roster)
+        self._adoption = Adoption(self._premises, starter, self._keeper, self._endings)
         self._claims = Claims(self._premises, self._keeper, self._endings)
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> "WarmPool":
-        rounds = Rounds(self._premises, self._keeper, self._endings)
+        rounds = Rounds(self._premises, self._keeper, self._endings, self._adoption)
         async with AsyncExitStack() as stack:
             stack.callback(self._files.close)
             await stack.enter_async_context(self._crew)

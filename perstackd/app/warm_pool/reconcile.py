@@ -6,14 +6,19 @@ from perstackd.app.warm_pool.premises import Premises
 from perstackd.app.warm_pool.roster import Member
 from perstackd.app.warm_pool.wiring import bounded
 from perstackd.domain.ids import SandboxId, is_id
+from perstackd.domain.sandbox import SandboxRecord
 
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """`orphans` are to be removed, with the uid when a row told it; `dead` are idle members without a container."""
+    """`orphans` are to be removed, with the uid when a row told it; `dead` are idle members without a container.
+
+    `rows` are those of orphans that have a container too, by id.
+    """
 
     orphans: dict[SandboxId, int | None]
     dead: tuple[Member, ...]
+    rows: tuple[SandboxRecord, ...] = ()
 
 
 class Survey:
@@ -35,9 +40,12 @@ class Survey:
         before, idle = self._roster.known(), tuple(self._roster.idle())
         seconds = self._limits.step_seconds
         containers = await bounded("listing containers", seconds, self._ports.sandboxes.ours())
-        rows = {record.id: record.uid for record in await bounded("listing rows", seconds, self._ports.rows.all())}
+        rows = {record.id: record for record in await bounded("listing rows", seconds, self._ports.rows.all())}
         directories = await bounded("listing directories", seconds, self._files.ids())
         known = before | self._roster.known()
         found = {sandbox_id for sandbox_id in (*containers, *directories, *rows) if is_id(sandbox_id)}
-        orphans = {sandbox_id: rows.get(sandbox_id) for sandbox_id in sorted(found - known)}
-        return Findings(orphans, tuple(member for member in idle if member.id not in containers))
+        orphans = {
+            sandbox_id: rows[sandbox_id].uid if sandbox_id in rows else None for sandbox_id in sorted(found - known)
+        }
+        dead = tuple(member for member in idle if member.id not in containers)
+        return Findings(orphans, dead, tuple(rows[each] for each in orphans if each in containers and each in rows))

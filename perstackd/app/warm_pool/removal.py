@@ -12,16 +12,21 @@ from perstackd.app.warm_pool.unforeseen import place_of
 from perstackd.app.warm_pool.wiring import PoolLimits, PoolPorts, bounded
 from perstackd.domain.errors import PerstackError
 from perstackd.domain.ids import SandboxId
+from perstackd.domain.sandbox import SandboxRecord
 
 _log = structlog.get_logger()
 
 
 @dataclass(slots=True, eq=False)
 class Remains:
-    """What may be left of a sandbox. `tried` is set after the first attempt, whatever came of it."""
+    """What may be left of a sandbox. `tried` is set after the first attempt, whatever came of it.
+
+    `row` is to be stored before the container goes, when what is stored still says that the sandbox is idle.
+    """
 
     sandbox_id: SandboxId
     link: HeldLink | None = None
+    row: SandboxRecord | None = None
     container: bool = True
     tried: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -33,6 +38,9 @@ def pause(attempts: int) -> float:
 
 class Remover:
     """Detach, close egress and link, remove the container; only then directories and row, so that nothing is forgotten.
+
+    The row of a sandbox that was idle says so no more before its container goes: a daemon that is killed in between
+    must not leave one for adoption that was given up. Once the container is gone it makes no difference.
 
     Every step is idempotent and is tried again with the others. Engine calls are gated, the rest is not.
     """
@@ -63,19 +71,27 @@ class Remover:
         """Try every step once; returns what failed. Never raises but for cancellation."""
         try:
             slot = self._files.of(remains.sandbox_id).directories.slot
-            problems = [
-                await self._step("detach", lambda: self._ports.workspaces.detach(remains.sandbox_id, slot)),
+            problems = [await self._step("detach", lambda: self._ports.workspaces.detach(remains.sandbox_id, slot))]
+            unmarked = await self._step("mark the row", lambda: self._mark(remains))
+            problems += [
                 await self._step("close egress", lambda: self._ports.egress.close(remains.sandbox_id)),
                 await self._step("close link", lambda: _close(remains.link)),
                 await self._step("remove container", lambda: self._container(remains)),
             ]
-            if not any(problems):
+            if any(problems):
+                problems.append(unmarked)
+            else:
                 problems.append(await self._step("directories", lambda: self._files.delete(remains.sandbox_id)))
             if not any(problems):
                 problems.append(await self._step("row", lambda: self._ports.rows.delete(remains.sandbox_id)))
             return tuple(filter(None, problems))
         finally:
             remains.tried.set()
+
+    async def _mark(self, remains: Remains) -> None:
+        if remains.row is not None:
+            await self._ports.rows.put(remains.row)
+            remains.row = None
 
     async def _container(self, remains: Remains) -> None:
         if remains.container:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from perstackd.app.warm_pool.held_link import HeldLink
+from perstackd.domain.adoption import found
 from perstackd.domain.errors import Kind, PerstackError
 from perstackd.domain.ids import SandboxId
 from perstackd.domain.pool import PoolState, Seat, Stage, launched, removed
@@ -25,11 +26,13 @@ class Member:
     """One sandbox from its intent row until nothing is left of it.
 
     `asked_engine`: a container may exist. `link` and `posture` are set as they come, `checked` once all is well.
+    `adoptable`: its stored row may say that it is idle and unclaimed, which the next daemon would believe.
     """
 
     record: SandboxRecord
     template: Template
     asked_engine: bool = False
+    adoptable: bool = False
     link: HeldLink | None = None
     posture: Posture | None = None
     checked: Verified | None = None
@@ -76,6 +79,12 @@ class Roster:
         name = member.template.name
         self.members[member.id] = member
         self.states[name] = launched(self.states[name], seat)
+
+    def find(self, member: Member, now: float) -> None:
+        """A sandbox of an earlier daemon is to be verified again; its uid is taken from now on."""
+        name = member.template.name
+        self.members[member.id] = member
+        self.states[name] = found(self.states[name], member.id, now)
 
     def drop(self, member: Member) -> None:
         """Nothing is left of a sandbox."""

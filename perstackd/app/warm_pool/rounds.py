@@ -1,10 +1,14 @@
-"""The pool's rounds: a look at what is left over, first before anything is started, then every half minute."""
+"""The pool's rounds: a look at what is left over, first before anything is started, then every half minute.
+
+The first one that succeeds also adopts what may be adopted.
+"""
 
 import asyncio
 from dataclasses import replace
 
 import structlog
 
+from perstackd.app.warm_pool.adoption import Adoption
 from perstackd.app.warm_pool.endings import Endings
 from perstackd.app.warm_pool.keeper import Keeper
 from perstackd.app.warm_pool.premises import Premises
@@ -19,13 +23,14 @@ UNANSWERED = "nobody has answered yet what an earlier daemon left over"
 class Rounds:
     """Until the first look succeeds every pool is blocked, since nobody knows what still runs."""
 
-    def __init__(self, premises: Premises, keeper: Keeper, endings: Endings) -> None:
+    def __init__(self, premises: Premises, keeper: Keeper, endings: Endings, adoption: Adoption) -> None:
         self._ports = premises.ports
         self._limits = premises.limits
         self._roster = premises.roster
         self._survey = Survey(premises)
         self._keeper = keeper
         self._endings = endings
+        self._adoption: Adoption | None = adoption  # until the first look: later nobody's sandbox is an orphan
         self._failures = 0
 
     async def go(self) -> None:
@@ -52,8 +57,13 @@ class Rounds:
         if self._failures:
             _log.info("reconcile succeeds again", failures=self._failures)
         self._failures = 0
+        adoption, self._adoption = self._adoption, None
+        candidates = adoption.choose(findings.rows) if adoption is not None else ()
         for sandbox_id, uid in findings.orphans.items():
-            self._endings.begin_orphan(sandbox_id, uid)
+            if sandbox_id not in self._roster.members:
+                self._endings.begin_orphan(sandbox_id, uid)
+        if adoption is not None:
+            await adoption.adopt(candidates)
         for member in findings.dead:
             self._keeper.lost(member, "the engine has no such container any more")
         self._keeper.advance()

@@ -10,6 +10,7 @@ from perstackd.app.warm_pool.wiring import PoolLimits, PoolPorts, bounded
 from perstackd.domain.errors import Kind, PerstackError
 from perstackd.domain.sandbox import Posture, PostureCheck, SandboxState
 from perstackd.domain.session import Hello
+from perstackd.ports.sandboxes import EndCause
 
 _REMEDY = (
     "run the daemon in the host's mount namespace (no PrivateMounts, PrivateTmp, ProtectSystem, no container around "
@@ -20,6 +21,14 @@ _REFUSALS = (Kind.PRECONDITION, Kind.DENIED, Kind.UNSUPPORTED)
 
 class LateBindingError(Exception):
     """The machine does not let a workspace appear in a running sandbox. Not a failure of the template."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(why)
+        self.why = why
+
+
+class ChangedError(Exception):
+    """A sandbox of an earlier daemon is not what a new one would be."""
 
     def __init__(self, why: str) -> None:
         super().__init__(why)
@@ -42,17 +51,55 @@ class Starter:
             LateBindingError: The proof was made and says no.
             OSError: The directories cannot be made.
         """
+        await self._prepare(member)
         link = await self._listen(member)
-        hello = await self._run(member, link)
+        await self._run(member)
+        hello = await link.hello(self._limits.hello_seconds)
         posture = await self._verify(member, hello)
         if prove:
             await self._prove(member, link)
         member.checked = Verified(link, hello, posture)
+        member.record = replace(member.record, session_token_hash=link.token_hash)
         member.become(SandboxState.IDLE)
+        member.adoptable = True
         await bounded("writing the sandbox's row", self._limits.step_seconds, self._ports.rows.put(member.record))
 
-    async def _listen(self, member: Member) -> HeldLink:
-        """Row, directories, sockets: all that must be there before the engine is asked."""
+    async def take_back(self, member: Member) -> None:
+        """Bring a sandbox of an earlier daemon to IDLE again. Its row says so already.
+
+        Every one proves late binding: the mounts that it would see them through are of that daemon's time.
+
+        Raises:
+            ChangedError: Its container has ended, or a new one would be of another image or runtime.
+            PerstackError, LateBindingError, OSError: As start; TIMEOUT `runner_silent` when nobody comes back who has
+                the session's token.
+        """
+        await self._compare(member)
+        slot, uid = self._files.of(member.id).directories.slot, member.record.uid
+        seconds, workspaces = self._limits.step_seconds, self._ports.workspaces
+        await bounded("detaching what was left", seconds, workspaces.detach(member.id, slot))
+        await bounded("preparing the slot", seconds, workspaces.prepare(slot, uid))
+        link = await self._listen(member, member.record.session_token_hash)
+        hello = await link.hello(self._limits.return_seconds)
+        posture = await self._verify(member, hello)
+        await self._prove(member, link)
+        member.checked = Verified(link, hello, posture)
+        member.become(SandboxState.IDLE)
+
+    async def _compare(self, member: Member) -> None:
+        """What can be told before anything is made; the posture tells the rest."""
+        sandboxes, seconds, template = self._ports.sandboxes, self._limits.step_seconds, member.template
+        end = await bounded("asking for the container", seconds, sandboxes.end(member.id))
+        if end.cause is not EndCause.RUNNING:
+            raise ChangedError(f"its container has ended: {end.detail or end.cause.value}")
+        image_id = await bounded("asking for the image", seconds, sandboxes.image_id(template.image))
+        if image_id != member.record.image_id:
+            raise ChangedError(f"the image {template.image} is another one by now")
+        if template.runtime != member.record.runtime:
+            raise ChangedError(f"the template's runtime is {template.runtime!r} by now")
+
+    async def _prepare(self, member: Member) -> None:
+        """Row and directories."""
         ports, seconds, paths = self._ports, self._limits.step_seconds, self._files.of(member.id)
         image_id = await bounded("asking for the image", seconds, ports.sandboxes.image_id(member.template.image))
         member.record = replace(member.record, image_id=image_id)
@@ -61,18 +108,22 @@ class Starter:
         await bounded(
             "preparing the slot", seconds, ports.workspaces.prepare(paths.directories.slot, member.record.uid)
         )
-        link = await bounded("listening for the runner", seconds, ports.links.listen(member.id, paths.runner_socket))
+
+    async def _listen(self, member: Member, token_hash: str = "") -> HeldLink:
+        """Both sockets; with them all is there that the engine's start needs."""
+        ports, seconds, paths = self._ports, self._limits.step_seconds, self._files.of(member.id)
+        listen = ports.links.listen(member.id, paths.runner_socket, token_hash)
+        link = await bounded("listening for the runner", seconds, listen)
         member.link = held = HeldLink(link)
         await bounded("listening for egress", seconds, ports.egress.listen(member.id, paths.egress_socket))
         return held
 
-    async def _run(self, member: Member, link: HeldLink) -> Hello:
+    async def _run(self, member: Member) -> None:
         member.asked_engine = True
         directories = self._files.of(member.id).directories
         call = self._ports.sandboxes.start(member.record, member.template, directories)
         container_id = await bounded("starting the container", self._limits.step_seconds, call)
         member.record = replace(member.record, container_id=container_id)
-        return await link.hello(self._limits.hello_seconds)
 
     async def _verify(self, member: Member, hello: Hello) -> Posture:
         call = self._ports.sandboxes.posture(member.record, member.template)

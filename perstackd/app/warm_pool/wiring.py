@@ -31,14 +31,17 @@ class PoolPorts:
 
 @dataclass(frozen=True, slots=True)
 class PoolLimits:
-    """Bounds. Seconds, but for the uids (each live sandbox has one of its own), `removals` (at once) and `max_waiting`.
+    """Bounds. Seconds, but for the uids (each live sandbox has one of its own), `removals` and `adoptions` (at once)
+    and `max_waiting`.
 
-    `step_seconds` bounds one call of a port, `boot_seconds` how long entering the pool waits for its first sandboxes.
+    `step_seconds` bounds one call of a port, `boot_seconds` how long entering the pool waits for its first sandboxes,
+    and all adoptions together; `return_seconds` how long a runner of an earlier daemon has to come back.
     """
 
     uid_first: int = 200_000
     uid_last: int = 265_535
     hello_seconds: float = 15.0
+    return_seconds: float = 5.0
     probe_seconds: float = 5.0
     step_seconds: float = 60.0
     end_seconds: float = 5.0
@@ -47,6 +50,7 @@ class PoolLimits:
     shutdown_seconds: float = 20.0
     reconcile_seconds: float = 30.0
     removals: int = 4
+    adoptions: int = 8
     max_waiting: int = 10_000
 
 

@@ -18,9 +18,14 @@ from contextlib import suppress
 from typing import Any, Final, NamedTuple, TypeVar
 
 from perstack_runner import landlock
+from perstack_runner.threads import Threads, run_apart
 
 MARK: Final = "PERSTACK_CHILD"
 KILL_SECONDS: Final = 2.0
+NICE: Final = 19
+"""Of what is started: with hundreds of processes that never sleep, the runner's own share would be too small to end
+them in time. It changes nothing between sandboxes, and nothing while the processor is free.
+"""
 _ROUND_SECONDS: Final = 0.003
 _REAP_SECONDS: Final = 0.25
 _MARK_BYTES: Final = 256 << 10
@@ -67,9 +72,16 @@ class Children:
         self._alive: dict[int, Child] = {}
         self._lock = threading.Lock()
         self._reaper: asyncio.TimerHandle | None = None
+        self._killer = Threads(1, "killer")
 
     async def start(self, spec: Spec) -> Child:
-        """Start it. Cancelling leaves no process. Raises OSError or ValueError as subprocess does."""
+        """Start it. Cancelling leaves no process.
+
+        Raises:
+            BlockingIOError: the sandbox's process limit is reached.
+            OSError, ValueError: as subprocess does.
+        """
+        self._killer.prepare()  # before there is anything that could leave no room for it
         mark = os.urandom(12).hex()
         child, cancelled = await _uninterrupted(run_apart(lambda: self._start(spec, mark)))
         if cancelled:
@@ -82,6 +94,7 @@ class Children:
         directory = spec.directory()
         try:
             landlock.restrict_thread(self._abi)
+            os.setpriority(os.PRIO_PROCESS, 0, NICE)  # on Linux of this thread alone, and of what it starts
             # Held over the start, so that no sweep finds a child that is not in the table yet.
             with self._lock:
                 process = subprocess.Popen(  # noqa: S603 - argv as it was asked for, no shell; the sandbox is the boundary
@@ -133,12 +146,23 @@ class Children:
         Returns whether none is left; False after 2 s of trying. Idempotent. Not interrupted by cancellation.
         """
         try:
-            gone, cancelled = await _uninterrupted(run_apart(lambda: self._end(child, grace)))
+            gone, cancelled = await _uninterrupted(self._ended(child, grace))
         finally:
             child.exited.set()
         if cancelled:
             raise asyncio.CancelledError
         return gone
+
+    async def _ended(self, child: Child, grace: float) -> bool:
+        """Ends go side by side while there is room for threads. With none left the killer ends one after the other."""
+        try:
+            return await run_apart(lambda: self._end(child, grace))
+        except BlockingIOError:
+            return await self._killer.run(lambda: self._end(child, 0.0))
+
+    def close(self) -> None:
+        """Nothing is started or ended any more. Idempotent."""
+        self._killer.close()
 
     def _end(self, child: Child, grace: float) -> bool:
         if child.pid not in self._alive:
@@ -278,31 +302,6 @@ async def _uninterrupted(work: Coroutine[Any, Any, T]) -> tuple[T, bool]:
         except Exception:
             break
     return task.result(), cancelled
-
-
-async def run_apart(work: Callable[[], T]) -> T:
-    """Run `work` on a thread of its own: the pool's could all be busy, and a domain ends with its thread."""
-    loop = asyncio.get_running_loop()
-    result: asyncio.Future[T] = loop.create_future()
-
-    def settle(outcome: T | None, error: BaseException | None) -> None:
-        if result.cancelled():
-            return
-        if error is not None:
-            result.set_exception(error)
-        else:
-            result.set_result(outcome)  # type: ignore[arg-type]  # the value of work() whenever there is no error
-
-    def body() -> None:
-        try:
-            outcome, error = work(), None
-        except BaseException as raised:
-            outcome, error = None, raised
-        with suppress(RuntimeError):  # the loop has ended, so has whoever waited
-            loop.call_soon_threadsafe(settle, outcome, error)
-
-    threading.Thread(target=body, name="apart", daemon=True).start()
-    return await result
 
 
 def executable() -> str:

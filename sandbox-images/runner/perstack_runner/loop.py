@@ -33,10 +33,11 @@ from perstack_runner.messages import (
     Turn,
     Welcome,
 )
+from perstack_runner.proxy import Proxy
 from perstack_runner.results import pack
 from perstack_runner.tools.outcome import ToolFailure
 from perstack_runner.tools.tree import Tree
-from perstack_runner.workplace import Surroundings, Workplace, open_workplace
+from perstack_runner.workplace import Surroundings, Workplace, open_workplace, way_out
 
 PROBE_BYTES: Final = 4 << 10
 STOP_SECONDS: Final = 6.0
@@ -52,6 +53,7 @@ class Runner:
         self._session = machine.Session()
         self._children = Children(surroundings.landlock_abi, adopts_orphans=surroundings.adopts_orphans)
         self._link = Link(socket_path, hello, self._take)
+        self._proxy: Proxy | None = None
         self._workplace: Workplace | None = None
         self._calls: RunningCalls | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -78,11 +80,20 @@ class Runner:
             self._left.set()
 
     async def _serve_link(self) -> None:
+        """What an assignment needs of the runner is there before it calls: a claim should wait for the tree alone."""
         try:
+            await self._make_ready()
             await self._link.run()
         except LinkGone as gone:
             log(str(gone))
             self.leave(3)
+
+    async def _make_ready(self) -> None:
+        await asyncio.to_thread(os.getpid)  # the first call makes a thread, which takes longer than opening a tree
+        try:
+            self._proxy = await way_out(self._surroundings)
+        except OSError as error:
+            log(f"the proxy's port cannot be used yet: {error.strerror}")
 
     async def _stop(self) -> None:
         """Cancel calls and skills, and wait for their bounded ends."""
@@ -94,6 +105,9 @@ class Runner:
                 log(f"{len(late)} tasks did not end in {STOP_SECONDS:.0f} s")
         if self._workplace is not None:
             await self._workplace.close()
+        elif self._proxy is not None:
+            await self._proxy.close()
+        self._children.close()
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         if self._group is None or self._left.is_set():
@@ -165,9 +179,8 @@ class Runner:
 
     async def _take_over(self, assign: Assign) -> None:
         try:
-            self._workplace = await open_workplace(
-                assign, self._surroundings, self._children, self._schemas, self._report_skill
-            )
+            proxy = self._proxy = self._proxy or await way_out(self._surroundings)
+            self._workplace = await open_workplace(assign, self._children, self._schemas, self._report_skill, proxy)
         except OSError as error:
             message = f"the workspace or the proxy's port cannot be used: {error.strerror or type(error).__name__}"
             await self._fail("workplace_unavailable", message)

@@ -13,7 +13,8 @@ MESSAGE_BYTES: Final = 768 << 10
 """Inline content of one ToolResults; the link carries messages up to 1 MiB."""
 TURN_BLOB_BYTES: Final = 32 << 20
 """Of one turn: its chunks are kept in memory until they are acknowledged."""
-MAX_PARTS: Final = 64
+MAX_PARTS: Final = 62
+"""Of a result's own: the link carries 64, and two notes may come to them, of what was cut and of what was left out."""
 _SMALL_BYTES: Final = 64 << 10
 
 

@@ -82,14 +82,14 @@ class Workplace:
 
 async def open_workplace(
     assign: Assign,
-    surroundings: Surroundings,
     children: Children,
     schemas: Mapping[str, Any],
     report: Callable[[SkillState], None],
+    proxy: Proxy,
 ) -> Workplace:
-    """Open the workspace and start the proxy; skills are made, not started. Raises OSError when one is not possible."""
-    proxy = Proxy(surroundings.egress_path, surroundings.proxy_port)
-    await proxy.start()
+    """Open the workspace, with the way out started; skills are made, not started. Raises OSError when one is not
+    possible. What was started is the workplace's, or closed when there is none.
+    """
     toolbox = None
     if assign.workspace_path:
         try:
@@ -102,6 +102,13 @@ async def open_workplace(
         toolbox = Toolbox(assign.base_tools, tree, commands, schemas)
     skills = await _skills(assign, children, proxy.port, report) if assign.skills else None
     return Workplace(assign, toolbox, skills, proxy)
+
+
+async def way_out(surroundings: Surroundings) -> Proxy:
+    """The proxy's port, listening. Raises OSError when it cannot."""
+    proxy = Proxy(surroundings.egress_path, surroundings.proxy_port)
+    await proxy.start()
+    return proxy
 
 
 async def _skills(assign: Assign, children: Children, port: int, report: Callable[[SkillState], None]) -> "SkillSet":

@@ -17,6 +17,7 @@ from functools import partial
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 ARM = platform.machine() == "aarch64"
+BEST_EFFORT = 2 << 13 | 4  # ioprio_set(2): the class and level that a process has
 SETUID, SETGID, STICKY = 0o4000, 0o2000, 0o1000
 
 
@@ -103,6 +104,21 @@ def modes(directory: str) -> dict[str, str]:
     return found
 
 
+def scheduling(whose: str, pid: int) -> dict[str, str]:
+    """What sets how a process is scheduled, each with what holds already: SCHED_OTHER, priority 0, nice 0."""
+    parameter = ctypes.create_string_buffer(4)
+    attributes = (ctypes.c_uint32 * 12)(48)  # sched_attr(2): its size, then zeros: SCHED_OTHER, nice 0
+    processors = ctypes.create_string_buffer(b"\xff" * 128, 128)
+    return {
+        f"sched_setscheduler {whose}": call(number(144, 119), pid, 0, parameter),
+        f"sched_setparam {whose}": call(number(142, 118), pid, parameter),
+        f"sched_setattr {whose}": call(number(314, 274), pid, attributes, 0),
+        f"sched_setaffinity {whose}": call(number(203, 122), pid, 128, processors),
+        f"setpriority {whose}": call(number(141, 140), 0, pid, 0),
+        f"ioprio_set {whose}": call(number(251, 30), 1, pid, BEST_EFFORT),
+    }
+
+
 def main(directory: str) -> None:
     own = os.getpid()
     found = modes(directory)
@@ -135,6 +151,11 @@ def main(directory: str) -> None:
         "personality question": call(number(135, 92), 0xFFFFFFFF),
         "prlimit64 own": call(number(302, 261), 0, 7, 0, 0),
         "prlimit64 other": call(number(302, 261), own, 7, 0, 0),
+        **scheduling("own", 0),
+        **scheduling("other", own),
+        "setpriority group": call(number(141, 140), 1, 0, 0),
+        "setpriority user": call(number(141, 140), 2, 0, 0),
+        "ioprio_set group": call(number(251, 30), 2, 0, BEST_EFFORT),
         "clone plain": clone(0),
         "landlock": call(444, 0, 0, 1),
         "pidfd_open": call(434, own, 0),

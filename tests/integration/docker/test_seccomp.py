@@ -38,6 +38,8 @@ def answers(seccomp: str = str(SECCOMP)) -> dict[str, str]:
     return found
 
 
+SCHEDULING = ("sched_setscheduler", "sched_setparam", "sched_setattr", "sched_setaffinity", "setpriority", "ioprio_set")
+OF_OTHERS = (*(f"{name} other" for name in SCHEDULING), "setpriority group", "setpriority user", "ioprio_set group")
 ABSENT = ("clone3", "io_uring_setup", "io_uring_enter", "io_uring_register", "openat2", "fchmodat2")
 REFUSED = (
     *("ptrace", "process_vm_readv", "process_vm_writev", "pidfd_getfd", "kcmp", "vmsplice", "memfd_secret"),
@@ -46,12 +48,14 @@ REFUSED = (
     *(f"clone {name}" for name in ("NS", "CGROUP", "UTS", "IPC", "USER", "PID", "NET")),
     *(f"socket {name}" for name in ("netlink uevent", "packet", "vsock", "alg", "bluetooth")),
     "socketpair tipc",
+    *OF_OTHERS,
     *(("modify_ldt",) if X86 else ()),
 )
 ALLOWED = (
     *("clone plain", "landlock", "pidfd_open", "memfd_create", "membarrier", "close_range", "statx"),
     *("socket unix", "socket inet", "socket inet6", "socket netlink route", "socketpair unix", "prlimit64 own"),
     "personality question",
+    *(f"{name} own" for name in SCHEDULING),
 )
 BY_MODE = (
     *("fchmod", "fchmodat", "openat", "openat tmpfile", "mkdirat", "mknodat"),
@@ -95,6 +99,7 @@ def test_another_abi_kills_whoever_uses_it(name: str) -> None:
     [
         *("clone3", "openat2", "fchmodat2", "ptrace", "process_vm_readv", "vmsplice", "unshare user", "clone USER"),
         *("memfd_secret", "personality no randomisation", "prlimit64 other", "socket netlink uevent"),
+        *OF_OTHERS,
         *(f"{name} {bits}" for name in BY_MODE if not name.startswith("mkdir") for bits in ("setuid", "setgid")),
         *(("x32 getpid", "32-bit getpid", "modify_ldt") if X86 else ()),
     ],

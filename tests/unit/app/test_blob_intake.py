@@ -39,7 +39,7 @@ async def test_what_is_begun_and_never_ended_is_bounded_together() -> None:
     for number in range(50):
         for offset in range(0, LIMIT, 1024):
             await intake.take(BlobChunk(str(number), offset, b"x" * 1024, False))
-    assert sum(len(buffer) for buffer in intake._open.values()) <= LIMIT
+    assert sum(len(upload.data) for upload in intake._open.values()) <= LIMIT
 
 
 @pytest.mark.parametrize("size", [1, LIMIT])

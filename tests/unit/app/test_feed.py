@@ -1,7 +1,7 @@
 """Watchers: complete, in order, never a burden, and told when nothing will follow."""
 
 from collections.abc import AsyncIterator
-from contextlib import aclosing
+from contextlib import ExitStack, aclosing
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +10,7 @@ import pytest
 
 from perstackd.app import feed as module
 from perstackd.app.feed import Batch, Feed
-from perstackd.domain.errors import PerstackError
+from perstackd.domain.errors import Kind, PerstackError
 from perstackd.domain.events import Event, JobAdmitted, JobFinished, Origin, Payload, StoredEvent, StreamPiece
 from perstackd.domain.ids import DEFAULT_TENANT, EventId, JobId, RunId
 from tests.fakes.store import FakeStore
@@ -71,7 +71,7 @@ async def _publish_soon(feed: Feed, event: StoredEvent) -> None:
 async def test_pieces_of_a_watcher_that_does_not_read_are_bounded_in_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "TEXT_KEPT", 100)
     feed = await running()
-    with feed._watching(JOB, streaming=True) as (watcher, _):
+    with feed._watching(JOB, streaming=True) as watcher:
         for _ in range(50):
             feed.stream(replace(PIECE, delta="x" * 30))
             feed.stream(replace(PIECE, delta=""))
@@ -124,3 +124,29 @@ async def test_the_same_call_id_in_two_runs_does_not_mix_their_output() -> None:
         with anyio.fail_after(5):
             first = await anext(batches)
     assert [each.delta for each in first.pieces] == ["one", "two"]
+
+
+async def test_the_watchers_of_a_job_and_of_all_jobs_are_bounded_and_one_that_leaves_makes_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "MAX_WATCHERS", 5)
+    monkeypatch.setattr(module, "MAX_WATCHERS_OF_JOB", 3)
+    feed = await running()
+    with ExitStack() as open_ones:
+        for _ in range(3):
+            open_ones.enter_context(feed._watching(JOB, streaming=False))
+        assert await refusal(feed, JOB) == ("too_many_watchers", "3")
+        for number in range(2):
+            open_ones.enter_context(feed._watching(JobId(f"other-{number}"), streaming=False))
+        assert await refusal(feed, JobId("another")) == ("too_many_watchers", "5")
+        assert JobId("another") not in feed._channels
+    assert feed._watchers == 0
+    with feed._watching(JOB, streaming=False):
+        assert feed._watchers == 1
+
+
+async def refusal(feed: Feed, job_id: JobId) -> tuple[str, str]:
+    with pytest.raises(PerstackError) as caught:
+        await anext(feed.watch(job_id, 0, streaming=False, follow=True))
+    assert caught.value.kind is Kind.EXHAUSTED
+    return caught.value.reason, caught.value.fields["limit"]

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from perstackd.app.warm_pool import ClaimRequest, PoolLimits, PoolPorts, WarmPool
 from perstackd.domain.ids import DEFAULT_TENANT, JobId, RunId, SandboxId
@@ -106,6 +107,24 @@ class World:
             wanted = sum(max(1, template.min_idle) for template in templates or (BASE,))
             await eventually(lambda: sum(status.idle for status in pool.status()) == wanted)
             yield pool
+
+    @asynccontextmanager
+    async def killed(self, *templates: Template) -> AsyncIterator[WarmPool]:
+        """A pool that is full. After the body its daemon is dead, and what it had is left as it was: containers and the
+        runners in them, rows, directories, mounts. Links and listeners died with it.
+        """
+        left = self.runtime.with_suffix(".left")
+        async with self.running(*templates) as pool:
+            yield pool
+            stores: tuple[dict[Any, Any], ...] = (self.sandboxes.containers, self.store.rows, self.workspaces.mounts)
+            kept = [dict(store) for store in stores]
+            shutil.copytree(self.runtime, left)
+        for store, content in zip(stores, kept, strict=True):
+            store.update(content)
+        shutil.rmtree(self.runtime)
+        left.rename(self.runtime)
+        self.sandboxes.started.clear()
+        self.sandboxes.removed.clear()
 
     def request(self, template: str = "base", depth: int = 0, job: str = "", fence: int = 1) -> ClaimRequest:
         self._jobs += 1

@@ -60,3 +60,5 @@ def test_no_call_is_allowed_both_with_and_without_conditions() -> None:
     bound = {name for rule in PROFILE["syscalls"] if rule["args"] for name in rule["names"]}
     assert not free & bound
     assert {"socket", "socketpair", "clone", "chmod", "openat", "prlimit64", "personality"} <= bound
+    assert {"sched_setaffinity", "sched_setattr", "sched_setparam", "sched_setscheduler"} <= bound
+    assert {"setpriority", "ioprio_set"} <= bound

@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import json
 from collections.abc import Sequence
 from typing import Final
 
@@ -11,6 +12,8 @@ from perstack_runner.messages import Blob, Part, SkillOrder, Structured, Text, T
 from perstack_runner.results import canonical, clean
 
 MAX_TOOLS: Final = 1_000
+MAX_NAME: Final = 256
+"""Characters of a tool's name that the link carries."""
 MAX_LIST_BYTES: Final = 960 << 10
 """Of a tool list: with its message it has to stay below the link's 1 MiB."""
 
@@ -19,7 +22,8 @@ def tool_specs(order: SkillOrder, tools: Sequence[mcp.Tool]) -> tuple[ToolSpec, 
     """The tools that the skill keeps: omit first, then pick; no pick means all.
 
     Raises:
-        ValueError: a name in pick or omit that the server does not have, or a list that is too large, with the remedy.
+        ValueError: a name in pick or omit that the server does not have, a kept tool that cannot be offered, or a list
+        that is too large, with the remedy.
     """
     names = {tool.name for tool in tools}
     unknown = sorted({*order.pick, *order.omit} - names)
@@ -40,13 +44,29 @@ def _some(names: set[str]) -> str:
 
 def _spec(tool: mcp.Tool) -> ToolSpec:
     hints = tool.annotations or mcp.ToolAnnotations()
+    name = clean(tool.name)
+    if len(name) > MAX_NAME:
+        shown = f"{name[:40]}..."
+        raise ValueError(f"a tool's name is {len(name)} characters, the bound is {MAX_NAME}: {shown}; pick others")
+    schema = canonical(tool.input_schema)
+    if not _finite(tool.input_schema):
+        raise ValueError(f"the input schema of {name} has a number that JSON does not have; omit this tool")
     return ToolSpec(
-        name=clean(tool.name),
+        name=name,
         description=clean(tool.description or ""),
-        input_schema=canonical(tool.input_schema),
+        input_schema=schema,
         read_only=bool(hints.read_only_hint),
         idempotent=bool(hints.idempotent_hint),
     )
+
+
+def _finite(value: object) -> bool:
+    """Whether `value` is JSON: the SDK's parser also takes NaN and infinities, the daemon's does not."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except ValueError:
+        return False
+    return True
 
 
 def result_parts(result: mcp.CallToolResult) -> tuple[Part, ...]:

@@ -15,6 +15,7 @@ from perstack_runner.children import Children
 from perstack_runner.messages import Limits, Part, SkillOrder, SkillState
 from perstack_runner.results import clean
 from perstack_runner.skills.content import result_parts
+from perstack_runner.skills.failure import reason
 from perstack_runner.skills.pipes import LastWords
 from perstack_runner.skills.server import Server, Setting, connected
 from perstack_runner.tools.outcome import ToolFailure
@@ -96,7 +97,7 @@ class Skill:
         except TimeoutError:
             why = f"not ready after {self._start_seconds():.0f} s"
         except Exception as error:
-            why = _reason(error)
+            why = reason(error)
         said = f"; its last words: {words.text.strip()}" if words.text.strip() else ""
         self._give_up(ready, why)
         self._say(state, clean(why + said))
@@ -141,7 +142,7 @@ class Skill:
         except MCPError as error:
             raise self._failure(error, seconds) from None
         except (ValueError, RuntimeError) as error:
-            raise ToolFailure("tool_error", f"{self.name}: its answer is not valid: {str(error)[:300]}") from None
+            raise ToolFailure("tool_error", f"{self.name}: {reason(error)}") from None
         return Answer(result_parts(result), result.is_error)
 
     def _failure(self, error: MCPError, seconds: float) -> ToolFailure:
@@ -153,17 +154,3 @@ class Skill:
                 return ToolFailure("skill_disconnected", message)
             case _:
                 return ToolFailure("tool_error", clean(error.message)[:_DETAIL_CHARACTERS])
-
-
-def _reason(error: BaseException) -> str:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    match error:
-        case FileNotFoundError():
-            return f"{error.filename or 'its program'}: no such program in the sandbox's image"
-        case OSError():
-            return f"could not be started: {error.strerror}"
-        case MCPError():
-            return f"its server answered: {error.message}"
-        case _:
-            return str(error) or type(error).__name__

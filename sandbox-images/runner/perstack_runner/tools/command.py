@@ -108,7 +108,7 @@ class Commands:
         """Run a program to its end or its time-out. What it leaves running ends with it; also when this is cancelled.
 
         Raises:
-            ToolFailure: invalid_arguments, command_not_found, path_outside_workspace.
+            ToolFailure: invalid_arguments, command_not_found, path_outside_workspace, process_limit_reached.
         """
         output = Output(self._limits.result_bytes, feed)
         try:
@@ -137,6 +137,8 @@ class Commands:
             return await self._children.start(Spec(argv, environment, lambda: self._directory(where), **wanted))
         except FileNotFoundError:
             raise ToolFailure("command_not_found", f"{command}: no such program in PATH or in {where}") from None
+        except BlockingIOError as error:
+            raise from_os_error(error, command) from None
         except (ValueError, OSError) as error:
             text = error.strerror if isinstance(error, OSError) else str(error)
             raise ToolFailure("command_failed", f"{command}: could not be started: {text}") from None
@@ -205,7 +207,10 @@ class Commands:
         return search.answer(bytes(output.head), arguments.get("path", "."))
 
     async def _answered(self, spec: Spec, output: Output) -> bool:
-        child = await self._children.start(spec)
+        try:
+            child = await self._children.start(spec)
+        except BlockingIOError as error:
+            raise from_os_error(error) from None
         output.close_writer()
         try:
             return await _within(output.ended, search.SEARCH_SECONDS)

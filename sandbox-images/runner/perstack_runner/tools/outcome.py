@@ -30,6 +30,10 @@ class ToolFailure(Exception):  # noqa: N818 - it is an answer for the model, not
         return Outcome({"error": self.name, "message": self.message, **self.more}, is_error=True)
 
 
+PROCESS_LIMIT: Final = (
+    "process limit reached: the sandbox has as many processes and threads as it may; "
+    "end some, or do fewer things at once"
+)
 _BY_ERRNO: Final = {
     errno.ENOENT: ("not_found", "there is nothing at this path"),
     errno.ENOTDIR: ("not_a_directory", "a part of this path is not a directory"),
@@ -46,7 +50,7 @@ _BY_ERRNO: Final = {
     errno.ENAMETOOLONG: ("invalid_path", "the path is too long"),
     errno.EMFILE: ("too_many_files", "the sandbox has too many open files; do fewer things at once"),
     errno.ENOMEM: ("no_memory", "the sandbox is out of memory; end processes first"),
-    errno.EAGAIN: ("no_processes", "the sandbox has too many processes; do fewer things at once"),
+    errno.EAGAIN: ("process_limit_reached", PROCESS_LIMIT),
     errno.EXDEV: ("cross_device", "source and destination are on different file systems; copy it with exec"),
 }
 

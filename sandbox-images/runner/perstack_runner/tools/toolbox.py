@@ -1,13 +1,12 @@
 """The base tools of one assignment: which there are, held to their schemas, run where they belong."""
 
-import asyncio
 import os
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 from perstack_runner import VERSION
+from perstack_runner.threads import Threads
 from perstack_runner.tools import catalogue, directory, file_entry, search, text_file
 from perstack_runner.tools.command import Commands, Feed
 from perstack_runner.tools.outcome import Outcome, ToolFailure, from_os_error
@@ -53,7 +52,7 @@ class Toolbox:
         self._tree = tree
         self._commands = commands
         self._schemas = schemas
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="tool")
+        self._threads = Threads(_THREADS, "tool")
 
     async def run(self, tool: str, raw: bytes, feed: Feed) -> Outcome:
         """Run a call to its outcome; whatever a tool cannot do is an outcome too. Cancelling ends its processes."""
@@ -72,12 +71,17 @@ class Toolbox:
             case "searchText":
                 return await self._commands.search(arguments, feed)
             case _:
-                loop = asyncio.get_running_loop()
-                return await loop.run_in_executor(self._threads, _on_tree, ON_TREE[tool], self._tree, arguments)
+                return await self._apart(ON_TREE[tool], arguments)
+
+    async def _apart(self, work: OnTree, arguments: dict[str, Any]) -> Outcome:
+        try:
+            return await self._threads.run(lambda: _on_tree(work, self._tree, arguments))
+        except BlockingIOError as error:
+            raise from_os_error(error) from None
 
     def close(self) -> None:
         """Let go of the workspace. Threads that are at work end with the process."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._threads.close()
         self._tree.close()
 
 

@@ -1,0 +1,44 @@
+"""Which idle sandboxes of an earlier daemon may be adopted, and what a pool is once they are. Pure."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from perstackd.domain.ids import SandboxId
+from perstackd.domain.pool import PoolState, Seat, Stage
+from perstackd.domain.sandbox import SandboxRecord, SandboxState, Template
+
+
+def unclaimed(row: SandboxRecord) -> bool:
+    """Whether the row says idle and never claimed, and tells which runner is the right one."""
+    claimed = row.job_id or row.run_id or row.tenant or row.claimed_at
+    return row.state is SandboxState.IDLE and not claimed and bool(row.session_token_hash)
+
+
+def eligible(
+    rows: Iterable[SandboxRecord], templates: Mapping[str, Template], uids: range
+) -> tuple[SandboxRecord, ...]:
+    """Unclaimed ones of a template that is configured, with a uid in `uids` that no other has, at most `max` of each
+    template. Oldest first.
+    """
+    taken: set[int] = set()
+    room = {name: template.max for name, template in templates.items()}
+    found: list[SandboxRecord] = []
+    for row in sorted(filter(unclaimed, rows), key=lambda row: row.id):
+        if row.uid in uids and row.uid not in taken and room.get(row.template, 0) > 0:
+            taken.add(row.uid)
+            room[row.template] -= 1
+            found.append(row)
+    return tuple(found)
+
+
+def found(state: PoolState, sandbox_id: SandboxId, now: float) -> PoolState:
+    """A sandbox of an earlier daemon is being verified again. Not counted as a start."""
+    return replace(state, seats=(*state.seats, Seat(sandbox_id, Stage.STARTING, now)))
+
+
+def adopted(state: PoolState, sandbox_id: SandboxId, now: float) -> PoolState:
+    """It is as it should be, and a workspace can be attached to it: the sandbox is idle."""
+    seats = (
+        replace(seat, stage=Stage.IDLE, since=now) if seat.sandbox_id == sandbox_id else seat for seat in state.seats
+    )
+    return replace(state, seats=tuple(seats), proven=True)
