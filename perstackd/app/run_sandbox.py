@@ -1,6 +1,7 @@
 """A run's sandbox: claimed, moved into, given back. What happens inside is the run worker's affair."""
 
 from collections.abc import Callable, Sequence
+from typing import Final
 
 import anyio
 import structlog
@@ -16,6 +17,8 @@ from perstackd.domain.events import JobAdmitted, Payload, SandboxAssigned, Sandb
 from perstackd.ports.egress import EgressRule
 from perstackd.ports.sandboxes import EndCause
 
+END_TRIES: Final = 10
+END_SECONDS: Final = 0.1
 _log = structlog.get_logger()
 
 
@@ -73,9 +76,17 @@ class RunSandbox:
                 _log.error("a sandbox's release is not in the log", run_id=self._plan.run_id, reason=error.reason)
 
     async def cause(self, lease: Lease) -> tuple[str, str]:
-        """How it ended, as the engine knows it: (cause, detail). Unknown is allowed, a guess is not."""
+        """How it ended, as the engine knows it: (cause, detail). Unknown is allowed, a guess is not.
+
+        The link breaks a moment before the engine has seen the container end, so a running one is asked for again.
+        """
         try:
             end = await self._services.pool.end(lease)
+            for _ in range(END_TRIES):
+                if end.cause is not EndCause.RUNNING:
+                    break
+                await anyio.sleep(END_SECONDS)
+                end = await self._services.pool.end(lease)
         except PerstackError as error:
             return "unknown", error.message
         cause = {EndCause.RUNNING: "linkLost", EndCause.GONE: "lost"}.get(end.cause, end.cause.value)

@@ -73,6 +73,7 @@ class Children:
         self._lock = threading.Lock()
         self._reaper: asyncio.TimerHandle | None = None
         self._killer = Threads(1, "killer")
+        self._left: set[Child] = set()
 
     async def start(self, spec: Spec) -> Child:
         """Start it. Cancelling leaves no process.
@@ -82,6 +83,16 @@ class Children:
             OSError, ValueError: as subprocess does.
         """
         self._killer.prepare()  # before there is anything that could leave no room for it
+        try:
+            return await self._start_one(spec)
+        except BlockingIOError:
+            if not self._left:
+                raise
+        for child in tuple(self._left):  # what could not be ended in its time may be what takes the room
+            await self.end(child)
+        return await self._start_one(spec)
+
+    async def _start_one(self, spec: Spec) -> Child:
         mark = os.urandom(12).hex()
         child, cancelled = await _uninterrupted(run_apart(lambda: self._start(spec, mark)))
         if cancelled:
@@ -149,6 +160,7 @@ class Children:
             gone, cancelled = await _uninterrupted(self._ended(child, grace))
         finally:
             child.exited.set()
+        (self._left.discard if gone else self._left.add)(child)
         if cancelled:
             raise asyncio.CancelledError
         return gone

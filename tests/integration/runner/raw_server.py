@@ -1,7 +1,8 @@
 """An MCP server without an SDK, that can be told to misbehave: python raw_server.py MODE...
 
 Modes: crash-on-call, hang-on-call, ignore-stdin-end, many-tools, endless-pages, noisy, long-line, no-handshake,
-die-at-once, escapee, close-stdout, counting (starts are counted in the file `starts`).
+die-at-once, escapee, close-stdout, long-name, not-finite, no-name (of the server), cut-answer, wrong-answer, counting
+(starts are counted in the file `starts`).
 """
 
 import json
@@ -24,6 +25,10 @@ def tool(name: str) -> dict[str, object]:
 
 
 def listed(cursor: str) -> dict[str, object]:
+    if "long-name" in MODES:
+        return {"tools": [tool("x" * 257)]}
+    if "not-finite" in MODES:
+        return {"tools": [{**tool("endless"), "inputSchema": {"type": "object", "maximum": float("inf")}}]}
     if "many-tools" in MODES:
         return {"tools": [tool(f"t{number}") for number in range(1001)]}
     if "endless-pages" in MODES:
@@ -63,7 +68,7 @@ def answer(request: dict[str, object]) -> dict[str, object] | None:
     assert isinstance(params, dict)
     match request["method"]:
         case "initialize":
-            about = {"name": "raw", "version": "1.2.3"}
+            about = {} if "no-name" in MODES else {"name": "raw", "version": "1.2.3"}
             return {"protocolVersion": params["protocolVersion"], "capabilities": {"tools": {}}, "serverInfo": about}
         case "tools/list":
             return listed(params.get("cursor", ""))
@@ -111,6 +116,13 @@ def main() -> None:
             with open("cancelled", "a") as file:
                 file.write("x\n")
         if "id" not in request or "method" not in request or "no-handshake" in MODES:
+            continue
+        if request["method"] == "tools/call" and "cut-answer" in MODES:
+            sys.stdout.write(f'{{"jsonrpc": "2.0", "id": {request["id"]}, "result": {{"content": [\n')
+            sys.stdout.flush()
+            continue
+        if request["method"] == "tools/call" and "wrong-answer" in MODES:
+            say({"id": request["id"], "result": "no object"})
             continue
         result = answer(request)
         if result is not None:

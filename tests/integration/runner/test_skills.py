@@ -102,6 +102,9 @@ async def test_tools_of_all_pages_come_by_pick_and_omit(daemon: FakeDaemon, work
         ("die-at-once", "its last words: no licence key"),
         ("no-handshake", "not ready after 1 s"),
         ("long-line", "a line of its output is over 16 MiB"),
+        ("long-name", "a tool's name is 257 characters, the bound is 256"),
+        ("not-finite", "the input schema of endless has a number that JSON does not have"),
+        ("no-name", "its server's answer is not what the protocol asks for: serverInfo.name"),
     ],
 )
 async def test_a_server_that_cannot_be_used_is_reported_and_the_run_goes_on(
@@ -114,6 +117,18 @@ async def test_a_server_that_cannot_be_used_is_reported_and_the_run_goes_on(
     assert failed.state == pb.SkillState.STATE_FAILED
     assert says in failed.detail
     assert (await daemon.value(1, "healthCheck"))["status"] == "ok"
+
+
+@pytest.mark.parametrize("mode", ["cut-answer", "wrong-answer"])
+async def test_an_answer_that_cannot_be_parsed_fails_its_call_at_once(
+    daemon: FakeDaemon, workspace: Path, mode: str
+) -> None:
+    await daemon.begin(workspace, skills=[raw("s", mode)])
+    async with asyncio.timeout(10):  # the call's own time-out is a minute
+        (result,) = await daemon.results(1, ("echo", {}), skill="s")
+    assert result.is_error
+    assert value_of(result)["error"] == "tool_error"
+    assert "the server's answer is not a valid message" in value_of(result)["message"]
 
 
 async def test_a_program_that_is_missing_is_named(daemon: FakeDaemon, workspace: Path) -> None:

@@ -67,6 +67,14 @@ async def test_more_parts_than_anybody_reads_are_left_out() -> None:
     assert content[-1] == Text("[3 more parts were left out]")
 
 
+async def test_a_result_with_both_notes_has_no_more_parts_than_the_link_carries() -> None:
+    parts = [*[Text("x")] * (MAX_PARTS - 1), Text("x" * 20_000), *[Text("x")] * 1000]
+    packed = await pack(1, (result(*parts),), LIMITS)
+    content = packed.report.results[0].content
+    assert len(content) == 64
+    assert [text.text[:10] for text in content[-2:] if isinstance(text, Text)] == ["[truncated", "[1000 more"]
+
+
 async def test_names_that_are_no_utf8_can_be_sent() -> None:
     name = b"caf\xe9".decode("utf-8", "surrogateescape")
     made = from_outcome("c", Outcome({"name": name}), 7)

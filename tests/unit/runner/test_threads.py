@@ -3,10 +3,10 @@
 import asyncio
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
-from perstack_runner import threads as module
 from perstack_runner.threads import Threads, run_apart
 
 pytestmark = pytest.mark.anyio
@@ -30,7 +30,7 @@ class Refused:
 
 
 def limited(monkeypatch: pytest.MonkeyPatch, left: int) -> None:
-    monkeypatch.setattr(module.threading, "Thread", Refused(left))
+    monkeypatch.setattr(threading, "Thread", Refused(left))
 
 
 async def test_work_apart_is_refused_as_the_system_does_it_when_no_thread_can_be_started(
@@ -51,7 +51,7 @@ async def test_one_that_was_prepared_does_all_the_work_when_no_more_can_be_start
     few.prepare()
     few.prepare()
     async with asyncio.timeout(5):
-        numbers = await asyncio.gather(*(few.run(lambda number=number: number) for number in range(20)))
+        numbers = await asyncio.gather(*(few.run(partial(abs, number)) for number in range(20)))
     assert numbers == list(range(20))
     few.close()
 
@@ -102,7 +102,7 @@ async def test_what_was_cancelled_or_closed_before_its_turn_never_runs() -> None
 
     held = asyncio.ensure_future(few.run(hold))
     assert await asyncio.to_thread(at_work.wait, 5)
-    late, left = (asyncio.ensure_future(few.run(lambda number=number: done.append(number))) for number in range(2))
+    late, left = (asyncio.ensure_future(few.run(partial(done.append, number))) for number in range(2))
     await asyncio.sleep(0)
     late.cancel()
     few.close()
