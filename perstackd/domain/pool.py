@@ -10,7 +10,7 @@ deepest claimed run that waits has children one level deeper, and that level is 
 sandboxes is as deep. The holder must be the same in all pools, or two jobs would each hold what the other needs.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final, TypeAlias
@@ -24,6 +24,8 @@ HALT_AFTER: Final = 5
 MIN_QUARANTINE: Final = 8  # stuck removals that do not yet stop the refill, however small the pool
 NO_JOB: Final = JobId("")
 YOUNG_SECONDS: Final = 60.0  # a sandbox lost this soon tells of its template; later, of its own fate
+CALM_SECONDS: Final = 0.1  # after a claim nothing is started while others are idle: a start would slow the claim's run
+CALM_EVERY: Final = 1.0  # seconds between such pauses, so that a steady flow of claims does not hold the refill back
 _KEPT_DURATIONS: Final = 100
 
 
@@ -78,6 +80,7 @@ class PoolState:
     failure: str = ""
     retry_at: float = 0.0
     halted_until: float = 0.0
+    calm_until: float = 0.0
     started_total: int = 0
     claimed_total: int = 0
     refill_ms: tuple[float, ...] = ()
@@ -141,29 +144,6 @@ class Place:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class PoolStatus:
-    """What is shown of a pool. Durations are milliseconds from the start to verified, of the last 100 starts."""
-
-    template: str
-    image: str
-    image_id: str
-    min_idle: int
-    max: int
-    starting: int
-    idle: int
-    claimed: int
-    removing: int
-    quarantined: int
-    waiting: int
-    halted: str
-    failures: int
-    started_total: int
-    claimed_total: int
-    refill_p50_ms: float
-    refill_p99_ms: float
-
-
 # --- what happened --------------------------------------------------------------------------------------------------
 def arrived(state: PoolState, claim: WaitingClaim) -> PoolState:
     """A claim came. Children stand before new jobs, each in order of arrival."""
@@ -212,7 +192,8 @@ def lost(state: PoolState, sandbox_id: SandboxId, reason: str, now: float) -> Po
 def handed(state: PoolState, action: Hand, now: float) -> PoolState:
     """A sandbox went to a claim."""
     after = _staged(left(state, action.claim_id), action.sandbox_id, Stage.CLAIMED, now)
-    return replace(after, claimed_total=state.claimed_total + 1, losses=0)
+    calm_until = state.calm_until if now < state.calm_until + CALM_EVERY else now + CALM_SECONDS
+    return replace(after, claimed_total=state.claimed_total + 1, losses=0, calm_until=calm_until)
 
 
 def removing(state: PoolState, sandbox_id: SandboxId, now: float) -> PoolState:
@@ -299,6 +280,8 @@ def _halts(state: PoolState, now: float) -> tuple[Halt, ...]:
 
 
 def _starts(state: PoolState, template: Template, now: float, among: Shared) -> tuple[Start, ...]:
+    if now < state.calm_until and not state.waiting and state.count(Stage.IDLE):
+        return ()
     room = _room(state, template, now, among)
     short = len(state.waiting) + (0 if state.draining else template.min_idle)
     short = max(short, 0 if state.proven or state.draining else 1) - state.count(Stage.IDLE, Stage.STARTING)
@@ -370,31 +353,3 @@ def _nothing_comes(state: PoolState, template: Template) -> str:
     if _overrun(state, template):
         return f"the pool {name!r} is halted: {state.count(Stage.QUARANTINED)} sandboxes resist their removal"
     return ""
-
-
-def status(state: PoolState, template: Template, image_id: str = "") -> PoolStatus:
-    """What is shown of the pool."""
-    return PoolStatus(
-        template=template.name,
-        image=template.image,
-        image_id=image_id,
-        min_idle=template.min_idle,
-        max=template.max,
-        starting=state.count(Stage.STARTING),
-        idle=state.count(Stage.IDLE),
-        claimed=state.count(Stage.CLAIMED),
-        removing=state.count(Stage.REMOVING),
-        quarantined=state.count(Stage.QUARANTINED),
-        waiting=len(state.waiting),
-        halted=state.halted or state.blocked or (state.failure if state.failures else ""),
-        failures=state.failures,
-        started_total=state.started_total,
-        claimed_total=state.claimed_total,
-        refill_p50_ms=_quantile(state.refill_ms, 0.50),
-        refill_p99_ms=_quantile(state.refill_ms, 0.99),
-    )
-
-
-def _quantile(values: Iterable[float], q: float) -> float:
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(len(ordered) * q))] if ordered else 0.0

@@ -6,7 +6,7 @@ from perstack.v1 import pools_pb2 as pb
 from perstack.v1 import pools_pb2_grpc
 
 from perstackd.app.warm_pool import WarmPool
-from perstackd.domain.pool import PoolStatus
+from perstackd.domain.pool_status import PoolStatus
 
 
 class PoolServicer(pools_pb2_grpc.PoolServiceServicer):

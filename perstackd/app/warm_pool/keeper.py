@@ -3,6 +3,7 @@
 import asyncio
 from collections import deque
 from dataclasses import replace
+from functools import partial
 from typing import assert_never
 
 import structlog
@@ -87,6 +88,7 @@ class Keeper:
             case Hand():
                 states[name] = pool.handed(states[name], action, now)
                 self._hand(action)
+                self._crew.run("pool-wake", partial(self._wake, states[name].calm_until))
             case Expire(sandbox_id=sandbox_id):
                 self._endings.begin(self._roster.members[sandbox_id], "nobody will claim it")
             case Halt(reason=reason, until=until):

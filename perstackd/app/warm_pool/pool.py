@@ -23,9 +23,9 @@ from perstackd.app.warm_pool.rounds import UNANSWERED, Rounds
 from perstackd.app.warm_pool.starting import Starter
 from perstackd.app.warm_pool.waiting import Waiting
 from perstackd.app.warm_pool.wiring import PoolLimits, PoolPorts, bounded
-from perstackd.domain import pool
 from perstackd.domain.ids import SandboxId
-from perstackd.domain.pool import PoolState, PoolStatus
+from perstackd.domain.pool import PoolState
+from perstackd.domain.pool_status import PoolStatus, status
 from perstackd.domain.sandbox import Posture, SandboxRecord, Template
 from perstackd.ports.sandboxes import ContainerEnd
 
@@ -131,8 +131,7 @@ class WarmPool:
         """Every pool, by the order of the templates."""
         states, image_ids = self._roster.states, self._roster.image_ids
         return tuple(
-            pool.status(states[name], template, image_ids.get(name, ""))
-            for name, template in self._roster.templates.items()
+            status(states[name], template, image_ids.get(name, "")) for name, template in self._roster.templates.items()
         )
 
     def records(self) -> tuple[SandboxRecord, ...]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from perstackd.app.warm_pool import Lease, WarmPool
+from perstackd.domain import pool as pool_rules
 from perstackd.domain.errors import Kind, PerstackError
 from perstackd.domain.ids import DEFAULT_TENANT, SandboxId
 from perstackd.domain.sandbox import SandboxState, Template
@@ -34,8 +35,11 @@ def idle(pool: WarmPool) -> int:
 
 
 async def claimed(pool: WarmPool, here: World, depth: int = 0, job: str = "", template: str = "base") -> Lease:
+    """A claim, and the pause of the refill that follows it."""
     async with asyncio.timeout(BOUND):
-        return await pool.claim(here.request(template, depth, job))
+        lease = await pool.claim(here.request(template, depth, job))
+    here.timers.advance(pool_rules.CALM_SECONDS)
+    return lease
 
 
 async def test_entering_fills_the_pool_with_verified_sandboxes_and_proves_late_binding(here: World) -> None:

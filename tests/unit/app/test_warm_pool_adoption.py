@@ -8,6 +8,7 @@ import pytest
 
 from perstackd.app.warm_pool import WarmPool
 from perstackd.domain.ids import JobId, SandboxId
+from perstackd.domain.pool import CALM_SECONDS
 from perstackd.domain.sandbox import SandboxState
 from perstackd.domain.session import NextTurn, ProbeResult
 from perstackd.domain.workspace import WorkspaceSpec
@@ -70,6 +71,7 @@ async def test_an_adopted_sandbox_is_claimed_watched_and_replaced_as_any_other(h
         async with asyncio.timeout(BOUND):
             lease = await pool.claim(here.request())
         await pool.confirm(lease)
+        here.timers.advance(CALM_SECONDS)
         assert lease.record.id in left
         assert here.store.rows[lease.record.id].state is SandboxState.CLAIMED
         (other,) = left - {lease.record.id}
@@ -103,6 +105,7 @@ async def test_a_claimed_sandbox_and_one_that_was_starting_are_removed(here: Wor
     async with here.killed() as before:
         lease = await before.claim(here.request())
         await before.confirm(lease)
+        here.timers.advance(CALM_SECONDS)
         await eventually(lambda: len(ids(before)) == 2)
         starting, kept = sorted(ids(before))
     here.store.rows[starting] = replace(here.store.rows[starting], state=SandboxState.STARTING)

@@ -1,8 +1,9 @@
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
-from perstackd.domain import pool
+from perstackd.domain import pool, pool_status
 from perstackd.domain.ids import JobId, SandboxId
 from perstackd.domain.pool import Action, Expire, Halt, Hand, PoolState, Seat, Stage, Start, WaitingClaim
 from perstackd.domain.sandbox import Template
@@ -118,7 +119,7 @@ def test_five_failures_in_a_row_halt_the_pool_with_the_reason_shown() -> None:
     assert planned(after, template()) == (Halt("no such image", NOW + 5),)
     halted = pool.halted(after, Halt("no such image", NOW + 5))
     assert planned(halted, template()) == ()
-    assert pool.status(halted, template()).halted == "no such image"
+    assert pool_status.status(halted, template()).halted == "no such image"
     assert planned(halted, template(), NOW + 5) == (Start(1),)
 
 
@@ -130,7 +131,7 @@ def test_halts_grow_up_to_five_minutes() -> None:
 def test_four_failures_do_not_halt_and_one_good_start_forgets_them() -> None:
     after = failing(4)
     assert after.halted == ""
-    assert pool.status(after, template()).halted == after.failure != ""
+    assert pool_status.status(after, template()).halted == after.failure != ""
     after = pool.launched(after, Seat(SandboxId("ok"), Stage.STARTING, NOW))
     after = pool.settled(after, SandboxId("ok"), 250.0, NOW)
     assert (after.failures, after.failure) == (0, "")
@@ -143,7 +144,7 @@ def test_sandboxes_that_keep_dying_young_slow_the_refill_down_although_their_sta
         seat = Seat(SandboxId(f"y{number}"), Stage.STARTING, now)
         after = pool.settled(pool.launched(after, seat), seat.sandbox_id, 100.0, now)
         after = pool.removed(pool.lost(after, seat.sandbox_id, "the link was lost", now), seat.sandbox_id)
-    assert pool.status(after, template()).halted == "the link was lost"
+    assert pool_status.status(after, template()).halted == "the link was lost"
 
 
 def test_an_engine_restart_that_ends_all_idle_sandboxes_counts_once() -> None:
@@ -228,7 +229,17 @@ def test_status_shows_counts_and_refill_times() -> None:
     shown = state(Stage.IDLE, Stage.CLAIMED, Stage.REMOVING, Stage.QUARANTINED, Stage.STARTING, waiting=[("a", 0)])
     for duration in range(1, 201):
         shown = pool.settled(shown, SandboxId("none"), float(duration), NOW)
-    status = pool.status(shown, template(), "sha256:x")
+    status = pool_status.status(shown, template(), "sha256:x")
     assert (status.idle, status.claimed, status.removing, status.quarantined, status.starting) == (1, 1, 1, 1, 1)
     assert (status.waiting, status.image_id) == (1, "sha256:x")
     assert (status.refill_p50_ms, status.refill_p99_ms) == (151.0, 200.0)
+
+
+def test_after_a_claim_nothing_is_started_for_a_moment_while_another_sandbox_is_idle() -> None:
+    claimed = pool.handed(state(Stage.IDLE, Stage.IDLE), pool.Hand(1, state(Stage.IDLE).seats[0].sandbox_id), NOW)
+    calm, after = NOW + pool.CALM_SECONDS / 2, NOW + pool.CALM_SECONDS
+    among = pool.Shared(pool.MAX_STARTS, pool.NO_JOB)
+    assert pool.plan(claimed, template(min_idle=2), calm, among) == ()
+    assert pool.plan(claimed, template(min_idle=2), after, among) == (pool.Start(1),)
+    nobody_idle = replace(claimed, seats=tuple(seat for seat in claimed.seats if seat.stage is not Stage.IDLE))
+    assert pool.plan(nobody_idle, template(min_idle=1), calm, among) == (pool.Start(1),)
