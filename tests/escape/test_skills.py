@@ -10,12 +10,11 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.daemon import docker, one, until
-from tests.escape import hostile_server
 from tests.escape.attacker import Attacker, Outcome, python, tool
 
 pytestmark = pytest.mark.docker
 
-SOURCE = Path(hostile_server.__file__).read_text()
+SOURCE = (Path(__file__).parent / "hostile_server.py").read_text()
 SECRET = "a-value-that-nobody-else-has-5150"
 CALLED = {
     "garbage": "said", "forged": "said", "asking": "said", "words": "said", "silent": "timeout",
