@@ -129,8 +129,8 @@ def _fill(environment: dict[str, str]) -> int:
 
 def _run(environment: dict[str, str], *, real: bool) -> int:
     provider = [] if real else ["--provider", "replay"]
-    # On a terminal the live view follows the job; anywhere else a readable log does.
-    output = [] if sys.stdout.isatty() else ["--output", "text"]
+    # The live view of a terminal would be over in an instant: the log keeps every event on the screen.
+    output = ["--output", "text"]
     command = [
         str(BIN / "perstackctl"),
         "run",
