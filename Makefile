@@ -13,7 +13,7 @@ venv: ## the virtual environment, from the hashed lock file
 	@tools/venv
 
 images: venv ## the sandbox images (needs an engine; starts one if it must)
-	@tools/with-engine sandbox-images/build
+	@tools/with-engine sandbox-images/build --full
 
 demo: venv ## the fitness-assistant example from start to end; leaves nothing running
 	@tools/with-engine tools/demo

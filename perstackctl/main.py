@@ -19,8 +19,8 @@ CLOSED_PIPE: Final = 141
 _COMMANDS: Final = {
     "run": LazyCommand("perstackctl.commands.run:run", "Run an expert and wait for its end."),
     "start": LazyCommand("perstackctl.commands.start:start", "Choose an expert, say what to do, watch it."),
-    "job": LazyCommand("perstackctl.commands.job:job", "List, show, watch and cancel jobs."),
-    "expert": LazyCommand("perstackctl.commands.expert:expert", "Check a perstack.toml."),
+    "job": LazyCommand("perstackctl.commands.job:job", "List, show, watch, answer, pause and cancel jobs."),
+    "expert": LazyCommand("perstackctl.commands.expert:expert", "Check, show and begin experts."),
     "sandbox": LazyCommand("perstackctl.commands.sandbox:sandbox", "Show sandboxes and their posture."),
     "pool": LazyCommand("perstackctl.commands.pool:pool", "Show the pools of warm sandboxes."),
     "system": LazyCommand("perstackctl.commands.system:system", "Show the daemon and its machine."),
@@ -32,6 +32,8 @@ Examples:
   perstackctl run fitness-assistant "Start today's session"
   perstackctl job ls
   perstackctl job watch 01JD3Z
+  perstackctl job answer 01JD3Z 3-1 "b2"
+  perstackctl job log 01JD3Z --errors
   perstackctl sandbox posture 01JD40
 
 \b

@@ -114,13 +114,16 @@ def span(milliseconds: int) -> str:
 
 
 def elapsed(milliseconds: int) -> str:
-    """A short length of time: 12ms, 3.4s, 2m05s."""
+    """A short length of time: 12ms, 3.4s, 2m05s, 3h05m, 4d02h."""
     if milliseconds < 1000:
         return f"{max(0, milliseconds)}ms"
     if milliseconds < 60_000:
         return f"{milliseconds / 1000:.1f}s"
     minutes, seconds = divmod(milliseconds // 1000, 60)
-    return f"{minutes}m{seconds:02d}s" if minutes < 60 else f"{minutes // 60}h{minutes % 60:02d}m"
+    if minutes < 60:
+        return f"{minutes}m{seconds:02d}s"
+    hours = minutes // 60
+    return f"{hours}h{minutes % 60:02d}m" if hours < 48 else f"{hours // 24}d{hours % 24:02d}h"
 
 
 def count(number: int) -> str:

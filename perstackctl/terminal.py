@@ -34,6 +34,14 @@ def clean(text: str) -> str:
     return _CONTROLS.sub("", _SEQUENCES.sub("", text))
 
 
+def visible(text: str) -> str:
+    """The text with what would act on a terminal written out as escapes, so that nothing of it is hidden.
+
+    For what a person decides on; line ends and tabs stay.
+    """
+    return _CONTROLS.sub(lambda match: match.group().encode("unicode_escape").decode("ascii"), text)
+
+
 def line(text: str, longest: int = 0) -> str:
     """The text as one clean line, cut to `longest` characters with an ellipsis; 0 means not cut."""
     # Cut before cleaning as well: a tool's megabytes are not scanned for one line.

@@ -10,9 +10,9 @@ import os
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -21,75 +21,30 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from perstackd.adapters.config_section import AbsolutePath, Section
+from perstackd.adapters.docker.template_config import TemplateConfig, Templates
+from perstackd.adapters.models.config import ModelsConfig
 from perstackd.domain.errors import Kind, PerstackError
 from perstackd.domain.ids import ID_LENGTH
 from perstackd.domain.sandbox import Template
 
 DEFAULT_PATH: Final = Path("/etc/perstackd/perstackd.toml")
 MAX_SOCKET_PATH: Final = 107
-MEMORY_MARGIN: Final = 256 << 20
 
 
-def _absolute(path: Path) -> Path:
-    if not path.is_absolute() or ".." in path.parts:
-        raise ValueError("must be an absolute path without ..")
-    return path
-
-
-AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class TemplateConfig(_Section):
-    """A kind of sandbox; sizes in bytes. See `domain.sandbox.Template`."""
-
-    image: str = "perstack/base:latest"
-    runtime: Literal["runc"] = "runc"
-    memory: int = Field(768 << 20, ge=64 << 20)
-    cpus: float = Field(1.0, gt=0, le=1024)
-    cpu_shares: int = Field(256, ge=2, le=262144)
-    pids: int = Field(256, ge=16, le=32768)
-    nofile: int = Field(1024, ge=256, le=65536)
-    fsize: int = Field(1 << 30, ge=1 << 20)
-    tmp_bytes: int = Field(64 << 20, ge=1 << 20)
-    tmp_inodes: int = Field(16384, ge=64)
-    home_bytes: int = Field(64 << 20, ge=1 << 20)
-    home_inodes: int = Field(16384, ge=64)
-    run_bytes: int = Field(4 << 20, ge=1 << 20)
-    run_inodes: int = Field(1024, ge=64)
-    shm_bytes: int = Field(1 << 20, ge=0)
-    min_idle: int = Field(2, ge=0, le=1000)
-    max: int = Field(16, ge=1, le=1000)
-
-    @model_validator(mode="after")
-    def _fits(self) -> "TemplateConfig":
-        least = self.tmp_bytes + self.home_bytes + self.run_bytes + self.shm_bytes + MEMORY_MARGIN
-        if self.memory < least:
-            raise ValueError(
-                f"memory is {self.memory}, but the tmpfs sizes are charged to it: it must be at least {least} "
-                f"(tmp + home + run + shm + {MEMORY_MARGIN >> 20} MiB)"
-            )
-        if self.min_idle > self.max:
-            raise ValueError(f"min_idle {self.min_idle} is above max {self.max}")
-        return self
-
-
-class GrpcConfig(_Section):
+class GrpcConfig(Section):
     """The API."""
 
     reflection: bool = False
 
 
-class LogConfig(_Section):
+class LogConfig(Section):
     """Logs go to standard error, one JSON object a line."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
 
 
-class EngineConfig(_Section):
+class EngineConfig(Section):
     """The Docker engine."""
 
     url: str = "unix:///var/run/docker.sock"
@@ -97,48 +52,10 @@ class EngineConfig(_Section):
     call_deadline_s: float = Field(10, gt=0, le=600)
 
 
-class AnthropicConfig(_Section):
-    """`api_key_env` names the variable of the daemon's environment that holds the key.
-
-    The key is sent to `base_url` and to no other host, but for `allowed_hosts` (`name` or `name:port`), which a
-    definition's baseUrl may name.
+class JobsConfig(Section):
+    """Bounds on jobs; 0 is none. `ask_hold_ms` is how long a run that only waits for people keeps its sandboxes. Money is
+    in millionths of a US dollar.
     """
-
-    base_url: str = ""
-    allowed_hosts: tuple[str, ...] = ()
-    api_key_env: str = "ANTHROPIC_API_KEY"
-
-
-class CompatibleConfig(_Section):
-    """A provider that speaks OpenAI's Chat Completions. Empty values mean the known provider's own."""
-
-    base_url: str = ""
-    api_key_env: str = ""
-    allowed_hosts: tuple[str, ...] = ()
-    api_version: str = ""
-    images: bool = True
-
-
-class ReplayConfig(_Section):
-    """A recorded conversation that answers instead of a model."""
-
-    file: AbsolutePath | None = None
-
-
-class ModelsConfig(_Section):
-    """Who answers. `record` names a file that turns are appended to, for `replay`."""
-
-    default_provider: str = "anthropic"
-    default_model: str = "claude-sonnet-5-5"
-    default_reasoning: Literal["none", "minimal", "low", "medium", "high"] | Annotated[int, Field(ge=0)] = "low"
-    record: AbsolutePath | None = None
-    anthropic: AnthropicConfig = AnthropicConfig()
-    compatible: dict[str, CompatibleConfig] = Field(default_factory=dict)
-    replay: ReplayConfig = ReplayConfig()
-
-
-class JobsConfig(_Section):
-    """Bounds on jobs."""
 
     max_running: int = Field(200, ge=1, le=100_000)
     max_steps: int = Field(100, ge=1, le=100_000)
@@ -147,14 +64,20 @@ class JobsConfig(_Section):
     tool_timeout_ms: int = Field(60_000, ge=1000)
     skill_start_timeout_ms: int = Field(60_000, ge=1000)
     drain_s: float = Field(30, ge=0, le=3600)
+    ask_hold_ms: int = Field(60_000, ge=0)
+    max_wall_clock_ms: int = Field(0, ge=0)
+    max_tokens: int = Field(0, ge=0)
+    max_microdollars: int = Field(0, ge=0)
+    max_tool_calls: int = Field(0, ge=0)
 
 
-class EgressConfig(_Section):
+class EgressConfig(Section):
     """The way out of the sandboxes. `allow_addresses` are CIDR blocks of non-global addresses that names may
-    resolve to.
+    resolve to. `ca_bundle` is a PEM file of all authorities that programs in sandboxes believe.
     """
 
     allow_addresses: tuple[str, ...] = ()
+    ca_bundle: AbsolutePath | None = None
     uid: int = Field(65534, ge=1)
 
     @model_validator(mode="after")
@@ -164,13 +87,13 @@ class EgressConfig(_Section):
         return self
 
 
-class SecretsConfig(_Section):
+class SecretsConfig(Section):
     """The key that seals values at rest: `file:/path`; empty means master.key in the state directory."""
 
     master_key: str = Field("", pattern=r"^(file:/.+)?$")
 
 
-class WorkspacesConfig(_Section):
+class WorkspacesConfig(Section):
     """Managed and ephemeral workspaces. Their files belong to `uid` on the host."""
 
     uid: int = Field(199_998, ge=1000)
@@ -194,7 +117,8 @@ class Config(BaseSettings):
     workspace_roots: tuple[AbsolutePath, ...] = ()
     sandbox_uids: tuple[int, int] = (200_000, 265_535)
     default_template: str = "base"
-    templates: dict[str, TemplateConfig] = Field(default_factory=lambda: {"base": TemplateConfig()})
+    skills_template: str = "skills"
+    templates: Templates = Field(default_factory=lambda: {"base": TemplateConfig()})
     grpc: GrpcConfig = GrpcConfig()
     log: LogConfig = LogConfig()
     engine: EngineConfig = EngineConfig()
@@ -245,6 +169,8 @@ def _inconsistent(config: Config) -> Iterator[str]:
         yield "sandbox_uids must be [low, high] with 1000 <= low < high"
     if config.default_template not in config.templates:
         yield f"default_template {config.default_template!r} is not among the templates ({', '.join(config.templates)})"
+    if "skills_template" in config.model_fields_set and config.skills_template not in config.templates:
+        yield f"skills_template {config.skills_template!r} is not among the templates ({', '.join(config.templates)})"
     yield from _clashing_uids(config)
     most = sum(section.max for section in config.templates.values())
     if high - low + 1 < most:

@@ -9,6 +9,7 @@ mounts, helper and lock.
 import asyncio
 import gc
 import hashlib
+import ipaddress
 import json
 import os
 import signal
@@ -25,8 +26,10 @@ import structlog
 import uvloop
 from grpc_health.v1 import health_pb2
 
+from perstackd.adapters.answer_schemas import JsonAnswerSchemas
 from perstackd.adapters.clock import SystemClock
 from perstackd.adapters.definition.parser import TomlDefinitions
+from perstackd.adapters.docker import ca_bundle
 from perstackd.adapters.docker.calls import CallLimits
 from perstackd.adapters.docker.engine import DockerSandboxes, EngineSettings
 from perstackd.adapters.egress.program import ProgramOptions
@@ -34,11 +37,13 @@ from perstackd.adapters.egress.proxy import EgressProxy
 from perstackd.adapters.landlock import landlock_abi
 from perstackd.adapters.logs import configure
 from perstackd.adapters.models.anthropic import AnthropicModels, AnthropicSettings
+from perstackd.adapters.models.config import CompatibleConfig
 from perstackd.adapters.models.openai import OpenAiModels
-from perstackd.adapters.models.openai_settings import DEFAULTS, OpenAiSettings
+from perstackd.adapters.models.openai_settings import DEFAULTS, OpenAiSettings, WireApi
 from perstackd.adapters.models.recorder import RecordingModels
 from perstackd.adapters.models.replay import ReplayModels
 from perstackd.adapters.models.router import ModelRouter
+from perstackd.adapters.package_indexes.reading import read_package_indexes
 from perstackd.adapters.secrets.sealer import AesSealer
 from perstackd.adapters.state_lock import state_lock
 from perstackd.adapters.store.sqlite import open_store
@@ -48,18 +53,21 @@ from perstackd.adapters.workspaces.settings import HostSettings
 from perstackd.adapters.workspaces.userns import UserNamespaces
 from perstackd.app.errors import single_errors
 from perstackd.app.feed import Feed
-from perstackd.app.jobs import JobDefaults, Jobs
+from perstackd.app.job_context import JobDefaults
+from perstackd.app.jobs import Jobs
 from perstackd.app.run_context import RunLimits, RunServices
 from perstackd.app.system import System, SystemFacts
 from perstackd.app.unforeseen import unforeseen
 from perstackd.app.warm_pool import PoolLimits, PoolPorts, WarmPool
-from perstackd.config import CompatibleConfig, Config, template
+from perstackd.config import Config, template
+from perstackd.domain.budget import Budgets
 from perstackd.domain.errors import Kind, PerstackError
 from perstackd.domain.expert import ModelChoice
 from perstackd.domain.messages import ToolSpec
 from perstackd.domain.prompt import expert_of
 from perstackd.ports.event_store import Blobs, Store
 from perstackd.ports.models import Models
+from perstackd.ports.package_indexes import GRANT, PackageIndexes
 from perstackd.ports.secrets import Sealer
 from perstackd.rpc.runner import GrpcRunnerLinks
 from perstackd.rpc.server import AdminSocket, Api, admin_server
@@ -147,13 +155,16 @@ async def assembled(
         egress = await stack.enter_async_context(_egress(config))
         router = ModelRouter(providers if providers is not None else _providers(config, store.blobs))
         stack.push_async_callback(router.close)
-        sandboxes = await stack.enter_async_context(DockerSandboxes(_engine(config)))
+        settings = await asyncio.to_thread(_engine, config)
+        sandboxes = await stack.enter_async_context(DockerSandboxes(settings))
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
         tasks.create_task(_warm(config, router))  # beside the pool's start, which takes longer
         ports = PoolPorts(sandboxes, GrpcRunnerLinks(clock), workspaces, egress, store.sandboxes, clock)
         pool = await stack.enter_async_context(_pool(config, ports))
         models = _recorded(config, router)
-        services = RunServices(pool, workspaces, egress, models, store.blobs, clock, base_tools())
+        granted = any(section.grant == GRANT for section in config.templates.values())
+        indexes = await asyncio.to_thread(read_package_indexes) if granted else PackageIndexes()
+        services = RunServices(pool, workspaces, egress, models, store.blobs, clock, base_tools(), indexes)
         sealer = await asyncio.to_thread(AesSealer.from_key_file, config.key_file)
         jobs = await stack.enter_async_context(_jobs(config, store, services, sealer, router))
         system = System(_facts(config, started), sandboxes, pool, jobs)
@@ -197,10 +208,11 @@ def _jobs(config: Config, store: Store, services: RunServices, sealer: Sealer, r
         store,
         Feed(store),
         services,
-        definitions=TomlDefinitions(_base_url_hosts(config)),
+        definitions=TomlDefinitions(_base_url_hosts(config), loopback_endpoints=_reaches_loopback(config)),
         sealer=sealer,
         defaults=_defaults(config),
         check_provider=_checker(router),
+        schemas=JsonAnswerSchemas(),
     )
 
 
@@ -210,11 +222,13 @@ def _egress(config: Config) -> EgressProxy:
 
 
 def _engine(config: Config) -> EngineSettings:
-    engine = config.engine
+    """Blocking: checks and copies the certificate authorities."""
+    engine, bundle = config.engine, config.egress.ca_bundle
     return EngineSettings(
         daemon_id=daemon_id(config.state_directory),
         seccomp_path=str(seccomp_profile()),
         url=engine.url,
+        ca_bundle=ca_bundle.installed(bundle, config.runtime_directory) if bundle else "",
         limits=CallLimits(call_seconds=engine.call_deadline_s, start_seconds=engine.start_deadline_s),
     )
 
@@ -258,8 +272,16 @@ def openai_providers(configured: Mapping[str, CompatibleConfig]) -> Iterator[Ope
             key_name=section.api_key_env or known.key_name,
             allowed_hosts=frozenset(section.allowed_hosts),
             api_version=section.api_version,
+            api=WireApi(section.api),
             images=known.images and section.images,
         )
+
+
+def _reaches_loopback(config: Config) -> bool:
+    """Whether the operator lets allowed names lead to this machine."""
+    loopback = map(ipaddress.ip_address, ("127.0.0.1", "::1"))
+    blocks = [ipaddress.ip_network(block) for block in config.egress.allow_addresses]
+    return any(address in block for address in loopback for block in blocks)
 
 
 def _base_url_hosts(config: Config) -> frozenset[str]:
@@ -301,13 +323,21 @@ def _defaults(config: Config) -> JobDefaults:
         template=config.default_template,
         templates=frozenset(config.templates),
         model=ModelChoice(models.default_provider, models.default_model, models.default_reasoning),
-        max_steps=jobs.max_steps,
+        skills_template=config.skills_template,
+        budgets=Budgets(
+            max_steps=jobs.max_steps,
+            wall_clock_ms=jobs.max_wall_clock_ms,
+            tokens=jobs.max_tokens,
+            microdollars=jobs.max_microdollars,
+            tool_calls=jobs.max_tool_calls,
+        ),
         max_running=jobs.max_running,
         limits=RunLimits(
             max_retries=jobs.max_retries,
             generation_timeout_ms=jobs.generation_timeout_ms,
             tool_timeout_ms=jobs.tool_timeout_ms,
             skill_start_timeout_ms=jobs.skill_start_timeout_ms,
+            ask_hold_ms=jobs.ask_hold_ms,
         ),
     )
 

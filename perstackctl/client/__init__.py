@@ -27,12 +27,21 @@ from perstackctl.client.errors import (
 
 if TYPE_CHECKING:
     from perstackctl.client.client import Client
+    from perstackctl.client.questions import Action, Answer, Question, QuestionKind
+    from perstackctl.client.resolution import (
+        Finding,
+        Resolution,
+        ResolvedExpert,
+        ResolvedLimits,
+        ResolvedSkill,
+        Severity,
+    )
     from perstackctl.client.values import (
         Batch,
+        Budgets,
         CreatedJob,
         Definition,
         Event,
-        Finding,
         Info,
         Job,
         JobRequest,
@@ -40,12 +49,9 @@ if TYPE_CHECKING:
         Pool,
         Posture,
         PostureCheck,
-        Resolution,
-        ResolvedExpert,
         Run,
         Sandbox,
         SandboxState,
-        Severity,
         StreamPiece,
         Usage,
         Workspace,
@@ -53,7 +59,10 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "Action",
+    "Answer",
     "Batch",
+    "Budgets",
     "Client",
     "ClientError",
     "ConflictError",
@@ -76,9 +85,13 @@ __all__ = [
     "PostureCheck",
     "PreconditionError",
     "ProtocolError",
+    "Question",
+    "QuestionKind",
     "RefusedError",
     "Resolution",
     "ResolvedExpert",
+    "ResolvedLimits",
+    "ResolvedSkill",
     "Run",
     "Sandbox",
     "SandboxState",
@@ -93,9 +106,17 @@ __all__ = [
     "WorkspaceKind",
 ]
 
+_MODULES = {
+    "Client": "client",
+    **dict.fromkeys(("Action", "Answer", "Question", "QuestionKind"), "questions"),
+    **dict.fromkeys(
+        ("Finding", "Resolution", "ResolvedExpert", "ResolvedLimits", "ResolvedSkill", "Severity"), "resolution"
+    ),
+}
+
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = "client" if name == "Client" else "values"
+    module = _MODULES.get(name, "values")
     return getattr(importlib.import_module(f"{__name__}.{module}"), name)

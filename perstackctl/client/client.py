@@ -12,7 +12,10 @@ from perstack.v1 import jobs_pb2, jobs_pb2_grpc
 from perstackctl.client import convert
 from perstackctl.client import values as v
 from perstackctl.client.address import DEFAULT_ADDRESS, diagnose, socket_path
+from perstackctl.client.convert_experts import resolution
 from perstackctl.client.errors import ClientError
+from perstackctl.client.questions import Answer, Question
+from perstackctl.client.resolution import Resolution
 from perstackctl.client.status import from_rpc
 from perstackctl.client.watch import Patience, Stream, Watch
 
@@ -86,6 +89,33 @@ class Client:  # more than 12 methods: one per method of the API
         request = jobs_pb2.CancelJobRequest(job_id=job_id, reason=reason)
         return convert.job((await self._call(stub.CancelJob, request)).job)
 
+    async def pause_job(self, job_id: str) -> v.Job:
+        """Let the job's runs finish the step in hand and start no other. Idempotent."""
+        stub = jobs_pb2_grpc.JobServiceStub(self._channel)
+        return convert.job((await self._call(stub.PauseJob, jobs_pb2.PauseJobRequest(job_id=job_id))).job)
+
+    async def resume_job(self, job_id: str) -> v.Job:
+        """Let a paused job go on. Idempotent."""
+        stub = jobs_pb2_grpc.JobServiceStub(self._channel)
+        return convert.job((await self._call(stub.ResumeJob, jobs_pb2.ResumeJobRequest(job_id=job_id))).job)
+
+    async def list_questions(self, job_id: str) -> tuple[Question, ...]:
+        """What the job's runs wait for a person to say, oldest first."""
+        stub = jobs_pb2_grpc.JobServiceStub(self._channel)
+        response = await self._call(stub.ListQuestions, jobs_pb2.ListQuestionsRequest(job_id=job_id))
+        return tuple(map(convert.question, response.questions))
+
+    async def answer_question(self, job_id: str, question_id: str, answer: Answer) -> Question:
+        """Answer one question; durable when it returns. The same answer again changes nothing.
+
+        Raises:
+            InvalidError: reason `answer_invalid`, with what does not fit; the question stays open.
+            PreconditionError: reason `question_closed`, it has another answer.
+        """
+        stub = jobs_pb2_grpc.JobServiceStub(self._channel)
+        request = convert.answer_request(job_id, question_id, answer)
+        return convert.question((await self._call(stub.AnswerQuestion, request)).question)
+
     def watch_job(
         self,
         job_id: str,
@@ -114,17 +144,22 @@ class Client:  # more than 12 methods: one per method of the API
         patience = Patience(self._reconnect_seconds)
         return Watch(job_id, after_seq, open_stream, self._explain, patience, on_cut).batches()
 
-    async def resolve(self, definition: v.Definition, expert_key: str = "") -> v.Resolution:
-        """What a definition says; every expert of it when no key is given.
+    async def resolve(
+        self, definition: v.Definition, expert_key: str = "", *, report_errors: bool = False
+    ) -> Resolution:
+        """What a definition says; every expert of it when no key is given. With `report_errors` a definition that
+        cannot be used is told by its findings, and there are no experts.
 
         Raises:
             InvalidError: reason `definition_invalid`, all problems in the message.
         """
         from perstack.v1 import experts_pb2, experts_pb2_grpc
 
-        request = experts_pb2.ResolveRequest(definition=convert.definition_message(definition), expert_key=expert_key)
+        request = experts_pb2.ResolveRequest(
+            definition=convert.definition_message(definition), expert_key=expert_key, report_errors=report_errors
+        )
         stub = experts_pb2_grpc.ExpertServiceStub(self._channel)
-        return convert.resolution(await self._call(stub.Resolve, request))
+        return resolution(await self._call(stub.Resolve, request))
 
     async def list_runs(self, job_id: str) -> tuple[v.Run, ...]:
         """The runs of a job, parents before their children."""

@@ -1,17 +1,24 @@
-"""The only place where protobuf messages become values and values become messages."""
+"""Where protobuf messages become values and values become messages; those of the expert service in convert_experts."""
 
+import json
 from collections.abc import Iterable
-from typing import Final
+from typing import Any, Final
 
 from perstack.v1 import events_pb2, experts_pb2, jobs_pb2, pools_pb2, runs_pb2, sandboxes_pb2, system_pb2
 
 from perstackctl.client import values as v
+from perstackctl.client.convert_experts import findings
+from perstackctl.client.errors import ProtocolError
+from perstackctl.client.questions import Answer, Question, QuestionKind
 
 _JOB_STATES: Final[dict[int, v.JobState]] = {
     jobs_pb2.JobState.Value(f"JOB_STATE_{state.name}"): state for state in v.JobState
 }
 _SANDBOX_STATES: Final[dict[int, v.SandboxState]] = {
     sandboxes_pb2.SandboxState.Value(f"SANDBOX_STATE_{state.name}"): state for state in v.SandboxState
+}
+_QUESTION_KINDS: Final[dict[int, QuestionKind]] = {
+    jobs_pb2.QuestionKind.Value(f"QUESTION_KIND_{kind.name}"): kind for kind in QuestionKind
 }
 
 
@@ -48,19 +55,6 @@ def _workspace_message(workspace: v.Workspace) -> jobs_pb2.Workspace:
             return jobs_pb2.Workspace(ephemeral=jobs_pb2.Workspace.Ephemeral(), read_only=workspace.read_only)
 
 
-def _findings(messages: Iterable[experts_pb2.Finding]) -> tuple[v.Finding, ...]:
-    return tuple(
-        v.Finding(
-            v.Severity.ERROR if m.severity == experts_pb2.SEVERITY_ERROR else v.Severity.WARNING,
-            m.message,
-            m.line,
-            m.column,
-            m.key,
-        )
-        for m in messages
-    )
-
-
 def definition_message(definition: v.Definition) -> experts_pb2.Definition:
     """A definition as it is sent."""
     return experts_pb2.Definition(source=definition.source, toml=definition.toml)
@@ -80,7 +74,24 @@ def create_request(request: v.JobRequest) -> jobs_pb2.CreateJobRequest:
         max_steps=request.max_steps,
         model=request.model,
         provider=request.provider,
+        budgets=_budgets_message(request.budgets),
     )
+
+
+def _budgets_message(budgets: v.Budgets) -> jobs_pb2.Budgets | None:
+    if budgets == v.Budgets():
+        return None
+    return jobs_pb2.Budgets(
+        max_steps=budgets.max_steps,
+        wall_clock_ms=budgets.wall_clock_ms,
+        tokens=budgets.tokens,
+        microdollars=budgets.microdollars,
+        tool_calls=budgets.tool_calls,
+    )
+
+
+def _budgets(m: jobs_pb2.Budgets) -> v.Budgets:
+    return v.Budgets(m.max_steps, m.wall_clock_ms, m.tokens, m.microdollars, m.tool_calls)
 
 
 def list_request(tenant: str, states: Iterable[v.JobState], page_size: int, token: str) -> jobs_pb2.ListJobsRequest:
@@ -112,27 +123,58 @@ def job(message: jobs_pb2.Job) -> v.Job:
         queue_reason=message.queue_reason,
         provider=message.provider,
         model=message.model,
+        budgets=_budgets(message.budgets),
+        tool_calls=message.tool_calls,
+        cost_microdollars=message.cost_microdollars,
+        cost_known=message.cost_known,
+        paused=message.paused,
+        open_questions=message.open_questions,
+    )
+
+
+def question(message: jobs_pb2.Question) -> Question:
+    """A question as the daemon tells it.
+
+    Raises:
+        ProtocolError: its arguments or its schema are not JSON objects.
+    """
+    return Question(
+        id=message.id,
+        kind=_QUESTION_KINDS.get(message.kind, QuestionKind.UNSPECIFIED),
+        run_id=message.run_id,
+        expert_key=message.expert_key,
+        skill=message.skill,
+        tool=message.tool,
+        arguments=_object(message.arguments, message.id),
+        message=message.message,
+        answer_schema=_object(message.answer_schema, message.id),
+        asked_at=message.asked_at,
+    )
+
+
+def _object(document: bytes, question_id: str) -> dict[str, Any]:
+    try:
+        value = json.loads(document or b"{}")
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise ProtocolError(
+            f"question {question_id} does not hold JSON objects; daemon and perstackctl are of different versions "
+            "(perstackctl system info)"
+        )
+    return value
+
+
+def answer_request(job_id: str, question_id: str, answer: Answer) -> jobs_pb2.AnswerQuestionRequest:
+    """An answer as it is sent."""
+    return jobs_pb2.AnswerQuestionRequest(
+        job_id=job_id, question_id=question_id, action=answer.action.value, content=answer.content
     )
 
 
 def created(message: jobs_pb2.CreateJobResponse) -> v.CreatedJob:
     """The reply to a job request."""
-    return v.CreatedJob(job(message.job), _findings(message.warnings))
-
-
-def resolution(message: experts_pb2.ResolveResponse) -> v.Resolution:
-    """What a definition says."""
-    return v.Resolution(
-        experts=tuple(
-            v.ResolvedExpert(e.key, e.version, e.description, tuple(e.delegates), tuple(e.skills), e.digest)
-            for e in message.experts
-        ),
-        required_env=tuple(message.required_env),
-        env_paths=tuple(message.env_paths),
-        findings=_findings(message.findings),
-        provider=message.provider,
-        model=message.model,
-    )
+    return v.CreatedJob(job(message.job), findings(message.warnings))
 
 
 def _event(m: events_pb2.Event) -> v.Event:

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
+from perstackctl.client.resolution import Finding
+
 
 class JobState(StrEnum):
     """Where a job stands; the last five are final."""
@@ -44,13 +46,6 @@ class WorkspaceKind(StrEnum):
     EPHEMERAL = "ephemeral"
     NAMED = "named"
     PATH = "path"
-
-
-class Severity(StrEnum):
-    """Whether a finding stops a job."""
-
-    WARNING = "warning"
-    ERROR = "error"
 
 
 class SandboxState(StrEnum):
@@ -99,38 +94,17 @@ class Definition:
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing to say about a definition: line and column are 1-based, 0 when there is none."""
+class Budgets:
+    """What all runs of a job together may use; 0 means that nothing is said. Money is millionths of a US dollar.
 
-    severity: Severity
-    message: str
-    line: int = 0
-    column: int = 0
-    key: str = ""
+    The wall clock, in milliseconds, runs from the job's creation; waits for people and pauses do not count.
+    """
 
-
-@dataclass(frozen=True, slots=True)
-class ResolvedExpert:
-    """An expert of a definition, pinned by `digest` (sha256:HEX)."""
-
-    key: str
-    version: str = ""
-    description: str = ""
-    delegates: tuple[str, ...] = ()
-    skills: tuple[str, ...] = ()
-    digest: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Resolution:
-    """What a job of an expert needs. The expert asked for comes first in `experts`."""
-
-    experts: tuple[ResolvedExpert, ...] = ()
-    required_env: tuple[str, ...] = ()
-    env_paths: tuple[str, ...] = ()
-    findings: tuple[Finding, ...] = ()
-    provider: str = ""
-    model: str = ""
+    max_steps: int = 0
+    wall_clock_ms: int = 0
+    tokens: int = 0
+    microdollars: int = 0
+    tool_calls: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,11 +122,12 @@ class JobRequest:
     max_steps: int = 0
     model: str = ""
     provider: str = ""
+    budgets: Budgets = Budgets()
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One request as the daemon keeps it."""
+    """One request as the daemon keeps it. `cost_microdollars` is a part of the cost while `cost_known` is false."""
 
     id: str
     tenant: str
@@ -174,6 +149,12 @@ class Job:
     queue_reason: str = ""
     provider: str = ""
     model: str = ""
+    budgets: Budgets = Budgets()
+    tool_calls: int = 0
+    cost_microdollars: int = 0
+    cost_known: bool = False
+    paused: bool = False
+    open_questions: int = 0
 
 
 @dataclass(frozen=True, slots=True)

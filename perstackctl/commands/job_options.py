@@ -1,10 +1,12 @@
 """The options of `run` and `start`: what a job is made of."""
 
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import click
 
+from perstackctl.amounts import Length, Money
+from perstackctl.client.values import Budgets
 from perstackctl.commands.options import address_option
 
 P = ParamSpec("P")
@@ -44,6 +46,17 @@ _OPTIONS = (
     click.option(
         "--max-steps", metavar="N", type=click.IntRange(1, 2**32 - 1), help="The most steps, all runs together."
     ),
+    click.option(
+        "--max-time",
+        metavar="TIME",
+        type=Length(),
+        help="The longest that it may take: 90 (seconds), 90s, 10m, 2h, 1h30m. Waits for people do not count.",
+    ),
+    click.option(
+        "--max-tokens", metavar="N", type=click.IntRange(1, 2**63 - 1), help="The most tokens, input and output."
+    ),
+    click.option("--max-cost", metavar="DOLLARS", type=Money(), help="The most US dollars for its model, as in 0.50."),
+    click.option("--max-tool-calls", metavar="N", type=click.IntRange(1, 2**32 - 1), help="The most calls of tools."),
     click.option("--tenant", default="", help="Whose job it is.  [default: default]"),
     click.option(
         "--idempotency-key",
@@ -61,3 +74,14 @@ def job_options(function: Callable[P, R]) -> Callable[P, R]:
     for option in reversed(_OPTIONS):
         function = option(function)
     return function
+
+
+def take_budgets(options: dict[str, Any]) -> Budgets:
+    """The limits among a command's options, which are taken out; --max-steps stays, as a number."""
+    options["max_steps"] = options["max_steps"] or 0
+    return Budgets(
+        wall_clock_ms=options.pop("max_time") or 0,
+        tokens=options.pop("max_tokens") or 0,
+        microdollars=options.pop("max_cost") or 0,
+        tool_calls=options.pop("max_tool_calls") or 0,
+    )

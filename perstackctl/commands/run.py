@@ -1,15 +1,17 @@
 """perstackctl run: make a job and stay with it to its end."""
 
 import os
+import sys
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from perstackctl.client.values import Job, JobRequest, Resolution, Workspace
-from perstackctl.commands.job_options import job_options
+from perstackctl.client.resolution import Resolution
+from perstackctl.client.values import Budgets, Job, JobRequest, Workspace
+from perstackctl.commands.job_options import job_options, take_budgets
 from perstackctl.commands.options import in_loop, make_client, reconnect_option, watch_output_option
 from perstackctl.output import JSON, document, note, say
 from perstackctl.request.definition import DefinitionFile, load, located
@@ -19,25 +21,31 @@ from perstackctl.request.workspace import choose
 
 if TYPE_CHECKING:
     from perstackctl.client.client import Client
+    from perstackctl.questions.desk import Desk
     from perstackctl.watch.interrupts import Interrupts
+    from perstackctl.watch.painter import Painter
 
 _EPILOG = """\b
 Examples:
   perstackctl run fitness-assistant "Start today's session"
   git diff | perstackctl run reviewer -o text
   perstackctl run reporter "Weekly numbers" --workspace reports --env-path ci.env
+  perstackctl run migrator "Port src/ to 3.12" --max-cost 2.50 --max-time 30m --max-tool-calls 200
   ID=$(perstackctl run bug-finder "Look at src/" --detach); perstackctl job watch "$ID"
 
 \b
 Exit codes:
   0 completed   1 failed   2 usage   3 stopped by a limit   4 waits for an answer
   5 cancelled   6 refused (quota, rights)   7 daemon unreachable   130 left with Ctrl-C
+
+A job that waits for an answer goes on waiting; the last message has the command that answers. perstackctl start asks
+on the terminal instead.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """What a job is made of and how it is shown."""
+    """What a job is made of and how it is shown. `asks`: its questions are put to whoever sits at the terminal."""
 
     file: DefinitionFile
     expert: str
@@ -49,11 +57,13 @@ class RunOptions:
     model: str = ""
     provider: str = ""
     max_steps: int = 0
+    budgets: Budgets = field(default_factory=Budgets)
     tenant: str = ""
     idempotency_key: str = ""
     output: str | None = None
     stream: bool = False
     detach: bool = False
+    asks: bool = False
 
 
 @click.command(epilog=_EPILOG)
@@ -75,8 +85,7 @@ def run(ctx: click.Context, /, expert: str, query: str | None, config: str, reco
     those names are sent, and the daemon seals them.
     """
     file = load(config, Path.cwd())
-    options["max_steps"] = options["max_steps"] or 0
-    chosen = RunOptions(file, expert, read_query(query), **options)
+    chosen = RunOptions(file, expert, read_query(query), budgets=take_budgets(options), **options)
     return in_loop(execute(make_client(ctx, reconnect), chosen))
 
 
@@ -124,6 +133,7 @@ async def _request(client: "Client", options: RunOptions) -> JobRequest:
         max_steps=options.max_steps,
         model=options.model,
         provider=options.provider,
+        budgets=options.budgets,
     )
 
 
@@ -140,4 +150,17 @@ async def _follow(client: "Client", job: Job, options: RunOptions, interrupts: "
 
     display = painter(options.output)
     streaming = streams(options.output, wanted=options.stream)
-    return await Follower(client, job.id, display, streaming=streaming, interrupts=interrupts).run()
+    desk = _desk(client, job, options, display, interrupts)
+    return await Follower(client, job.id, display, streaming=streaming, interrupts=interrupts, desk=desk).run()
+
+
+def _desk(
+    client: "Client", job: Job, options: RunOptions, display: "Painter", interrupts: "Interrupts"
+) -> "Desk | None":
+    if not options.asks or options.output == JSON or not (sys.stdin.isatty() and sys.stdout.isatty()):
+        return None
+    from perstackctl.questions.desk import Desk
+    from perstackctl.questions.terminal import Terminal
+    from perstackctl.watch.follow import answer_command
+
+    return Desk(client, job.id, Terminal(interrupts.divert), display, answer_command(client.path, job.id))

@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from perstackctl.client.errors import InvalidError
-from perstackctl.client.values import ResolvedExpert
-from perstackctl.commands.job_options import job_options
+from perstackctl.client.resolution import ResolvedExpert
+from perstackctl.commands.job_options import job_options, take_budgets
 from perstackctl.commands.options import in_loop, make_client, reconnect_option, watch_output_option
 from perstackctl.commands.run import RunOptions, execute
 from perstackctl.output import say
@@ -21,6 +21,7 @@ _EPILOG = """\b
 Examples:
   perstackctl start
   perstackctl start fitness-assistant
+  perstackctl start bot "Sort the open issues" --max-cost 0.50
   perstackctl start --config examples/tic-tac-toe/perstack.toml --workspace ephemeral
 """
 
@@ -33,7 +34,11 @@ Examples:
 @reconnect_option
 @click.pass_context
 def start(ctx: click.Context, /, expert: str | None, query: str | None, reconnect: float, **options: Any) -> int:
-    """Choose an expert, say what it shall do, and watch it. For people; programs use run."""
+    """Choose an expert, say what it shall do, and watch it. For people; programs use run.
+
+    What the job asks is asked here, one question after the other: texts, approvals (y or n), and fields one by one.
+    Ctrl-C at a question leaves it open and says how to answer it later; elsewhere it cancels the job.
+    """
     file = load(options.pop("config"), Path.cwd())
     if (expert is None or query is None) and not sys.stdin.isatty():
         raise InvalidError(
@@ -44,8 +49,7 @@ def start(ctx: click.Context, /, expert: str | None, query: str | None, reconnec
         expert = _choose(in_loop(_experts(ctx, file)))
     if query is None:
         query = click.prompt("What shall it do", prompt_suffix="? ")
-    options["max_steps"] = options["max_steps"] or 0
-    chosen = RunOptions(file, expert, checked(query or ""), **options)
+    chosen = RunOptions(file, expert, checked(query or ""), budgets=take_budgets(options), asks=True, **options)
     return in_loop(execute(make_client(ctx, reconnect), chosen))
 
 

@@ -1,16 +1,22 @@
 """Values for the names that experts require, from the environment and .env files. Only those names are sent."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from perstackctl.client.errors import InvalidError
-from perstackctl.request.text_file import read
+from perstackctl.output import note
+from perstackctl.request.text_file import is_file, read
 
+if TYPE_CHECKING:
+    from dotenv.parser import Binding
+
+ENVIRONMENT: Final = "environment"
 MAX_FILE_BYTES: Final = 1 << 20
 MAX_VALUE_BYTES: Final = 64 << 10
+MAX_NOTES: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,42 +37,74 @@ def env_files(named: Sequence[str], defined: Iterable[str], cwd: Path, directory
     return tuple(EnvFile(directory / path, required=False) for path in defined)
 
 
-def collect(names: Sequence[str], files: Sequence[EnvFile], environ: Mapping[str, str]) -> dict[str, str]:
-    """A value for each name: of the environment, else of the last file that has it.
+@dataclass(frozen=True, slots=True)
+class Found:
+    """`values` are secret. `origins` says where each is from: `environment`, or the path of a file. `unread` are lines
+    that say nothing, as file:line."""
+
+    values: Mapping[str, str] = field(default_factory=dict, repr=False)
+    origins: Mapping[str, str] = field(default_factory=dict)
+    unread: tuple[str, ...] = ()
+
+
+def look_up(names: Sequence[str], files: Sequence[EnvFile], environ: Mapping[str, str]) -> Found:
+    """What there is for these names, and for no others: of the environment, else of the last file that has it.
 
     Raises:
-        InvalidError: `env_missing` with all names that have no value and where it was looked; `file_unreadable`;
-            `too_large`; `not_utf8`.
+        InvalidError: `file_unreadable`, `too_large`, `not_utf8`.
     """
-    if not names:
-        return {}
-    found: dict[str, str] = {}
-    for file in files:
-        found.update({name: value for name, value in _values(file).items() if value is not None})
-    values = {name: environ.get(name, found.get(name)) for name in names}
-    missing = [name for name, value in values.items() if value is None]
+    values: dict[str, str] = {}
+    origins: dict[str, str] = {}
+    unread: list[str] = []
+    wanted = frozenset(names)
+    for file in files if names else ():
+        for binding in _bindings(file):
+            if binding.error:
+                unread.append(f"{file.path}:{binding.original.line}")
+            elif binding.key is not None and binding.key in wanted and binding.value is not None:
+                values[binding.key], origins[binding.key] = binding.value, str(file.path)
+    for name in names:
+        if name in environ:
+            values[name], origins[name] = environ[name], ENVIRONMENT
+    return Found({name: _checked(name, value) for name, value in values.items()}, origins, tuple(unread))
+
+
+def collect(names: Sequence[str], files: Sequence[EnvFile], environ: Mapping[str, str]) -> dict[str, str]:
+    """A value for each name, as `look_up` finds it. Lines that cannot be read are told on standard error.
+
+    Raises:
+        InvalidError: `env_missing` with all names that have no value and where it was looked; as `look_up` does.
+    """
+    found = look_up(names, files, environ)
+    for place in found.unread[:MAX_NOTES]:
+        note(f"{place}: not NAME=VALUE, and left out; is a quote not closed?")
+    missing = [name for name in names if name not in found.values]
     if missing:
         raise _missing(missing, files)
-    return {name: _checked(name, value) for name, value in values.items() if value is not None}
+    return dict(found.values)
 
 
-def _values(file: EnvFile) -> Mapping[str, str | None]:
-    if not file.required and not file.path.is_file():
-        return {}
-    # Imported here: most experts require nothing.
-    from dotenv import dotenv_values
+def looked_in(files: Sequence[EnvFile]) -> str:
+    """The places as the end of a sentence; files that are not there are named as such."""
+    places = [f"{file.path}{'' if is_file(file.path) else ' (not there)'}" for file in files]
+    return "the environment" + (f" and in {', '.join(places)}" if places else "")
+
+
+def _bindings(file: EnvFile) -> Iterable["Binding"]:
+    if not file.required and not is_file(file.path):
+        return ()
+    # Imported here: most experts require nothing. Its parser alone: a value is what is written, not what the caller's
+    # environment makes of it, and what cannot be read is ours to tell.
+    from dotenv.parser import parse_stream
 
     text = read(file.path, MAX_FILE_BYTES, "the environment file")
-    # Without interpolation: a value is what is written, not what the caller's environment makes of it.
-    return dotenv_values(stream=StringIO(text), interpolate=False)
+    return parse_stream(StringIO(text.removeprefix("\ufeff")))
 
 
 def _missing(names: Sequence[str], files: Sequence[EnvFile]) -> InvalidError:
-    looked = [f"{file.path}{'' if file.path.is_file() else ' (not there)'}" for file in files]
     return InvalidError(
-        f"no value for {', '.join(names)}, which the expert requires; looked in the environment"
-        + (f" and in {', '.join(looked)}" if looked else "")
-        + ". Export it, write NAME=VALUE into one of these files, or name another with --env-path",
+        f"no value for {', '.join(names)}, which the expert requires; looked in {looked_in(files)}"
+        ". Export it, write NAME=VALUE into one of these files, or name another with --env-path",
         reason="env_missing",
     )
 

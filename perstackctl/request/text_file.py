@@ -6,15 +6,24 @@ from typing import BinaryIO
 from perstackctl.client.errors import InvalidError
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is a file that can be seen; a directory that may not be entered hides what is in it."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
 def read(path: Path, limit: int, what: str) -> str:
     """The file's text.
 
     Raises:
         InvalidError: not a file, not readable, larger than `limit` bytes, not UTF-8.
     """
-    if not path.is_file():
-        raise InvalidError(f"{what} {path} is not {'a file' if path.exists() else 'there'}", reason="file_unreadable")
     try:
+        if not path.is_file():
+            there = "a file" if path.exists() else "there"
+            raise InvalidError(f"{what} {path} is not {there}", reason="file_unreadable")
         with path.open("rb") as file:
             return decoded(file, limit, f"{what} {path}")
     except OSError as error:

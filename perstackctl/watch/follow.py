@@ -1,7 +1,7 @@
-"""Watching one job to its end: stream in, display out, Ctrl-C, and the exit code.
+"""Watching one job to its end: stream in, display out, Ctrl-C, questions, and the exit code.
 
-Three tasks in one group: the reader of the stream, a ticker for the display and for jobs that wait for a person, and
-one that waits for Ctrl-C. The reader's end ends the others.
+Tasks in one group: the reader of the stream, a ticker for the display and for jobs that wait for a person, one that
+waits for Ctrl-C, one that asks the job's questions. The reader's end ends the others.
 """
 
 import asyncio
@@ -9,25 +9,34 @@ import os
 import time
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from perstackctl.client.address import DEFAULT_ADDRESS, socket_path
 from perstackctl.client.errors import ClientError, ConnectionLostError, JobWaitsError, UnreachableError
 from perstackctl.client.values import EXIT_CODES, Job, JobState
 from perstackctl.output import note
+from perstackctl.questions.show import ways
+from perstackctl.terminal import line
 from perstackctl.watch.interrupts import Interrupts
 from perstackctl.watch.painter import Painter
 from perstackctl.watch.trace import Trace
+from perstackctl.watch.words import question_words
 
 if TYPE_CHECKING:
     from perstackctl.client.client import Client
+    from perstackctl.questions.desk import Desk
 
+_SHOWN: Final = 8
 _ASK_SECONDS: Final = 1.0
 
 
 @dataclass(slots=True)
 class Follower:
-    """One job being followed. With `interrupts` the first Ctrl-C cancels the job; `tail` waits for what comes."""
+    """One job being followed. With `interrupts` the first Ctrl-C cancels the job; `tail` waits for what comes.
+
+    `stay` goes on watching while the job waits for a person; without it that is the end. A `desk` asks the questions.
+    """
 
     client: "Client"
     job_id: str
@@ -36,6 +45,8 @@ class Follower:
     streaming: bool = False
     tail: bool = True
     interrupts: Interrupts | None = None
+    stay: bool = False
+    desk: "Desk | None" = None
     _trace: Trace = field(default_factory=Trace, init=False)
     _waiting: Job | None = field(default=None, init=False)
 
@@ -57,8 +68,7 @@ class Follower:
         finally:
             self.painter.close(self._trace)
         if self._waiting is not None:
-            question = next((run.note for run in self._trace.runs.values() if run.phase == "asking"), "")
-            raise JobWaitsError(f"job {self.job_id} waits for an answer{f' ({question})' if question else ''}")
+            raise JobWaitsError(self._asks(self._waiting))
         return await self._exit_code()
 
     async def _tasks(self) -> None:
@@ -66,6 +76,8 @@ class Follower:
             async with asyncio.TaskGroup() as group:
                 reader = group.create_task(self._read())
                 helpers = [group.create_task(self._tick(reader))]
+                if self.desk is not None:
+                    helpers.append(group.create_task(self.desk.serve()))
                 if self.interrupts is not None:
                     helpers.append(group.create_task(self._cancel_when_asked(self.interrupts)))
                 reader.add_done_callback(lambda _: [helper.cancel() for helper in helpers])
@@ -80,26 +92,48 @@ class Follower:
         async with aclosing(batches):
             async for batch in batches:
                 self._trace = self.painter.paint(self._trace, batch)
+                if self.desk is not None:
+                    self.desk.update(self._trace.questions)
 
     async def _tick(self, reader: "asyncio.Task[None]") -> None:
         asked_at = time.monotonic()
         while True:
             await asyncio.sleep(self.painter.interval)
             self.painter.tick(self._trace, int(time.time() * 1000))
-            if not self._trace.asking or time.monotonic() - asked_at < _ASK_SECONDS:
+            if not self._may_wait() or time.monotonic() - asked_at < _ASK_SECONDS:
                 continue
             asked_at = time.monotonic()
             if await self._waits():
                 reader.cancel()
                 return
 
+    def _may_wait(self) -> bool:
+        """Whether it is worth asking the daemon if nothing but answers is missing."""
+        there = bool(self._trace.questions) and not self.stay
+        return there and (self.desk is None or self.desk.left_all)
+
     async def _waits(self) -> bool:
         try:
             job = await self.client.get_job(self.job_id)
         except UnreachableError:
             return False  # the reader sees the same and has the patience for it
-        self._waiting = job if job.state is JobState.WAITING else None
+        waits = job.state is JobState.WAITING or (job.open_questions > 0 and self._trace.stalled)
+        # A person who is asked here answers here: only what they left open ends the watch.
+        self._waiting = job if waits and self._may_wait() else None
         return self._waiting is not None
+
+    def _asks(self, job: Job) -> str:
+        """What it waits for, with the commands that answer."""
+        questions = self._trace.questions
+        if not questions:
+            return f"job {job.id} waits for an answer; see perstackctl job questions {job.id}"
+        command = answer_command(self.client.path, job.id)
+        asked = [
+            f"\n  {line(q.expert_key)}: {question_words(q)}\n    " + "\n    ".join(ways(q, command))
+            for q in questions[:_SHOWN]
+        ]
+        more = f"\n  … and {len(questions) - _SHOWN} more" if len(questions) > _SHOWN else ""
+        return f"job {job.id} waits for an answer, and goes on when it has one{''.join(asked)}{more}"
 
     async def _cancel_when_asked(self, interrupts: Interrupts) -> None:
         await interrupts.wait()
@@ -133,9 +167,18 @@ class Follower:
         )
 
     def _command(self, last_seq: int) -> str:
-        known = os.environ.get("PERSTACK_ADDRESS") or DEFAULT_ADDRESS
-        address = "" if socket_path(known) == self.client.path else f" --address {self.client.path}"
-        return f"perstackctl{address} job watch {self.job_id} --after {last_seq}"
+        return f"{program(self.client.path)} job watch {self.job_id} --after {last_seq}"
+
+
+def program(path: Path) -> str:
+    """`perstackctl`, with the daemon's address where it is not the one that it finds by itself."""
+    known = os.environ.get("PERSTACK_ADDRESS") or DEFAULT_ADDRESS
+    return "perstackctl" if socket_path(known) == path else f"perstackctl --address {path}"
+
+
+def answer_command(path: Path, job_id: str) -> str:
+    """What answers a question of a job, but for its name and the answer."""
+    return f"{program(path)} job answer {job_id}"
 
 
 def outcome_code(trace: Trace) -> int:

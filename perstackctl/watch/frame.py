@@ -12,6 +12,7 @@ from perstackctl.output import count, elapsed
 from perstackctl.terminal import clean, line, width
 from perstackctl.watch.run_trace import Run, ToolCall
 from perstackctl.watch.trace import Trace
+from perstackctl.watch.words import question_words
 
 _SPINNER: Final = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _SPIN_MS: Final = 100
@@ -102,7 +103,7 @@ class _Rows:
         trace = self.trace
         end = trace.last_at if trace.outcome else max(self.now, trace.last_at)
         usage = trace.usage
-        state = trace.outcome or (f"waits, {line(trace.queue, 60)}" if trace.queue else "running")
+        state = trace.outcome or _standing(trace)
         return self._fitted(
             0,
             Text("job ", "dim") + Text(trace.job_id or "…", "bold"),
@@ -153,6 +154,10 @@ class _Rows:
         for call in _shown_calls(run, self.detail.calls):
             output = self._tail("" if call.ended_at else call.output.text, depth + 1, "dim")
             self._add(branch, Text("\n  ").join([self._call(call, depth), *output]))
+        for question in run.questions[: max(1, self.detail.calls)]:
+            asked = [_styled(f"[{line(question.short_id, 24)}]", "dim")]
+            words = Text("? ", "yellow") + Text(line(question_words(question), 300))
+            self._add(branch, self._fitted(depth, words, asked))
         style = "dim italic" if run.stream.kind == "streamReasoning" else ""
         said = list(self._tail(run.stream.text, depth, style))
         if said:
@@ -196,6 +201,14 @@ def _styled(text: str, style: str) -> Text:
 
 def _tokens(incoming: int, outgoing: int) -> str:
     return f"{count(incoming)}↑ {count(outgoing)}↓" if incoming or outgoing else ""
+
+
+def _standing(trace: Trace) -> str:
+    if trace.queue:
+        return f"waits, {line(trace.queue, 60)}"
+    if trace.stalled:
+        return "waits for an answer"
+    return "paused" if trace.paused else "running"
 
 
 def _why(run: Run) -> str:

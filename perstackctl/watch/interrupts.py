@@ -8,6 +8,7 @@ import asyncio
 import os
 import signal
 import sys
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, Final, NoReturn, Self
 
@@ -27,6 +28,7 @@ class Interrupts:
         self._count = 0
         self._left = "left while a job was made; see it with perstackctl job ls"
         self._before: Any = None
+        self._diverted: Callable[[], None] | None = None
 
     def __enter__(self) -> Self:
         self._before = signal.getsignal(signal.SIGINT)
@@ -49,7 +51,14 @@ class Interrupts:
         """Return when the first Ctrl-C came."""
         await self._asked.wait()
 
+    def divert(self, to: Callable[[], None] | None) -> None:
+        """Ctrl-C is for somebody else, who is told on the loop; None: it is for the job again."""
+        self._diverted = to
+
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        if self._diverted is not None:
+            self._loop.call_soon_threadsafe(self._diverted)
+            return
         self._count += 1
         if self._count > 1:
             self._leave()

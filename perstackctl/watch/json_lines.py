@@ -115,6 +115,12 @@ class JsonLines:
     def notice(self, text: str) -> None:
         note(text)
 
+    def hold(self) -> None:
+        pass
+
+    def go_on(self) -> None:
+        pass
+
     def close(self, trace: Trace) -> None:
         # Whoever reads the pipe parses the events; whoever looks at the terminal still wants to know why it failed.
         if trace.outcome and trace.message:

@@ -26,6 +26,7 @@ class LiveView:
         self._console = console or Console(file=self._out)
         self._screen = Screen(self._out)
         self._drawn_at = 0.0
+        self._held = False
 
     def paint(self, before: Trace, batch: Batch) -> Trace:
         trace = fold(before, batch)
@@ -39,7 +40,15 @@ class LiveView:
     def notice(self, text: str) -> None:
         self._screen.above(line(text), self._console.width)
 
+    def hold(self) -> None:
+        self._held = True
+        self._screen.wipe(self._console.width)
+
+    def go_on(self) -> None:
+        self._held = False
+
     def close(self, trace: Trace) -> None:
+        self._held = False
         self._draw(trace, int(time.time() * 1000))
         self._screen.leave()
         if trace.answer:
@@ -49,6 +58,8 @@ class LiveView:
         self._out.flush()
 
     def _draw(self, trace: Trace, now: int) -> None:
+        if self._held:
+            return
         self._drawn_at = time.monotonic()
         size = self._console.size
         picture = frame(trace, now, Size(size.width, size.height))

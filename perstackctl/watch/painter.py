@@ -23,6 +23,14 @@ class Painter(Protocol):
         """A sentence of perstackctl itself, about the watching."""
         ...
 
+    def hold(self) -> None:
+        """Keep off the terminal: somebody is asked there. Painting and ticking go on."""
+        ...
+
+    def go_on(self) -> None:
+        """The terminal is free again."""
+        ...
+
     def close(self, trace: Trace) -> None:
-        """Nothing more will come. Called once, also after an error."""
+        """Nothing more will come. Called once, also after an error, held or not."""
         ...

@@ -2,12 +2,17 @@
 
 import json
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any, Final, TypeAlias
 
+from perstackctl.amounts import dollars
 from perstackctl.client.errors import ProtocolError
+from perstackctl.client.questions import Question, QuestionKind
 from perstackctl.client.values import Event, Usage
+from perstackctl.output import elapsed
 
 _LONGEST_ERROR: Final = 65_536
+_KINDS: Final = {kind.value: kind for kind in QuestionKind}
 
 Fields: TypeAlias = Mapping[str, Any]
 
@@ -46,6 +51,12 @@ def items(fields: Fields, key: str) -> tuple[Fields, ...]:
     """A list of objects; empty when it is left out."""
     value = fields.get(key)
     return tuple(item for item in value if isinstance(item, dict)) if isinstance(value, list) else ()
+
+
+def texts(fields: Fields, key: str) -> tuple[str, ...]:
+    """A list of texts; empty when it is left out."""
+    value = fields.get(key)
+    return tuple(item for item in value if isinstance(item, str)) if isinstance(value, list) else ()
 
 
 def member(fields: Fields, key: str) -> Fields:
@@ -96,10 +107,49 @@ def error_words(content: str) -> str:
     return f"{text(error, 'error')}: {error['message']}" if text(error, "error") else str(error["message"])
 
 
+def questions(event: Event, fields: Fields) -> tuple[Question, ...]:
+    """What an event asks a person: one question, or a list of them. Ids are made unique in the job."""
+    asked = (*items(fields, "questions"), *([member(fields, "question")] if "question" in fields else ()))
+    return tuple(
+        Question(
+            id=f"{event.run_id}.{text(each, 'id')}",
+            kind=_KINDS.get(text(each, "kind"), QuestionKind.UNSPECIFIED),
+            run_id=event.run_id,
+            expert_key=event.expert_key,
+            skill=text(each, "skill"),
+            tool=text(each, "tool"),
+            arguments=member(each, "arguments"),
+            message=text(each, "message"),
+            answer_schema=member(each, "answerSchema"),
+            asked_at=event.timestamp,
+        )
+        for each in asked
+    )
+
+
+def limit(fields: Fields) -> str:
+    """The limit of a budget for people: 200,000 tokens, $0.50, 10m00s."""
+    name, most = text(fields, "budget"), number(fields, "limit")
+    match name:
+        case "wallClock":
+            return elapsed(most)
+        case "money":
+            return dollars(most)
+        case "toolCalls":
+            return f"{most:,} tool calls"
+        case _:
+            return f"{most:,} {name}"
+
+
+def words(value: Mapping[str, Any], longest: int = 400) -> str:
+    """The members of an object as name=value, for people; not cleaned."""
+    written = (f"{name}={_value(item, longest)}" for name, item in islice(value.items(), 64))
+    return " ".join(written)[:longest]
+
+
 def arguments(call: Fields, longest: int = 400) -> str:
     """A call's arguments as name=value, for people; not cleaned."""
-    written = (f"{name}={_value(value, longest)}" for name, value in member(call, "arguments").items())
-    return " ".join(written)[:longest]
+    return words(member(call, "arguments"), longest)
 
 
 def _value(value: Any, longest: int) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from perstackctl.client.questions import Question
 from perstackctl.client.values import Event, StreamPiece, Usage
 from perstackctl.watch import payload as p
 
@@ -19,6 +20,7 @@ PHASES: Final[Mapping[str, str]] = {
     "callTools": "calling",
     "callDelegate": "delegating",
     "callInteractiveTool": "asking",
+    "approvalRequested": "asking",
     "resolveToolResults": "resolving",
     "attemptCompletion": "result",
     "finishToolCall": "finishing",
@@ -67,7 +69,7 @@ class ToolCall:
 class Run:
     """One expert's activation. `calls` are its last ones; `stream` is the text that its model is producing.
 
-    `delegates` are the experts that it can ask, by the names of their tools.
+    `delegates` are the experts that it can ask, by the names of their tools. `questions` wait for a person.
     """
 
     id: str
@@ -89,6 +91,7 @@ class Run:
     detail: str = ""
     note: str = ""
     delegates: Mapping[str, str] = field(default_factory=dict)
+    questions: tuple[Question, ...] = ()
 
     def call(self, call_id: str) -> ToolCall | None:
         """One of the kept calls."""
@@ -101,7 +104,13 @@ def fold_run(run: Run, event: Event, fields: p.Fields) -> Run:
         run = replace(run, phase=PHASES[event.type], step=event.step_number or run.step)
     elif event.type in OUTCOMES:
         run = replace(
-            run, phase="stopped", outcome=OUTCOMES[event.type], ended_at=event.timestamp, stream=Stream(), note=""
+            run,
+            phase="stopped",
+            outcome=OUTCOMES[event.type],
+            ended_at=event.timestamp,
+            stream=Stream(),
+            note="",
+            questions=(),
         )
     return _fold_content(run, event, fields)
 
@@ -115,7 +124,7 @@ def _start(run: Run, _event: Event, fields: p.Fields) -> Run:
     routes = [route for route in p.items(fields, "routes") if route.get("owner") == "delegate"]
     return replace(
         run,
-        query=p.text(fields, "query"),
+        query=p.text(fields, "query")[:RESULT_KEPT],
         provider=p.text(fields, "provider"),
         model=p.text(fields, "model"),
         delegates={p.text(route, "name"): p.text(route, "target") for route in routes},
@@ -135,13 +144,29 @@ def _skill(run: Run, event: Event, fields: p.Fields) -> Run:
     return replace(run, note=f"skill {p.text(fields, 'skill')} starts" if starts else "")
 
 
+def _noted(run: Run, _event: Event, fields: p.Fields) -> Run:
+    return replace(run, note=p.text(fields, "note"))
+
+
+def _compacted(run: Run, _event: Event, _fields: p.Fields) -> Run:
+    return replace(run, note="its history was compacted")
+
+
 def _denied(run: Run, _event: Event, fields: p.Fields) -> Run:
     return replace(run, note=f"egress to {p.text(fields, 'host')} was denied: {p.text(fields, 'reason')}")
 
 
 def _ask(run: Run, event: Event, fields: p.Fields) -> Run:
-    asked = replace(run, note=f"asks: {p.text(fields, 'tool')} {p.arguments(fields)}")
-    return _answered(asked, event, fields)
+    """New questions; one that was asked before (a run that was taken up again) is not asked twice."""
+    known = {question.id for question in run.questions}
+    new = tuple(question for question in p.questions(event, fields) if question.id not in known)
+    return _answered(replace(run, questions=run.questions + new), event, fields)
+
+
+def _close(run: Run, event: Event, fields: p.Fields) -> Run:
+    closed = f"{event.run_id}.{p.text(fields, 'id')}"
+    left = tuple(question for question in run.questions if question.id != closed)
+    return replace(run, questions=left, phase="calling" if run.phase == "asking" and not left else run.phase)
 
 
 def _attempt(run: Run, event: Event, fields: p.Fields) -> Run:
@@ -149,8 +174,12 @@ def _attempt(run: Run, event: Event, fields: p.Fields) -> Run:
     return _answered(run, event, {"results": [*p.items(fields, "results"), own]})
 
 
+def _tool_message(run: Run, event: Event, fields: p.Fields) -> Run:
+    return replace(_answered(run, event, fields), questions=())
+
+
 def _next_step(run: Run, _event: Event, fields: p.Fields) -> Run:
-    return replace(run, step=p.number(fields, "step") or run.step)
+    return replace(run, step=p.number(fields, "step") or run.step, questions=())
 
 
 def _complete(run: Run, _event: Event, fields: p.Fields) -> Run:
@@ -167,7 +196,7 @@ def _too_many_steps(run: Run, event: Event, fields: p.Fields) -> Run:
 
 
 def _over_budget(run: Run, event: Event, fields: p.Fields) -> Run:
-    return _ended(run, event, f"the job's limit of {p.number(fields, 'limit')} {p.text(fields, 'budget')} is reached")
+    return _ended(run, event, f"the job's limit of {p.limit(fields)} is reached")
 
 
 def _ended(run: Run, event: Event, detail: str) -> Run:
@@ -240,14 +269,21 @@ _CHANGES: Final[Mapping[str, Callable[[Run, Event, p.Fields], Run]]] = {
     "sandboxAssigned": _sandbox,
     "skillStarting": _skill,
     "skillConnected": _skill,
+    "reasoningMapped": _noted,
+    "contextCompacted": _compacted,
     "egressDenied": _denied,
     "retry": _retry,
     "callTools": _turn,
     "callDelegate": _delegate,
     "callInteractiveTool": _ask,
+    "approvalRequested": _ask,
+    "elicitationRequested": _ask,
+    "questionAnswered": _close,
+    "approvalDecided": _close,
     "attemptCompletion": _attempt,
     "resolveToolResults": _answered,
-    "finishToolCall": _answered,
+    "finishToolCall": _tool_message,
+    "resumeToolCalls": _answered,
     "continueToNextStep": _next_step,
     "completeRun": _complete,
     "stopRunByError": _stop,

@@ -36,6 +36,13 @@ class Screen:
         self._write(f"{self._back(columns)}{text}{_ERASE_ROW}\n{_ERASE_BELOW}")
         self._lines = self._widths = ()
 
+    def wipe(self, columns: int) -> None:
+        """Take the picture away and show the cursor where it began; the next one comes below what is printed then."""
+        if self._lines:
+            self._write(f"{self._back(columns)}{_ERASE_BELOW}")
+        self._lines = self._widths = ()
+        self.leave()
+
     def leave(self) -> None:
         """No more pictures: the cursor is shown again."""
         if self._hidden:

@@ -29,6 +29,12 @@ class Summary:
     def notice(self, text: str) -> None:
         note(text)
 
+    def hold(self) -> None:
+        pass
+
+    def go_on(self) -> None:
+        pass
+
     def close(self, trace: Trace) -> None:
         if trace.runs:
             rows = [_row(trace, run) for run in trace.runs.values()]

@@ -7,6 +7,7 @@ appear with their first event.
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from perstackctl.client.questions import Question
 from perstackctl.client.values import Batch, Event, StreamPiece, Usage
 from perstackctl.watch import payload as p
 from perstackctl.watch.run_trace import Run, fold_run, fold_run_piece
@@ -23,6 +24,7 @@ class Trace:
     model: str = ""
     workspace: str = ""
     queue: str = ""
+    paused: bool = False
     started_at: int = 0
     last_at: int = 0
     last_seq: int = 0
@@ -34,9 +36,16 @@ class Trace:
     message: str = ""
 
     @property
-    def asking(self) -> bool:
-        """Whether a run waits for a person."""
-        return any(run.phase == "asking" for run in self.runs.values())
+    def questions(self) -> tuple[Question, ...]:
+        """What waits for a person, oldest first."""
+        return tuple(sorted((q for run in self.runs.values() for q in run.questions), key=lambda q: q.asked_at))
+
+    @property
+    def stalled(self) -> bool:
+        """Whether there are questions and nothing else goes on: each run asks, or waits for runs that do."""
+        active = [run for run in self.runs.values() if not run.outcome]
+        callers = {run.parent_id for run in active}
+        return any(run.questions for run in active) and all(run.questions or run.id in callers for run in active)
 
     @property
     def usage(self) -> Usage:
@@ -106,6 +115,8 @@ def _fold_job(trace: Trace, event: Event, fields: p.Fields) -> Trace:
             return replace(trace, queue=f"place {p.number(fields, 'place')}: {p.text(fields, 'reason')}")
         case "jobAdmitted":
             return replace(trace, queue="")
+        case "jobPaused" | "jobResumed":
+            return replace(trace, paused=event.type == "jobPaused")
         case "jobFinished":
             return replace(
                 trace,
@@ -115,6 +126,7 @@ def _fold_job(trace: Trace, event: Event, fields: p.Fields) -> Trace:
                 reason=p.text(fields, "reason"),
                 message=p.text(fields, "message"),
                 queue="",
+                paused=False,
             )
         case _:
             return trace

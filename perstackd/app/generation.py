@@ -8,11 +8,13 @@ import anyio
 
 from perstackd.app.run_context import JobContext, RunPlan, RunServices
 from perstackd.domain.assignment import chosen_model
+from perstackd.domain.commands import Generated, GenerationFailed
 from perstackd.domain.errors import PerstackError
 from perstackd.domain.events import StreamPiece
 from perstackd.domain.messages import ModelEvent, ModelRequest, TextDelta, ThinkingDelta, Turn
 from perstackd.domain.repair import repaired, repaired_turn
-from perstackd.domain.run import Generated, GenerationFailed, RunState, request_messages
+from perstackd.domain.run import request_messages
+from perstackd.domain.run_state import RunState
 
 
 def model_request(context: JobContext, plan: RunPlan, state: RunState) -> ModelRequest:

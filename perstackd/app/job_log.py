@@ -7,10 +7,10 @@ from typing import Final, TypeAlias
 import anyio
 
 from perstackd.app.feed import Feed
-from perstackd.domain.events import ContinueToNextStep, Event, Origin, Payload, StartRun, StreamPiece
+from perstackd.domain.budget import Tally
+from perstackd.domain.events import CallTools, ContinueToNextStep, Event, Origin, Payload, StartRun, StreamPiece
 from perstackd.domain.ids import EventId
 from perstackd.domain.job import JobRecord, JobState
-from perstackd.domain.run import Tally
 from perstackd.ports.clock import Clock
 from perstackd.ports.event_store import EventStore
 
@@ -22,9 +22,8 @@ JOB: Final = Origin()
 class JobLog:
     """Appends of parallel runs are put in one order here and nowhere else."""
 
-    def __init__(self, record: JobRecord, max_steps: int, store: EventStore, feed: Feed, clock: Clock) -> None:
+    def __init__(self, record: JobRecord, store: EventStore, feed: Feed, clock: Clock) -> None:
         self.record = record
-        self._max_steps = max_steps
         self._store = store
         self._feed = feed
         self._clock = clock
@@ -33,7 +32,9 @@ class JobLog:
     @property
     def tally(self) -> Tally:
         """What the job's runs have used so far."""
-        return Tally(self.record.steps, self._max_steps)
+        record = self.record
+        tokens = record.usage.input_tokens + record.usage.output_tokens
+        return Tally(record.steps, tokens, record.microdollars, record.tool_calls, record.budgets, record.paused)
 
     async def append(self, entries: Sequence[Entry], change: Change | None = None) -> None:
         """Durable on return, and on its way to the watchers. `change` updates the record in the same write.
@@ -74,4 +75,11 @@ def _counted(record: JobRecord, events: Sequence[Event]) -> JobRecord:
     """A retry starts a generation anew but is no new step."""
     steps = sum(isinstance(event.payload, StartRun | ContinueToNextStep) for event in events)
     runs = sum(isinstance(event.payload, StartRun) for event in events)
-    return replace(record, last_seq=events[-1].seq, steps=record.steps + steps, runs=record.runs + runs)
+    calls = sum(len(event.payload.turn.calls) for event in events if isinstance(event.payload, CallTools))
+    return replace(
+        record,
+        last_seq=events[-1].seq,
+        steps=record.steps + steps,
+        runs=record.runs + runs,
+        tool_calls=record.tool_calls + calls,
+    )

@@ -3,23 +3,16 @@
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import Final
 
 from perstackd.domain import host_pattern
-from perstackd.domain.assignment import chosen_model, stdio_skills
+from perstackd.domain.assignment import chosen_model, own_skills
+from perstackd.domain.budget import Budgets
 from perstackd.domain.errors import Kind, PerstackError
-from perstackd.domain.expert import (
-    Definition,
-    Expert,
-    Finding,
-    InteractiveSkill,
-    Isolation,
-    ModelChoice,
-    RemoteSkill,
-    Severity,
-)
+from perstackd.domain.expert import Definition, Expert, Finding, ModelChoice
 from perstackd.domain.ids import TenantId
+from perstackd.domain.messages import Usage
 from perstackd.domain.resolution import resolve
 from perstackd.domain.workspace import WorkspaceSpec
 from perstackd.ports.definitions import Definitions
@@ -46,7 +39,7 @@ class JobRequest:
     idempotency_key: str = ""
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
     allow_domains: tuple[str, ...] = ()
-    max_steps: int = 0
+    budgets: Budgets = field(default_factory=Budgets)
     model: ModelChoice = ModelChoice()
 
     @property
@@ -60,7 +53,7 @@ class JobRequest:
             self.workspace.read_only,
             sorted(self.env),
             sorted(self.allow_domains),
-            self.max_steps,
+            astuple(self.budgets),
             self.model.provider,
             self.model.model,
         ]
@@ -96,19 +89,28 @@ def resolved(definitions: Definitions, toml: str, source: str, expert_key: str) 
         raise PerstackError(Kind.INVALID, "definition_invalid", _listed(source, parsed.errors))
     definition = parsed.definition
     experts = resolve(definition, expert_key) if expert_key else definition.experts
-    return ResolvedRequest(definition, experts, (*parsed.findings, *_weaker(experts)))
+    return ResolvedRequest(definition, experts, parsed.findings)
 
 
-def check(
-    request: JobRequest, found: ResolvedRequest, default: ModelChoice, check_provider: Callable[[str], None]
-) -> None:
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """What a job's request is checked against."""
+
+    model: ModelChoice
+    check_provider: Callable[[str], None]
+    price: Callable[[str, str, Usage], int | None]
+    templates: frozenset[str]
+    skills_template: str
+
+
+def check(request: JobRequest, found: ResolvedRequest, admission: Admission) -> None:
     """Refuse what cannot be carried out.
 
     Raises:
         PerstackError: INVALID `query_empty`, `query_too_large`, `env_not_required`, `env_missing`, `domain_invalid`,
         `workspace_invalid`,
             `idempotency_key_invalid`, `model_invalid`;
-        UNSUPPORTED `skill_kind_not_there`, `approval_not_there`, `provider_not_there`.
+        PRECONDITION `skills_template_missing`, `price_unknown`; UNSUPPORTED `provider_not_there`.
     """
     if not request.query.strip():
         raise _invalid("query_empty", "the query is empty; say what the expert shall do")
@@ -124,8 +126,10 @@ def check(
     _check_env(request, found.required_env)
     _check_domains(request.allow_domains)
     for expert in found.experts:
-        _check_skills(expert)
-        check_provider(chosen_model(request.model, expert.model, found.definition.model, default).provider)
+        _check_skills(expert, admission)
+        choice = chosen_model(request.model, expert.model, found.definition.model, admission.model)
+        admission.check_provider(choice.provider)
+        _check_money(request, choice, admission)
 
 
 def _check_env(request: JobRequest, required: tuple[str, ...]) -> None:
@@ -153,35 +157,25 @@ def _check_domains(domains: tuple[str, ...]) -> None:
             raise _invalid("domain_invalid", f"the domain {domain[:255]!r} {why}")
 
 
-def _check_skills(expert: Expert) -> None:
-    for skill in expert.skills:
-        if isinstance(skill, RemoteSkill | InteractiveSkill):
-            kind = "remote" if isinstance(skill, RemoteSkill) else "interactive"
-            raise _unsupported(
-                "skill_kind_not_there",
-                f"the skill {skill.name!r} of {expert.key!r} is {kind}, which is not there yet; use mcpStdioSkill",
-            )
-    for stdio in stdio_skills(expert):
-        if stdio.approval != "never":
-            raise _unsupported(
-                "approval_not_there",
-                f"the skill {stdio.name!r} of {expert.key!r} asks for approval, which is not there yet",
-            )
-
-
-def _weaker(experts: tuple[Expert, ...]) -> tuple[Finding, ...]:
-    """Own sandboxes for skills are not there yet: say so wherever one is due."""
-    return tuple(
-        Finding(
-            Severity.WARNING,
-            f"the skill {skill.name!r} runs in the expert's own sandbox: sandboxes of their own for skills are not "
-            "there yet, so this expert's exec tool can reach the skill's hosts and, without Landlock, its environment",
-            key=f"experts.{expert.key}.skills.{skill.name}",
+def _check_skills(expert: Expert, admission: Admission) -> None:
+    own = own_skills(expert)
+    if own and admission.skills_template not in admission.templates:
+        names = ", ".join(skill.name for skill in own)
+        raise PerstackError(
+            Kind.PRECONDITION,
+            "skills_template_missing",
+            f"the skills {names} of {expert.key!r} run in sandboxes of their own, of the template "
+            f"{admission.skills_template!r}, which this daemon does not have; its operator adds it to perstackd.toml",
         )
-        for expert in experts
-        for skill in stdio_skills(expert)
-        if skill.isolation is Isolation.OWN
-    )
+
+
+def _check_money(request: JobRequest, choice: ModelChoice, admission: Admission) -> None:
+    if request.budgets.microdollars and admission.price(choice.provider, choice.model, Usage(1, 1)) is None:
+        model = f"{choice.provider}/{choice.model}"
+        message = (
+            f"the job has a limit in money, but the price of {model} is not known; its operator sets models.prices"
+        )
+        raise PerstackError(Kind.PRECONDITION, "price_unknown", message)
 
 
 def _listed(source: str, findings: tuple[Finding, ...]) -> str:
@@ -191,7 +185,3 @@ def _listed(source: str, findings: tuple[Finding, ...]) -> str:
 
 def _invalid(reason: str, message: str) -> PerstackError:
     return PerstackError(Kind.INVALID, reason, message)
-
-
-def _unsupported(reason: str, message: str) -> PerstackError:
-    return PerstackError(Kind.UNSUPPORTED, reason, message)

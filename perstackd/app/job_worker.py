@@ -6,26 +6,31 @@ back), the workspace, the log's last event, the feed.
 """
 
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias, assert_never
 
 import anyio
 import structlog
 from anyio.abc import TaskGroup
 
+from perstackd.app.begun_run import BegunRun
 from perstackd.app.errors import single_errors
 from perstackd.app.feed import Feed
 from perstackd.app.job_log import JOB
 from perstackd.app.run_context import JobContext, RunPlan, RunServices
 from perstackd.app.run_worker import RunHost, RunWorker
+from perstackd.app.standing import OpenQuestion
 from perstackd.app.unforeseen import unforeseen
+from perstackd.app.wall_clock import spent
+from perstackd.domain.commands import Answer, Cancel, Exhaust, Fail, Generate, Stop
 from perstackd.domain.errors import Kind, PerstackError
-from perstackd.domain.events import DelegateCall, JobFinished, JobQueued
+from perstackd.domain.events import DelegateCall, JobFinished, JobPaused, JobQueued, JobResumed
 from perstackd.domain.expert import Expert
 from perstackd.domain.ids import RunId
 from perstackd.domain.job import EXIT_CODES, JobState
 from perstackd.domain.messages import TextPart, ToolResultPart
-from perstackd.domain.run import Cancel, Exhaust, Fail, Outcome, RunEnd
+from perstackd.domain.questions import checked_action
+from perstackd.domain.run_state import Outcome, RunEnd
 from perstackd.domain.tool_calls import error_result
 from perstackd.domain.workspace import WorkspaceSpec
 
@@ -45,11 +50,14 @@ END_DELAYS: Final = (0.2, 1.0, 3.0)
 
 @dataclass(frozen=True, slots=True)
 class JobTask:
-    """What is to be done: the coordinator and all that it can reach, the query, the place."""
+    """What is to be done: the coordinator and all that it can reach, the query, the place; and the runs that an earlier
+    process began.
+    """
 
     experts: tuple[Expert, ...]
     query: str
     workspace: WorkspaceSpec
+    begun: tuple[BegunRun, ...] = ()
 
 
 class JobWorker:
@@ -68,7 +76,8 @@ class JobWorker:
         self.runs: dict[RunId, RunWorker] = {}
         self._services = services
         self._experts = {expert.key: expert for expert in task.experts}
-        self._coordinator = RunPlan(RunId(services.clock.new_id()), task.experts[0], task.query)
+        self._begun = {(run.parent_run_id, run.call_id): run for run in task.begun}
+        self._coordinator = self._plan(RunId(""), "", task.experts[0], task.query)
         self._workspace = task.workspace
         self._feed = feed
         self._forget = forget
@@ -76,8 +85,10 @@ class JobWorker:
         self._queued = anyio.Event()
         self._releases: TaskGroup | None = None
 
-    def stop(self, command: Cancel | Fail | Exhaust) -> None:
-        """End all runs with this order. The first order counts."""
+    def stop(self, command: Stop | None) -> None:
+        """End all runs with this order; None leaves them as they are, for the next process to take up. The first order
+        counts.
+        """
         if not self._scope.cancel_called:
             self.context.stop.command = command
             self._scope.cancel()
@@ -91,11 +102,13 @@ class JobWorker:
         try:
             end = await self._guarded()
         finally:
-            with anyio.CancelScope(shield=True):
-                await self._finish(end or self._outcome(None))
+            end = end or self._outcome(None)
+            if end is not None:
+                with anyio.CancelScope(shield=True):
+                    await self._finish(end)
             self._feed.close(self.context.job_id)
 
-    async def _guarded(self) -> RunEnd:
+    async def _guarded(self) -> RunEnd | None:
         """An error that nobody foresaw ends the job with a log id, and never the daemon."""
         try:
             return await self._carry_out()
@@ -105,7 +118,7 @@ class JobWorker:
             told = unforeseen(self._services.clock, error, job_id=self.context.job_id)
             return RunEnd(Outcome.FAILED, "", "internal", told.message)
 
-    async def _carry_out(self) -> RunEnd:
+    async def _carry_out(self) -> RunEnd | None:
         workspaces, job_id = self._services.workspaces, self.context.job_id
         end: RunEnd | None = None
         try:
@@ -115,25 +128,47 @@ class JobWorker:
                     await workspaces.open(job_id, self.context.tenant, self._workspace)
                     end = await self._coordinate()
         finally:
-            with anyio.CancelScope(shield=True):
-                await workspaces.close(job_id)
+            if self._outcome(end) is not None:  # else its files wait for the process that takes the job up
+                with anyio.CancelScope(shield=True):
+                    await workspaces.close(job_id)
         return self._outcome(end)
 
-    def _outcome(self, end: RunEnd | None) -> RunEnd:
-        """The coordinator's end as its log tells it, also when the job was stopped a moment later; else the order."""
+    def _outcome(self, end: RunEnd | None) -> RunEnd | None:
+        """The coordinator's end as its log tells it, also when the job was stopped a moment later; else the order; None
+        when it is to be taken up again.
+        """
         coordinator = self.runs.get(self._coordinator.run_id)
         told = coordinator.state.end if coordinator else None
-        return end or told or _end_of(self.context.stop.command)
+        command = self.context.stop.command
+        return end or told or (_end_of(command) if command is not None else None)
 
     async def _coordinate(self) -> RunEnd:
         async with single_errors(), anyio.create_task_group() as tasks:
             tasks.start_soon(self._announce)
+            tasks.start_soon(self._keep_time)
             end = await self._run(self._coordinator, self._wait)
             tasks.cancel_scope.cancel()
         return end
 
+    async def _keep_time(self) -> None:
+        """End the job when its wall clock has run out; pauses and waits for people do not count."""
+        limit = self.context.log.record.budgets.wall_clock_ms
+        if limit:
+            await spent(limit, self.context)
+            self.stop(Exhaust("wallClock", limit))
+
+    def _plan(self, parent: RunId, call_id: str, expert: Expert, query: str, depth: int = 0) -> RunPlan:
+        begun = self._begun.get((parent, call_id))
+        if begun is None:
+            return RunPlan(RunId(self._services.clock.new_id()), expert, query, depth, parent, call_id)
+        return RunPlan(begun.run_id, expert, query, depth, parent, call_id, begun.fence)
+
     async def _run(self, plan: RunPlan, waiting: Callable[[int, str], None]) -> RunEnd:
-        worker = RunWorker(self._services, self.context, plan, RunHost(self._delegate, waiting, self._later))
+        begun = self._begun.pop((plan.parent_run_id, plan.call_id), None)
+        if begun is not None and begun.state.end is not None:
+            return begun.state.end
+        host = RunHost(self._delegate, waiting, self._later)
+        worker = RunWorker(self._services, self.context, plan, host, begun.state if begun else None)
         self.runs[plan.run_id] = worker
         try:
             return await worker.run()
@@ -149,18 +184,40 @@ class JobWorker:
 
     async def _delegate(self, parent: RunPlan, call: DelegateCall) -> ToolResultPart:
         """A child's end as its parent's tool result: whatever went wrong is an error result with the true cause."""
-        plan = RunPlan(
-            RunId(self._services.clock.new_id()),
-            self._experts[call.expert_key],
-            call.query,
-            parent.depth + 1,
-            parent.run_id,
-            call.call_id,
-        )
+        expert = self._experts[call.expert_key]
+        plan = self._plan(parent.run_id, call.call_id, expert, call.query, parent.depth + 1)
         end = await self._run(plan, _ignore)
         if end.outcome is Outcome.COMPLETED:
             return ToolResultPart(call.call_id, (TextPart(end.text),))
         return error_result(call.call_id, end.reason, f"the delegate {call.expert_key} did not finish: {end.message}")
+
+    # --- people -----------------------------------------------------------------------------------------------------
+    async def answer(self, question_id: str, action: str, content: str) -> OpenQuestion:
+        """Answer an open question, durable on return.
+
+        Raises:
+            PerstackError: NOT_FOUND `question_not_found`; INVALID `answer_invalid`; as RunWorker.tell does.
+        """
+        asked = next((each for each in self.context.standing.questions if each.id == question_id), None)
+        run = self.runs.get(asked.run_id) if asked is not None else None
+        if asked is None or run is None:
+            message = f"job {self.context.job_id} has no open question {question_id[:128]!r}"
+            raise PerstackError(Kind.NOT_FOUND, "question_not_found", message)
+        checked_action(asked.question, action, content)
+        await run.inbox.tell(Answer(asked.question.id, action, content))
+        return asked
+
+    async def pause(self) -> None:
+        """The runs finish the step in hand and start no other. Idempotent."""
+        if not self.context.log.record.paused:
+            await self.context.log.append([(JOB, JobPaused())], lambda record: replace(record, paused=True))
+
+    async def resume(self) -> None:
+        """The runs go on. Idempotent."""
+        if self.context.log.record.paused:
+            await self.context.log.append([(JOB, JobResumed())], lambda record: replace(record, paused=False))
+            for run in list(self.runs.values()):
+                await run.inbox.tell(Generate())
 
     # --- waiting ----------------------------------------------------------------------------------------------------
     def _wait(self, place: int, reason: str) -> None:
@@ -204,7 +261,7 @@ def _ignore(_place: int, _reason: str) -> None:
     """A child's wait is not the job's: it goes before all new jobs."""
 
 
-def _end_of(order: Cancel | Fail | Exhaust) -> RunEnd:
+def _end_of(order: Stop) -> RunEnd:
     match order:
         case Cancel(message=message):
             return RunEnd(Outcome.CANCELLED, "", "cancelled", message or "cancelled by the caller")

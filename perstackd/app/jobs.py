@@ -10,45 +10,37 @@ from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from types import TracebackType
-from typing import Final, Self, cast
+from typing import Self, cast
 
 import anyio
 from anyio import to_thread
 from anyio.abc import TaskGroup
 
 from perstackd.app.feed import Batch, Feed
-from perstackd.app.job_log import JOB, Entry, JobLog, numbered
-from perstackd.app.job_request import JobRequest, ResolvedRequest, check, resolved
+from perstackd.app.job_context import JobDefaults, created_event, job_context, new_record
+from perstackd.app.job_log import JOB, JobLog, numbered
+from perstackd.app.job_recovery import Archives, events_of, recovered, unfinished, write_off
+from perstackd.app.job_request import Admission, JobRequest, ResolvedRequest, check
 from perstackd.app.job_worker import JobTask, JobWorker
-from perstackd.app.run_context import JobContext, RunLimits, RunServices, StopOrder
+from perstackd.app.known_definitions import KnownDefinitions
+from perstackd.app.people import answer_text, closed_question
+from perstackd.app.run_context import JobContext, RunServices
+from perstackd.app.standing import OpenQuestion
 from perstackd.app.unforeseen import unforeseen
 from perstackd.domain.assignment import chosen_model
+from perstackd.domain.commands import Cancel
 from perstackd.domain.errors import Kind, PerstackError
-from perstackd.domain.events import Event, JobCreated, JobFinished, StopRunByError
-from perstackd.domain.expert import Finding, ModelChoice, Severity
+from perstackd.domain.events import Event
+from perstackd.domain.expert import Finding, ModelChoice
 from perstackd.domain.ids import JobId, TenantId, is_id
-from perstackd.domain.job import EXIT_CODES, JobRecord, JobState
-from perstackd.domain.run import Cancel, Fail
+from perstackd.domain.job import JobRecord, JobState
+from perstackd.domain.messages import ToolSpec
 from perstackd.domain.run_record import RunRecord, run_records
+from perstackd.ports.answer_schemas import AnswerSchemas
 from perstackd.ports.definitions import Definitions
 from perstackd.ports.egress import EgressAccess
 from perstackd.ports.event_store import Store
 from perstackd.ports.secrets import Sealer
-
-_PAGE: Final = 500
-REMEMBERED: Final = 1 << 20  # characters of definitions
-
-
-@dataclass(frozen=True, slots=True)
-class JobDefaults:
-    """Operator's choices for jobs that do not say."""
-
-    template: str = "base"
-    templates: frozenset[str] = frozenset({"base"})
-    model: ModelChoice = ModelChoice("anthropic", "", "low")
-    max_steps: int = 100
-    max_running: int = 200
-    limits: RunLimits = field(default_factory=RunLimits)
 
 
 @dataclass(slots=True)
@@ -75,25 +67,28 @@ class Jobs:
         sealer: Sealer,
         defaults: JobDefaults,
         check_provider: Callable[[str], None],
+        schemas: AnswerSchemas,
     ) -> None:
         self._store = store
         self._feed = feed
         self._services = services
-        self._definitions = definitions
+        self._known = KnownDefinitions(definitions, defaults.templates, defaults.template)
         self._sealer = sealer
         self._defaults = defaults
-        self._check_provider = check_provider
+        self._schemas = schemas
+        self._admission = Admission(
+            defaults.model, check_provider, services.price, defaults.templates, defaults.skills_template
+        )
         self._workers: dict[JobId, JobWorker] = {}
-        self._resolved: dict[tuple[str, str, str], ResolvedRequest] = {}
         self.draining = False
         self._one_ended = anyio.Event()
         self._tasks: TaskGroup = anyio.create_task_group()
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        await self._end_unfinished()
         self._services.egress.subscribe(self._saw)
         await self._stack.enter_async_context(self._tasks)
+        await self._take_up()
         return self
 
     async def __aexit__(
@@ -102,33 +97,11 @@ class Jobs:
         self._stop_all()
         return await self._stack.__aexit__(kind, error, trace)
 
-    # --- commands ---------------------------------------------------------------------------------------------------
     async def resolve(self, toml: str, source: str, expert_key: str) -> ResolvedRequest:
-        """What a job of this definition needs. Raises as `job_request.resolved` does.
+        """As `KnownDefinitions.resolve`."""
+        return await self._known.resolve(toml, source, expert_key)
 
-        Parsed in a thread: a large definition takes seconds, and the loop is everyone's. The last few are remembered,
-        because `perstackctl run` asks for the same one twice.
-        """
-        wanted = (toml, source, expert_key)
-        found = self._resolved.pop(wanted, None)
-        if found is None:
-            found = await to_thread.run_sync(resolved, self._definitions, *wanted)
-            found = self._placed(found)
-        self._resolved[wanted] = found
-        while sum(len(known) for known, _, _ in self._resolved) > REMEMBERED:
-            self._resolved.pop(next(iter(self._resolved)))
-        return found
-
-    def _placed(self, found: ResolvedRequest) -> ResolvedRequest:
-        """With a warning when the file's `runtime` names no template of this daemon."""
-        wanted, known = found.definition.template, self._defaults.templates
-        if not wanted or wanted in known:
-            return found
-        have = ", ".join(sorted(known))
-        used = self._defaults.template
-        message = f"runtime {wanted!r} names no sandbox template of this daemon ({have}); {used!r} is used"
-        return replace(found, findings=(*found.findings, Finding(Severity.WARNING, message, key="runtime")))
-
+    # --- commands ---------------------------------------------------------------------------------------------------
     async def create(self, request: JobRequest) -> tuple[JobRecord, tuple[Finding, ...]]:
         """Accept a job, durable on return, and begin it. A repeated request gets the first job again, also one that
         would be refused now; the store tells, so that a new request does not pay for the question.
@@ -148,23 +121,31 @@ class Jobs:
     async def _create(self, request: JobRequest) -> tuple[JobRecord, tuple[Finding, ...]]:
         self._admit()
         found = await self.resolve(request.toml, request.source, request.expert_key)
-        check(request, found, self._defaults.model, self._check_provider)
-        record = await self._record(request, found)
-        context = self._context(request, found, record)
-        created = _created(request, found, record)
-        events = numbered(record, [(JOB, created)], self._services.clock)
-        record = context.log.record = replace(record, last_seq=len(events))
+        check(request, found, self._admission)
+        digest = await self._services.blobs.put(request.toml.encode())
+        clock = self._services.clock
+        job_id = JobId(clock.new_id())
+        record = new_record(request, found, self._defaults, job_id=job_id, now=clock.now_ms(), digest=digest)
+        created = created_event(request, found, self._defaults, record)
+        events = numbered(record, [(JOB, created)], clock)
+        record = replace(record, last_seq=len(events))
+        context = job_context(created, found, self._defaults, self._log(record), request.env)
         birth = _Birth(record, events, self._sealed(request, record))
-        task = JobTask(found.experts, request.query, request.workspace)
-        forget = partial(self._store.jobs.forget_env, record.id)
-        worker = JobWorker(self._services, context, task, self._feed, forget)
         self._admit()  # others were admitted, or the drain began, while this one was looked at
-        self._workers[record.id] = worker
-        self._tasks.start_soon(self._work, worker, birth)
+        self._begin(context, JobTask(found.experts, request.query, request.workspace), birth)
         await birth.over.wait()
         if birth.error is not None:
             raise birth.error
         return record, found.findings
+
+    def _begin(self, context: JobContext, task: JobTask, birth: "_Birth | None") -> None:
+        forget = partial(self._store.jobs.forget_env, context.job_id)
+        worker = JobWorker(self._services, context, task, self._feed, forget)
+        self._workers[context.job_id] = worker
+        self._tasks.start_soon(self._work, worker, birth)
+
+    def _log(self, record: JobRecord) -> JobLog:
+        return JobLog(record, self._store, self._feed, self._services.clock)
 
     async def cancel(self, job_id: JobId, reason: str) -> JobRecord:
         """Ask a job to end; its end follows in its log. Idempotent. Raises PerstackError NOT_FOUND `job_not_found`."""
@@ -174,6 +155,49 @@ class Jobs:
             worker.stop(Cancel(reason[:1024]))
         return record
 
+    async def questions(self, job_id: JobId) -> tuple[OpenQuestion, ...]:
+        """What the job's runs wait for a person to say, oldest first. Raises PerstackError NOT_FOUND
+        `job_not_found`.
+        """
+        await self.get(job_id)
+        worker = self._workers.get(job_id)
+        return worker.context.standing.questions if worker else ()
+
+    async def answer(self, job_id: JobId, question_id: str, action: str, content: bytes) -> OpenQuestion:
+        """Answer an open question, durable on return. The same answer to one that is closed by it changes nothing.
+
+        Raises:
+            PerstackError: NOT_FOUND `job_not_found`, `question_not_found`; INVALID `answer_invalid`; PRECONDITION
+                `question_closed`; UNAVAILABLE `run_busy`.
+        """
+        await self.get(job_id)
+        worker = self._workers.get(job_id)
+        opened = worker.context.standing.questions if worker else ()
+        asked = next((each for each in opened if each.id == question_id), None)
+        if worker is None or asked is None:
+            return closed_question(await events_of(self._store, job_id), job_id, question_id, action, content)
+        text = answer_text(asked.question, action, content, self._schemas)
+        return await worker.answer(question_id, action, text)
+
+    async def pause(self, job_id: JobId) -> JobRecord:
+        """The job's runs finish the step in hand and start no other. Idempotent. Raises PerstackError NOT_FOUND
+        `job_not_found`; PRECONDITION `job_ended`.
+        """
+        await (await self._going_on(job_id)).pause()
+        return await self.get(job_id)
+
+    async def resume(self, job_id: JobId) -> JobRecord:
+        """The job's runs go on. Idempotent. Raises as `pause` does."""
+        await (await self._going_on(job_id)).resume()
+        return await self.get(job_id)
+
+    async def _going_on(self, job_id: JobId) -> JobWorker:
+        record, worker = await self.get(job_id), self._workers.get(job_id)
+        if worker is not None:
+            return worker
+        message = f"job {job_id} has ended ({record.state}); only a job that goes on can be paused or resumed"
+        raise PerstackError(Kind.PRECONDITION, "job_ended", message)
+
     async def drain(self, seconds: float) -> None:
         """Take no new jobs and wait for the running ones, at most `seconds`."""
         self.draining = True
@@ -182,14 +206,17 @@ class Jobs:
                 await self._one_ended.wait()
 
     async def stop(self, seconds: float) -> None:
-        """Take no new jobs, end the running ones, and wait until their ends are in the log, at most `seconds`."""
+        """Take no new jobs, let go of the running ones, and wait until they have given back what they hold, at most
+        `seconds`.
+        """
         self._stop_all()
         await self.drain(seconds)
 
     def _stop_all(self) -> None:
+        """Jobs that are not done are left as they are: the next start takes them up."""
         self.draining = True
         for worker in self._workers.values():
-            worker.stop(Fail("daemon_stopped", "perstackd was stopped before the job was done; start the job again"))
+            worker.stop(None)
 
     # --- questions --------------------------------------------------------------------------------------------------
     async def get(self, job_id: JobId) -> JobRecord:
@@ -219,18 +246,26 @@ class Jobs:
         `job_not_found`.
         """
         await self.get(job_id)
-        return await self._runs(job_id)
-
-    async def _runs(self, job_id: JobId) -> tuple[RunRecord, ...]:
-        events: list[Event] = []
-        while stored := await self._store.read(job_id, len(events), _PAGE):
-            events.extend(each.event for each in stored)
-        return run_records(events)
+        return run_records(await events_of(self._store, job_id))
 
     def model_of(self, found: ResolvedRequest) -> ModelChoice:
         """Who answers the first of the experts."""
         own = found.experts[0].model if found.experts else ModelChoice()
         return chosen_model(own, found.definition.model, self._defaults.model)
+
+    @property
+    def defaults(self) -> JobDefaults:
+        """What counts where a definition says nothing."""
+        return self._defaults
+
+    @property
+    def base_tools(self) -> tuple[ToolSpec, ...]:
+        """The built-in tools, before an expert narrows them."""
+        return self._services.base_tools
+
+    async def findings(self, toml: str, source: str) -> tuple[Finding, ...]:
+        """All that is to say about a definition, also about one that cannot be used. In a thread, as `resolve`."""
+        return (await to_thread.run_sync(self._known.definitions.parse, toml, source)).findings
 
     def counts(self) -> tuple[int, int]:
         """Running and waiting jobs."""
@@ -270,56 +305,18 @@ class Jobs:
         message = f"the idempotency key was used for another request, job {record.id}; choose another key"
         raise PerstackError(Kind.ALREADY_EXISTS, "idempotency_key_used", message, fields={"job_id": record.id})
 
-    async def _record(self, request: JobRequest, found: ResolvedRequest) -> JobRecord:
-        clock = self._services.clock
-        model = chosen_model(request.model, found.experts[0].model, found.definition.model, self._defaults.model)
-        return JobRecord(
-            id=JobId(clock.new_id()),
-            tenant=request.tenant,
-            state=JobState.QUEUED,
-            expert_key=found.experts[0].key,
-            query=request.query,
-            created_at=clock.now_ms(),
-            workspace=request.workspace,
-            provider=model.provider,
-            model=model.model,
-            definition_digest=await self._services.blobs.put(request.toml.encode()),
-            idempotency_key=request.idempotency_key,
-            request_digest=request.digest,
-        )
-
-    def _context(self, request: JobRequest, found: ResolvedRequest, record: JobRecord) -> JobContext:
-        defaults, definition = self._defaults, found.definition
-        max_steps = request.max_steps or definition.max_steps or defaults.max_steps
-        template = definition.template if definition.template in defaults.templates else defaults.template
-        return JobContext(
-            job_id=record.id,
-            tenant=record.tenant,
-            created_at=record.created_at,
-            definition=definition,
-            template=template,
-            model=request.model,
-            default_model=defaults.model,
-            read_only=request.workspace.read_only,
-            env=dict(request.env),
-            allow_domains=request.allow_domains,
-            limits=defaults.limits,
-            log=JobLog(record, max_steps, self._store, self._feed, self._services.clock),
-            stop=StopOrder(),
-        )
-
     def _sealed(self, request: JobRequest, record: JobRecord) -> bytes:
         if not request.env:
             return b""
         return self._sealer.seal(json.dumps(dict(request.env)).encode(), f"job:{record.id}")
 
-    async def _work(self, worker: JobWorker, birth: "_Birth") -> None:
+    async def _work(self, worker: JobWorker, birth: "_Birth | None") -> None:
         """The job from its first event to its last, in a task of its own: a caller that hangs up in the middle of
         CreateJob must not leave a stored job that nobody carries out. One job's error never reaches the others.
         """
         job_id = worker.context.job_id
         try:
-            if await self._stored(birth):
+            if birth is None or await self._stored(birth):
                 await worker.run()
         except Exception as error:
             unforeseen(self._services.clock, error, job_id=job_id)
@@ -349,37 +346,20 @@ class Jobs:
     def _saw(self, access: EgressAccess) -> None:
         for worker in self._workers.values():
             for run in worker.runs.values():
-                if run.sandbox_id == access.sandbox_id:
-                    run.saw(access)
+                if run.holds(access.sandbox_id):
+                    run.inbox.saw(access)
                     return
 
-    async def _end_unfinished(self) -> None:
-        """Jobs of an earlier process that have no end get one: their sandboxes are gone. Taking them up again
-        follows later.
-        """
-        states = (JobState.QUEUED, JobState.RUNNING, JobState.WAITING)
-        message = "perstackd was restarted before the job was done; start the job again"
-        while records := await self._store.jobs.page(None, states, None, _PAGE):
-            for record in records:
-                stopped = StopRunByError("daemon_restarted", message)
-                open_runs = [run for run in await self._runs(record.id) if not run.outcome]
-                entries: list[Entry] = [(run.origin, stopped) for run in reversed(open_runs)]
-                entries.append((JOB, JobFinished("failed", EXIT_CODES[JobState.FAILED], "", stopped.reason, message)))
-                events = numbered(record, entries, self._services.clock)
-                now = self._services.clock.now_ms()
-                ended = record.finished(JobState.FAILED, now, reason=stopped.reason, message=message)
-                await self._store.jobs.forget_env(record.id)
-                await self._store.append(replace(ended, last_seq=events[-1].seq), events)
-
-
-def _created(request: JobRequest, found: ResolvedRequest, record: JobRecord) -> JobCreated:
-    return JobCreated(
-        expert_key=record.expert_key,
-        query=record.query,
-        definition_digest=record.definition_digest,
-        workspace=str(record.workspace),
-        provider=record.provider,
-        model=record.model,
-        required_env=found.required_env,
-        allow_domains=request.allow_domains,
-    )
+    async def _take_up(self) -> None:
+        """Jobs that an earlier process did not end go on; one that cannot gets its end, with the reason."""
+        archives = Archives(self._store, self._known.definitions, self._sealer, self._services.clock)
+        for record in await unfinished(self._store):
+            try:
+                found = await recovered(archives, self._defaults, self._log(record))
+                self._feed.open(record.id)  # before anybody can watch it
+                self._begin(found.context, found.task, None)
+            except PerstackError as error:
+                await write_off(archives, record, error)
+            except Exception as error:
+                told = unforeseen(self._services.clock, error, job_id=record.id)
+                await write_off(archives, record, PerstackError(Kind.INTERNAL, "internal", told.message))

@@ -1,20 +1,31 @@
 """What the runs of one job share, and what one run is asked to do."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from perstackd.app.job_log import JobLog
+from perstackd.app.standing import Standing
+from perstackd.app.tool_lists import ToolLists
 from perstackd.app.warm_pool import WarmPool
+from perstackd.domain.commands import Cancel, Stop
 from perstackd.domain.events import Origin
 from perstackd.domain.expert import Definition, Expert, ModelChoice
 from perstackd.domain.ids import JobId, RunId, TenantId
-from perstackd.domain.messages import ToolSpec
-from perstackd.domain.run import Cancel, Exhaust, Fail
+from perstackd.domain.messages import ToolSpec, Usage
 from perstackd.ports.clock import Clock
 from perstackd.ports.egress import Egress
 from perstackd.ports.event_store import Blobs
 from perstackd.ports.models import Models
+from perstackd.ports.package_indexes import PackageIndexes
 from perstackd.ports.workspaces import Workspaces
+
+Price: TypeAlias = Callable[[str, str, Usage], int | None]
+"""Millionths of a dollar of a model's tokens: (provider, model, usage); None when its price is not known."""
+
+
+def _unknown_price(_provider: str, _model: str, _usage: Usage) -> None:
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +39,16 @@ class RunServices:
     blobs: Blobs
     clock: Clock
     base_tools: tuple[ToolSpec, ...]
+    package_indexes: PackageIndexes = field(default_factory=PackageIndexes)
+    price: Price = _unknown_price
+    tool_lists: ToolLists = field(default_factory=ToolLists)
 
 
 @dataclass(frozen=True, slots=True)
 class RunLimits:
     """Operator's bounds on one run. Milliseconds and bytes. `answer_margin_ms` is what a sandbox gets beyond its tools'
-    own bounds before it counts as silent.
+    own bounds before it counts as silent. `ask_hold_ms` is how long a run that only waits for people keeps its
+    sandboxes.
     """
 
     max_retries: int = 5
@@ -43,13 +58,14 @@ class RunLimits:
     inline_result_bytes: int = 32 << 10
     result_bytes: int = 10 << 20
     answer_margin_ms: int = 30_000
+    ask_hold_ms: int = 60_000
 
 
 @dataclass(slots=True)
 class StopOrder:
-    """Set before a job's scope is cancelled: why its runs end."""
+    """Set before a job's scope is cancelled: why its runs end. None: they do not, another process takes them up."""
 
-    command: Cancel | Fail | Exhaust = field(default_factory=Cancel)
+    command: Stop | None = field(default_factory=Cancel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +77,7 @@ class JobContext:
     created_at: int
     definition: Definition
     template: str
+    skills_template: str
     model: ModelChoice
     default_model: ModelChoice
     read_only: bool
@@ -69,11 +86,14 @@ class JobContext:
     limits: RunLimits
     log: JobLog
     stop: StopOrder
+    standing: Standing
 
 
 @dataclass(frozen=True, slots=True)
 class RunPlan:
-    """One activation of an expert. `call_id` is the parent's call that it answers; empty for the coordinator."""
+    """One activation of an expert. `call_id` is the parent's call that it answers; empty for the coordinator. `fence`
+    is the highest of the sandboxes that it had before.
+    """
 
     run_id: RunId
     expert: Expert
@@ -81,6 +101,7 @@ class RunPlan:
     depth: int = 0
     parent_run_id: RunId = RunId("")
     call_id: str = ""
+    fence: int = 0
 
     def origin(self, step: int) -> Origin:
         """Where its events come from."""

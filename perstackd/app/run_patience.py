@@ -5,27 +5,27 @@ import math
 import anyio
 
 from perstackd.app.run_context import RunLimits
-from perstackd.domain.assignment import stdio_skills
-from perstackd.domain.expert import Expert
 from perstackd.domain.patience import patience_ms
 from perstackd.domain.session import Session
 
 
 class Patience:
-    """`deadline` is by the event loop's clock, infinite while it is the daemon's turn."""
+    """`deadline` is by the event loop's clock, infinite while it is the daemon's turn. `tool_ms` is the bound of the
+    sandbox's slowest tool.
+    """
 
-    def __init__(self, limits: RunLimits, expert: Expert) -> None:
+    def __init__(self, limits: RunLimits, tool_ms: int) -> None:
         self.deadline = math.inf
         self._limits = limits
-        self._tool_ms = max((skill.tool_timeout_ms for skill in stdio_skills(expert)), default=0)
-        self._tool_ms = max(self._tool_ms, limits.tool_timeout_ms)
-        self._place = ("", 0)
+        self._tool_ms = tool_ms
+        self._place = ("", 0, False)
 
     def watch(self, session: Session) -> None:
         """To be called whenever the session may have changed; time starts anew only when its state or step did."""
-        if (session.state, session.step) == self._place:
+        place = (session.state, session.step, bool(session.elicitations))
+        if place == self._place:
             return
-        self._place = (session.state, session.step)
+        self._place = place
         limits = self._limits
         wait = patience_ms(session, limits.skill_start_timeout_ms, self._tool_ms, limits.answer_margin_ms)
         self.deadline = math.inf if wait is None else anyio.current_time() + wait / 1000

@@ -1,130 +1,121 @@
-"""Runs one expert: claims a sandbox, feeds the law of the run with what the sandbox asks and what models and children
-answer, and carries out what follows.
+"""Runs one expert: feeds the law of the run with what its sandboxes ask and what models, children and people answer,
+and carries out what follows.
 
-Above it is the job's worker, which may cancel it at any point; below are the pool, the sandbox's link, the models and
-the log. One task reads the link, model calls and children run in tasks of their own; all commands meet in one bounded
-inbox, so that decisions are made one after the other. Shutdown order: tasks, workspace and sandbox (by the pool),
-then the caller.
+Above it is the job's worker, which may cancel it at any point; below are the pool, the sandboxes' links, the models and
+the log. One task reads each link; model calls, children and look-ups run in tasks of their own; all commands meet in
+one bounded inbox, so that decisions are made one after the other. A run outlives its sandboxes: when one is lost it
+goes on in fresh ones from its last fact, and while only people are waited for it has none. Shutdown order: tasks,
+workspace and sandboxes (by the pool), then the caller.
 """
 
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Final, TypeAlias, assert_never
+from typing import Any, Final, assert_never
 
 import anyio
 import structlog
-from anyio.abc import TaskGroup
 
-from perstackd.app.blob_intake import BlobIntake
+from perstackd.app.call_wave import CallWave
 from perstackd.app.errors import single_errors
-from perstackd.app.generation import generate
 from perstackd.app.run_context import JobContext, RunPlan, RunServices
-from perstackd.app.run_opening import Opening, assign, start_run
-from perstackd.app.run_patience import Patience
-from perstackd.app.run_sandbox import RunSandbox
+from perstackd.app.run_inbox import Heard, Item, RunInbox, Told, access_event
+from perstackd.app.run_member import RunMember
+from perstackd.app.run_opening import Opening, renamed
+from perstackd.app.run_party import RunParty
+from perstackd.app.run_tasks import Delegate, RunTasks
 from perstackd.app.unforeseen import unforeseen
-from perstackd.app.warm_pool import Lease
+from perstackd.domain.assignment import own_skills
+from perstackd.domain.commands import (
+    Command,
+    Elicited,
+    Fail,
+    Generate,
+    Park,
+    Resume,
+)
 from perstackd.domain.errors import PerstackError
 from perstackd.domain.events import (
+    ApprovalRequested,
     AttemptCompletion,
     CallDelegate,
+    CallInteractiveTool,
     CallTools,
-    DelegateCall,
-    EgressDenied,
+    ElicitationRequested,
     InitializeRuntime,
     Payload,
-    ProxyAccess,
+    QuestionAnswered,
+    QuestionKind,
+    ResumeToolCalls,
     Retry,
     RunPayload,
     StartGeneration,
+    StartRun,
+    StopRunByInteractiveTool,
     StreamPiece,
 )
-from perstackd.domain.messages import ToolResultPart
-from perstackd.domain.run import (
-    Begin,
-    Cancel,
-    ChildrenAnswered,
-    Command,
-    Exhaust,
-    Fail,
-    Generate,
-    Generated,
-    GenerationFailed,
-    Outcome,
-    Phase,
-    RunEnd,
-    RunState,
-    SandboxAnswered,
-    decide,
-    evolve,
-)
+from perstackd.domain.job import JobRecord
+from perstackd.domain.messages import ToolResultPart, Usage
+from perstackd.domain.run import decide
+from perstackd.domain.run_fold import evolve
+from perstackd.domain.run_state import Outcome, Phase, RunEnd, RunState
 from perstackd.domain.session import (
     Ask,
     BlobChunk,
+    Elicit,
+    ElicitAnswer,
     Failure,
     Finish,
     Hello,
     LinkLost,
     NextTurn,
-    Order,
     ProbeResult,
     Progress,
     Ready,
     Refused,
-    Session,
     SkillReport,
     ToolResults,
-    TurnOrder,
-    asked,
-    ordered,
 )
-from perstackd.domain.turn_order import turn_order
+from perstackd.domain.tool_calls import pending_delegations
 from perstackd.ports.egress import EgressAccess
-
-Item: TypeAlias = Ask | Command | EgressAccess
-Delegate: TypeAlias = Callable[[RunPlan, DelegateCall], Awaitable[ToolResultPart]]
 
 
 @dataclass(frozen=True, slots=True)
 class RunHost:
-    """What a run asks of its job: to run a child, to be told its place while it waits, to give a sandbox back later."""
+    """What a run asks of its job: to run a child, to be told its place while it waits, to give sandboxes back later."""
 
     delegate: Delegate
     waiting: Callable[[int, str], None]
     later: Callable[[Callable[[], Coroutine[Any, Any, None]]], None]
 
 
-MAX_ACCESSES: Final = 500  # connections of one run that its events tell of: a sandbox must not fill the store
-_COMMANDS = (Begin, Generate, Generated, GenerationFailed, SandboxAnswered, ChildrenAnswered, Cancel, Fail, Exhaust)
+MAX_LOSSES: Final = 3  # sandboxes lost in one step before the run gives up
 _log = structlog.get_logger()
 
 
 class RunWorker:
-    """One run. `run` is called once."""
+    """One run. `run` is called once. `state` is that of a run which an earlier process began."""
 
     def __init__(
-        self,
-        services: RunServices,
-        context: JobContext,
-        plan: RunPlan,
-        host: RunHost,
+        self, services: RunServices, context: JobContext, plan: RunPlan, host: RunHost, state: RunState | None = None
     ) -> None:
-        self.state = RunState()
+        self.state = state or RunState()
         self.plan = plan
+        self.party: RunParty | None = None
         self._services = services
         self._context = context
         self._host = host
-        self._sandbox = RunSandbox(services, context, plan)
-        self._session = Session("idle")
-        self._opening = Opening()
-        self._patience = Patience(context.limits, plan.expert)
-        self._blobs = BlobIntake(services.blobs, context.limits.result_bytes)
-        self._turn: TurnOrder | None = None
-        self.sandbox_id = ""
-        self._silent = False
-        self._accesses = 0
-        self._send, self._inbox = anyio.create_memory_object_stream[Item](64)
+        self._own = frozenset(skill.name for skill in own_skills(plan.expert))
+        self._opening = Opening(services, context, plan)
+        self._fence = plan.fence
+        self._open = False
+        self._lost = False
+        self._loss = "the sandbox in which this ran is gone"
+        self._losses: list[int] = []
+        self._parked = False
+        self._wave = CallWave(self._own, self.state)
+        self.inbox = RunInbox(plan.run_id)
+        self._tasks = RunTasks(services, context, plan, self.inbox, lambda: self.state)
 
     async def run(self) -> RunEnd:
         """Go on until the run has ended; its end is in the log by then. An error that nobody foresaw ends this run
@@ -133,165 +124,208 @@ class RunWorker:
         Cancelled from outside, it records the context's stop order, gives everything back, and passes the
         cancellation on.
         """
-        lease: Lease | None = None
         try:
-            lease = await self._sandbox.claim(self._host.waiting)
-            await self._work(lease)
+            async with single_errors(), self._tasks.group:
+                await self._live()
+                self._tasks.group.cancel_scope.cancel()
         except PerstackError as error:
             await self._record(Fail(error.reason, error.message))
         except Exception as error:
             told = unforeseen(self._services.clock, error, run_id=self.plan.run_id)
             await self._record(Fail("internal", told.message))
         except anyio.get_cancelled_exc_class():
-            with anyio.CancelScope(shield=True):
-                await self._record(self._context.stop.command)
+            if self._context.stop.command is not None:
+                with anyio.CancelScope(shield=True):
+                    await self._record(self._context.stop.command)
             raise
         finally:
-            if lease is not None:  # beside whoever waits for the run's end; the job ends after it
-                give_back = self._sandbox.give_back
-                step, known = self.state.step, self._known_cause()
-                self._host.later(partial(give_back, lease, known, step, self._unheard()))
-            self._send.close()
-            self._inbox.close()
-        return self._ended()
-
-    @property
-    def claimed(self) -> bool:
-        """Whether it has, or had, a sandbox."""
-        return bool(self.sandbox_id)
-
-    def saw(self, access: EgressAccess) -> None:
-        """The sandbox tried to connect somewhere. Recorded in order; what comes too fast or too often goes to the
-        log only.
-        """
-        self._accesses += 1
-        try:
-            if self._accesses > MAX_ACCESSES:
-                raise anyio.WouldBlock
-            self._send.send_nowait(access)
-        except (anyio.WouldBlock, anyio.ClosedResourceError, anyio.BrokenResourceError):
-            _log.warning("egress access not recorded", run_id=self.plan.run_id, host=access.host)
-
-    def _ended(self) -> RunEnd:
+            self._leave()
+            self._context.standing.forget(self.plan.run_id)
+            self.inbox.close()
         if self.state.end is None:
             raise RuntimeError(f"run {self.plan.run_id} returned before its end")
         return self.state.end
 
-    # --- the sandbox ------------------------------------------------------------------------------------------------
-    def _unheard(self) -> list[Payload]:
-        """Connections that were told of while the run's last command was carried out."""
-        waiting = range(self._inbox.statistics().current_buffer_used)
-        items = [self._inbox.receive_nowait() for _ in waiting]
-        return [_access_event(item) for item in items if isinstance(item, EgressAccess)]
+    @property
+    def claimed(self) -> bool:
+        """Whether it has, or had, a sandbox."""
+        return self._fence > self.plan.fence
 
-    def _known_cause(self) -> tuple[str, str] | None:
-        """Why the sandbox ends; None when only the engine can tell."""
-        if self._silent:
-            return "misbehaved", "it did not go on in time"
-        if self._session.misbehaved:
-            return "misbehaved", ""
-        if self._opening.lost is None:
+    def holds(self, sandbox_id: str) -> bool:
+        """Whether the sandbox is one of this run's."""
+        party = self.party
+        return party is not None and any(each.lease.record.id == sandbox_id for each in party.members.values())
+
+    # --- a life -----------------------------------------------------------------------------------------------------
+    async def _live(self) -> None:
+        self._context.standing.tell(self.plan.run_id, self.plan.expert.key, self.state, self._now())
+        self._opening.recall()
+        while self.state.end is None:
+            if self.state.phase is Phase.ASKING:
+                await self._wait_for_people()
+            else:
+                await self._inhabit()
+
+    async def _wait_for_people(self) -> None:
+        """Without a sandbox, for as long as it takes."""
+        while self.state.phase is Phase.ASKING:
+            await self._take(await self.inbox.next())
+
+    async def _inhabit(self) -> None:
+        """In sandboxes, until the run ends, one of them is lost, or only people are waited for."""
+        party = RunParty(self._services, self._context, self.plan)
+        self._fence += 1
+        await party.gather(self._fence, self._host.waiting)
+        self.party, self._open, self._lost, self._parked = party, False, False, False
+        admit = self.plan.depth == 0 and self._fence == 1
+        await party.move_in(self.state.step, admit=admit)
+        async with single_errors(), anyio.create_task_group() as listeners:
+            for member in party.members.values():
+                listeners.start_soon(self._listen, member)
+                await member.order(self._opening.assign(member, self.state.step))
+            while self.state.end is None and not self._lost and not self._parked:
+                await self._take(await self._next(party))
+            listeners.cancel_scope.cancel()
+        reason = self.state.end.outcome.value if self.state.end is not None else "parked"
+        for member in party.members.values():
+            if member.lost is None:
+                await member.order(Finish(reason))
+        self._leave()
+
+    def _leave(self) -> None:
+        """Have the sandboxes given back beside whoever waits for the run's end; the job ends after it."""
+        party, self.party = self.party, None
+        if party is not None and party.members:
             cancelled = self.state.end is None or self.state.end.outcome is Outcome.CANCELLED
-            return ("cancelled" if cancelled else "finished"), ""
-        return None
+            cancelled = cancelled and not self._parked and not self._lost
+            unheard = self.inbox.unheard() if self.state.end is not None else []
+            self._host.later(partial(party.give_back, self.state.step, unheard, cancelled=cancelled))
 
-    async def _work(self, lease: Lease) -> None:
-        self.sandbox_id = lease.record.id
-        await self._sandbox.move_in(lease)
-        async with single_errors(), anyio.create_task_group() as tasks:
-            tasks.start_soon(self._listen, lease)
-            await self._order(lease, assign(self._context, self.plan, lease, self._services.base_tools))
-            while self.state.end is None:
-                await self._take(lease, tasks, await self._next(lease))
-            tasks.cancel_scope.cancel()
-        await self._farewell(lease)
+    async def _listen(self, member: RunMember) -> None:
+        async for ask in member.lease.link.asks():
+            await self.inbox.put(Heard(member, ask))
 
-    async def _next(self, lease: Lease) -> Item:
-        """What comes next; the run's failure when the sandbox lets its time pass."""
-        with anyio.CancelScope(deadline=self._patience.deadline):
-            return await self._inbox.receive()
-        self._silent = True
-        waited = f"the sandbox {lease.record.id} did not go on in time while it was {self._session.state}"
+    async def _next(self, party: RunParty) -> Item:
+        """What comes next; the run's failure when a sandbox lets its time pass."""
+        late = min(party.members.values(), key=lambda member: member.deadline)
+        with anyio.CancelScope(deadline=late.deadline):
+            return await self.inbox.next()
+        late.silent = True
+        waited = f"{late.name} did not go on in time while it was {late.session.state}"
         return Fail(
             "sandbox_silent", f"{waited}; see what its tools do, or raise tool_timeout_ms, and start the job again"
         )
 
-    async def _listen(self, lease: Lease) -> None:
-        async for ask in lease.link.asks():
-            await self._send.send(ask)
-
-    async def _farewell(self, lease: Lease) -> None:
-        await self._order(lease, Finish(self._ended().outcome.value))
-
-    async def _order(self, lease: Lease, order: Order) -> None:
-        """A lost link is told by LinkLost, which the listener is about to read."""
-        self._session = ordered(self._session, order)
-        self._patience.watch(self._session)
-        try:
-            await lease.link.send(order)
-        except PerstackError as error:
-            _log.info("order not delivered", reason=error.reason, run_id=self.plan.run_id)
-
     # --- asks -------------------------------------------------------------------------------------------------------
-    async def _take(self, lease: Lease, tasks: TaskGroup, item: Item) -> None:
-        if isinstance(item, EgressAccess):
-            await self._note(_access_event(item))
-        elif isinstance(item, _COMMANDS):
-            await self._carry_out(lease, tasks, item)
-        else:
-            self._session, refusal = asked(self._session, item)
-            self._patience.watch(self._session)
-            if not refusal:
-                await self._hear(lease, tasks, item)
-                lease.link.acknowledge()
-            elif self._session.misbehaved:
-                await self._carry_out(
-                    lease, tasks, Fail("runner_misbehaved", f"the sandbox broke its protocol: {refusal}")
-                )
-            else:
-                _log.warning("ask refused", run_id=self.plan.run_id, refusal=refusal)
-                await self._order(lease, Refused(refusal))
+    async def _take(self, item: Item) -> None:
+        match item:
+            case EgressAccess():
+                await self._note(access_event(item))
+            case Heard(member=member, ask=ask):
+                await self._heard(member, ask)
+            case Told():
+                await self._told(item)
+            case _:
+                await self._carry_out(item)
 
-    async def _hear(self, lease: Lease, tasks: TaskGroup, ask: Ask) -> None:
+    async def _told(self, item: Told) -> None:
+        try:
+            await self._carry_out(item.command)
+        except PerstackError as error:
+            item.error = error
+        finally:
+            item.done.set()
+
+    async def _heard(self, member: RunMember, ask: Ask) -> None:
+        if self.party is None or self.party.members.get(member.place) is not member:
+            return  # the word of a sandbox that was given back
+        refusal = member.hear(ask)
+        if not refusal:
+            await self._act(member, ask)
+            member.lease.link.acknowledge()
+        elif member.session.misbehaved:
+            await self._carry_out(Fail("runner_misbehaved", f"the sandbox broke its protocol: {refusal}"))
+        else:
+            _log.warning("ask refused", run_id=self.plan.run_id, refusal=refusal)
+            await member.order(Refused(refusal))
+
+    async def _act(self, member: RunMember, ask: Ask) -> None:  # noqa: C901 - one case an ask
         match ask:
             case Ready(workspace_path=path):
-                await self._note(InitializeRuntime(lease.record.id, lease.hello.runner_version, path[:256]))
+                version = member.lease.hello.runner_version
+                await self._note(InitializeRuntime(member.lease.record.id, version, path[:256]))
             case SkillReport():
                 await self._note(*self._opening.heard(ask))
+                await self._try_to_open()
+            case NextTurn():
+                await self._try_to_open()
+                await self._deliver()
+            case ToolResults(results=results):
+                await self._came_back(member.blobs.checked(results))
             case Progress():
                 self._show(ask)
             case BlobChunk():
-                await self._blobs.take(ask)
+                await member.blobs.take(ask)
+            case Elicit():
+                await self._elicited(member, ask)
+            case Failure(reason=reason, message=message):
+                await self._carry_out(Fail("runner_failed", f"{member.name} gave up: {reason[:64]}: {message[:500]}"))
+            case LinkLost():
+                await self._lose(member)
             case Hello() | ProbeResult():
                 raise RuntimeError(f"{type(ask).__name__} is never legal once claimed")
-            case NextTurn() | ToolResults() | Failure() | LinkLost():
-                pass
             case _:
                 assert_never(ask)
-        command = await self._command(lease, ask)
-        if command is not None:
-            await self._carry_out(lease, tasks, command)
-        elif isinstance(ask, NextTurn):
-            await self._deliver(lease)
 
-    async def _command(self, lease: Lease, ask: Ask) -> Command | None:
-        """What an ask means for the run; None when it means nothing by itself."""
-        match ask:
-            case SkillReport():
-                return self._opening.failed
-            case NextTurn() if self.state.phase is Phase.INIT:
-                return start_run(self._context, self.plan, self._services.base_tools, self._opening.served)
-            case ToolResults(results=results):
-                return SandboxAnswered(self._blobs.checked(results))
-            case Failure(reason=reason, message=message):
-                return Fail("runner_failed", f"the sandbox gave up: {reason[:64]}: {message[:500]}")
-            case LinkLost():
-                self._opening.lost = ask
-                cause, detail = await self._sandbox.cause(lease)
-                message = f"the sandbox {lease.record.id} ended during the run ({cause}: {detail}); start the job again"
-                return Fail("sandbox_lost", message)
+    async def _try_to_open(self) -> None:
+        """Begin, or go on where an earlier sandbox ended, once every skill is known and the loop asks for a turn."""
+        if self._opening.failed is not None:
+            await self._carry_out(self._opening.failed)
+        party = self.party
+        if self._open or self.state.end is not None or party is None or party.expert.session.state != "waiting":
+            return
+        if self.state.phase is Phase.INIT and not self._opening.complete:
+            return
+        self._open = True
+        await self._carry_out(self._opening.begin() if self.state.phase is Phase.INIT else self._resumption())
+        self._revive()
+        await self._deliver()
+
+    def _resumption(self) -> Resume | Generate:
+        if self.state.phase is not Phase.CALLING:
+            return Generate()
+        return Resume(self._loss, self._wave.results, self._wave.untouched(self.state))
+
+    def _revive(self) -> None:
+        """Start again what waited for nobody else when the sandboxes were lost."""
+        match self.state.phase:
+            case Phase.GENERATING | Phase.RESULT:
+                self._tasks.generate()
+            case Phase.DELEGATING:
+                self._tasks.delegate(pending_delegations(self.state), self._host.delegate)
             case _:
-                return None
+                pass
+
+    async def _lose(self, member: RunMember) -> None:
+        """The run goes on in fresh sandboxes, unless it loses one after the other in the same step."""
+        if self.party is None:
+            return
+        cause, detail = await self.party.cause(member.lease)
+        self._lost, self._loss = True, f"{member.name} ended during the run ({cause}: {detail})"
+        self._losses = [step for step in self._losses if step == self.state.step] + [self.state.step]
+        if len(self._losses) >= MAX_LOSSES:
+            message = f"{self._loss}, as did those before it in this step; start the job again"
+            await self._carry_out(Fail("sandbox_lost", message))
+
+    async def _came_back(self, results: Sequence[ToolResultPart]) -> None:
+        answered = self._wave.came_back(self.state, results)
+        if answered is not None:
+            await self._carry_out(answered)
+
+    async def _elicited(self, member: RunMember, ask: Elicit) -> None:
+        facts = await self._carry_out(Elicited(ask.call_id, ask.elicitation, ask.message, ask.schema))
+        if not any(isinstance(fact, ElicitationRequested) for fact in facts):
+            await member.order(ElicitAnswer(ask.elicitation, "decline"))
 
     def _show(self, progress: Progress) -> None:
         record, origin = self._context.log.record, self.plan.origin(self.state.step)
@@ -308,73 +342,84 @@ class RunWorker:
             )
         )
 
-    async def _deliver(self, lease: Lease) -> None:
-        """Hand over the turn's calls once there is a turn and the runner asked for it, whichever came last."""
-        turn = self._turn if self.state.end is None else None
-        if turn is not None and self._session.state == "waiting" and self._session.step == turn.step:
-            self._turn = None
-            await self._order(lease, turn)
-
     # --- facts ------------------------------------------------------------------------------------------------------
-    async def _carry_out(self, lease: Lease, tasks: TaskGroup, command: Command) -> None:
-        for step, fact in await self._record(command):
-            self._start(tasks, fact, step)
-        await self._deliver(lease)
-
-    async def _record(self, command: Command) -> Sequence[tuple[int, RunPayload]]:
-        """Decide, write, then believe: the state changes only once its facts are durable. Returns (step, fact)."""
-        state, facts = self.state, []
-        for fact in decide(state, command, self._context.log.tally):
-            facts.append((state.step, fact))
-            state = evolve(state, fact)
-        entries = [(self.plan.origin(step), fact) for step, fact in facts]
-        used, before = state.usage, self.state.usage
-        await self._context.log.append(entries, lambda record: replace(record, usage=record.usage + (used - before)))
-        self.state = state
+    async def _carry_out(self, command: Command) -> Sequence[RunPayload]:
+        if isinstance(command, Park) and self.party is None:
+            return ()  # there is nothing to give up
+        before = self.state
+        facts = await self._record(command)
+        for fact in facts:
+            await self._follow(before, fact)
+        if facts:
+            await self._deliver()
         return facts
+
+    async def _record(self, command: Command) -> Sequence[RunPayload]:
+        """Decide, write, then believe: the state changes only once its facts are durable."""
+        state, entries = self.state, []
+        for fact in decide(state, command, self._context.log.tally):
+            entries.append((self.plan.origin(state.step), fact))
+            state = evolve(state, fact)
+        if not entries:
+            return ()
+        used = state.usage - self.state.usage
+        self._context.standing.tell(self.plan.run_id, self.plan.expert.key, state, self._now())
+        await self._context.log.append(entries, lambda record: self._accounted(record, state, used))
+        self.state = state
+        return [fact for _, fact in entries]
+
+    def _accounted(self, record: JobRecord, state: RunState, used: Usage) -> JobRecord:
+        """The job's record with what this run used since its last facts."""
+        record = self._context.standing.shown(record)
+        if state.start is None or used == Usage():
+            return record
+        cost = self._services.price(state.start.provider, state.start.model, used)
+        return replace(
+            record,
+            usage=record.usage + used,
+            microdollars=record.microdollars + (cost or 0),
+            cost_known=record.cost_known and cost is not None,
+        )
 
     async def _note(self, *payloads: Payload) -> None:
         origin = self.plan.origin(self.state.step)
         await self._context.log.append([(origin, payload) for payload in payloads])
 
-    def _start(self, tasks: TaskGroup, fact: RunPayload, step: int) -> None:
+    def _now(self) -> int:
+        return self._services.clock.now_ms()
+
+    async def _follow(self, before: RunState, fact: RunPayload) -> None:
+        """What a durable fact sets going."""
         match fact:
+            case StartRun() if names := renamed(fact):
+                await self._note(*names)
             case StartGeneration():
-                tasks.start_soon(self._generate)
+                self._tasks.generate()
             case Retry(delay_ms=delay):
-                tasks.start_soon(self._retry, delay)
-            case CallTools(turn=turn) if self.state.start is not None:
-                self._turn = turn_order(self.state.start, turn, step)
+                self._tasks.retry(delay)
+            case CallTools() | ResumeToolCalls() if self.state.phase is Phase.CALLING:
+                self._wave.start(self.state, self.party)
             case CallDelegate(calls=calls):
-                tasks.start_soon(self._delegate_all, calls)
+                self._tasks.delegate(calls, self._host.delegate)
             case AttemptCompletion() if self.state.phase is Phase.RESULT:
-                tasks.start_soon(self._generate)
+                self._tasks.generate()
+            case QuestionAnswered(kind=QuestionKind.ELICITATION):
+                await self._pass_on(before, fact)
+            case CallInteractiveTool() | ApprovalRequested() if self.party is not None:
+                self._tasks.hold(self._context.limits.ask_hold_ms)
+            case StopRunByInteractiveTool():
+                self._parked = True
             case _:
                 pass
 
-    async def _generate(self) -> None:
-        await self._send.send(await generate(self._services, self._context, self.plan, self.state))
+    async def _deliver(self) -> None:
+        if self.party is not None and self.state.phase is Phase.CALLING:
+            await self._wave.deliver(self.party)
 
-    async def _retry(self, delay_ms: int) -> None:
-        await anyio.sleep(delay_ms / 1000)
-        if self.state.phase is Phase.RESULT:
-            await self._generate()
-        else:
-            await self._send.send(Generate())
-
-    async def _delegate_all(self, calls: tuple[DelegateCall, ...]) -> None:
-        results: list[ToolResultPart | None] = [None] * len(calls)
-
-        async def one(place: int, call: DelegateCall) -> None:
-            results[place] = await self._host.delegate(self.plan, call)
-
-        async with anyio.create_task_group() as children:
-            for place, call in enumerate(calls):
-                children.start_soon(one, place, call)
-        await self._send.send(ChildrenAnswered(tuple(result for result in results if result is not None)))
-
-
-def _access_event(access: EgressAccess) -> Payload:
-    if not access.allowed:
-        return EgressDenied(access.host[:255], access.port, access.reason)
-    return ProxyAccess(access.host[:255], access.port, access.bytes_up, access.bytes_down, access.duration_ms)
+    async def _pass_on(self, before: RunState, fact: QuestionAnswered) -> None:
+        """A person's answer to the server that asked."""
+        question = next(question for question in before.questions if question.id == fact.id)
+        number = int(question.id.rpartition("e")[2])
+        place = question.skill if question.skill in self._own else ""
+        if self.party is not None:
+            await self.party.members[place].order(ElicitAnswer(number, fact.action, fact.content))

@@ -1,33 +1,69 @@
 """What a sandbox is told when it is claimed, and what the model is shown: pure functions of expert and job."""
 
+import re
 from collections.abc import Mapping, Sequence
+from typing import Final, TypeAlias
+from urllib.parse import urlsplit
 
 from perstackd.domain.events import SecretReleased
-from perstackd.domain.expert import BASE_SKILL, Expert, ModelChoice, StdioSkill
+from perstackd.domain.expert import (
+    BASE_SKILL,
+    Approval,
+    Expert,
+    InteractiveSkill,
+    Isolation,
+    ModelChoice,
+    RemoteSkill,
+    StdioSkill,
+)
 from perstackd.domain.messages import ToolSpec
-from perstackd.domain.session import SkillOrder
-from perstackd.domain.tool_calls import DAEMON_TOOLS
+from perstackd.domain.session import Endpoint, SkillOrder, StartMode
+from perstackd.domain.tool_calls import ARCHIVE_TOOLS, DAEMON_TOOLS
+
+ServedSkill: TypeAlias = StdioSkill | RemoteSkill
+PACKAGE_RUNNERS: Final = frozenset({"npx", "uvx"})
+_NAME: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
-def stdio_skills(expert: Expert) -> tuple[StdioSkill, ...]:
-    """The skills whose servers run in the sandbox."""
-    return tuple(skill for skill in expert.skills if isinstance(skill, StdioSkill))
+def served_skills(expert: Expert) -> tuple[ServedSkill, ...]:
+    """The skills with a server."""
+    return tuple(skill for skill in expert.skills if not isinstance(skill, InteractiveSkill))
 
 
-def skill_orders(expert: Expert, env: Mapping[str, str]) -> tuple[SkillOrder, ...]:
-    """The servers to start, each with only the values that it declared."""
-    return tuple(
-        SkillOrder(
-            name=skill.name,
-            command=argv(skill),
-            env=tuple((name, env[name]) for name in skill.required_env if name in env),
-            pick=skill.pick,
-            omit=skill.omit,
-            lazy_init=False,  # a lazy skill's tools are known only once it was started; the model must see them
-            tool_timeout_ms=skill.tool_timeout_ms,
-        )
-        for skill in stdio_skills(expert)
+def own_skills(expert: Expert) -> tuple[ServedSkill, ...]:
+    """The skills that have a sandbox of their own."""
+    return tuple(skill for skill in served_skills(expert) if skill.isolation is Isolation.OWN)
+
+
+def shared_skills(expert: Expert) -> tuple[ServedSkill, ...]:
+    """The skills whose servers run beside the expert's shell."""
+    return tuple(skill for skill in served_skills(expert) if skill.isolation is Isolation.SHARED)
+
+
+def skill_order(skill: ServedSkill, env: Mapping[str, str], start: StartMode = StartMode.FIRST) -> SkillOrder:
+    """A server to start, with only the values that it declared."""
+    endpoint = isinstance(skill, RemoteSkill)
+    return SkillOrder(
+        name=skill.name,
+        command=() if isinstance(skill, RemoteSkill) else argv(skill),
+        env=() if endpoint else tuple((name, env[name]) for name in skill.required_env if name in env),
+        endpoint=_endpoint(skill, env) if isinstance(skill, RemoteSkill) else None,
+        pick=skill.pick,
+        omit=skill.omit,
+        start=start,
+        private=skill.isolation is Isolation.OWN,
+        tool_timeout_ms=skill.tool_timeout_ms,
     )
+
+
+def _endpoint(skill: RemoteSkill, env: Mapping[str, str]) -> Endpoint:
+    headers = tuple((name, _filled(value, env)) for name, value in skill.headers)
+    return Endpoint(skill.transport, skill.endpoint, headers)
+
+
+def _filled(value: str, env: Mapping[str, str]) -> str:
+    """With the values of the names that it holds as `${NAME}`."""
+    return _NAME.sub(lambda found: env.get(found[1], ""), value)
 
 
 def argv(skill: StdioSkill) -> tuple[str, ...]:
@@ -38,11 +74,43 @@ def argv(skill: StdioSkill) -> tuple[str, ...]:
     return (skill.command, *consent, skill.package, *skill.args)
 
 
-def released_secrets(expert: Expert, env: Mapping[str, str]) -> tuple[SecretReleased, ...]:
-    """The record of which names went to which skill; never a value."""
-    base = tuple(SecretReleased(name, BASE_SKILL) for name in expert.base.required_env if name in env)
-    named = ((name, skill.name) for skill in stdio_skills(expert) for name in skill.required_env if name in env)
-    return (*base, *(SecretReleased(name, skill) for name, skill in named))
+def installer(skill: ServedSkill) -> str:
+    """The package runner, `npx` or `uvx`, that installs the server when it starts; empty when the image has it."""
+    runs = isinstance(skill, StdioSkill) and skill.package and skill.command in PACKAGE_RUNNERS
+    return skill.command if isinstance(skill, StdioSkill) and runs else ""
+
+
+def reaches(skill: ServedSkill) -> tuple[tuple[str, int], ...]:
+    """Hosts and ports that its server may connect to, its package's index left aside."""
+    hosts = tuple((domain, 443) for domain in skill.allowed_domains)
+    if not isinstance(skill, RemoteSkill):
+        return hosts
+    address = urlsplit(skill.endpoint)
+    return (*hosts, (address.hostname or "", address.port or 443))
+
+
+def mount_of(skill: ServedSkill) -> str:
+    """How an own sandbox sees the workspace: `none`, `ro` or `rw`."""
+    if isinstance(skill, RemoteSkill):
+        return "none"
+    return skill.workspace or "ro"
+
+
+def base_secrets(expert: Expert, env: Mapping[str, str]) -> tuple[SecretReleased, ...]:
+    """The record of which names went into exec's environment; never a value."""
+    return tuple(SecretReleased(name, BASE_SKILL) for name in expert.base.required_env if name in env)
+
+
+def skill_secrets(skill: ServedSkill, env: Mapping[str, str]) -> tuple[SecretReleased, ...]:
+    """The record of which names went to a skill; never a value."""
+    return tuple(SecretReleased(name, skill.name) for name in skill.required_env if name in env)
+
+
+def needs_approval(skill: ServedSkill, tool: str) -> bool:
+    """Whether a call of the tool waits for a person."""
+    if isinstance(skill.approval, Approval):
+        return skill.approval is Approval.ALWAYS
+    return tool in skill.approval
 
 
 def picked(tools: Sequence[ToolSpec], pick: Sequence[str], omit: Sequence[str]) -> tuple[ToolSpec, ...]:
@@ -60,7 +128,7 @@ def base_tools(expert: Expert, catalogue: Sequence[ToolSpec]) -> tuple[ToolSpec,
 
 def sandbox_tools(tools: Sequence[ToolSpec]) -> tuple[str, ...]:
     """Names of the built-in tools that the sandbox runs; the others are the daemon's."""
-    return tuple(tool.name for tool in tools if tool.name not in DAEMON_TOOLS)
+    return tuple(tool.name for tool in tools if tool.name not in DAEMON_TOOLS | ARCHIVE_TOOLS)
 
 
 def chosen_model(*choices: ModelChoice) -> ModelChoice:

@@ -4,10 +4,11 @@ Names and meaning are Perstack's where it has the event; `jobCreated` ... `egres
 may gain fields with defaults within a schema version; any other change raises the version in `SCHEMA`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, Literal, TypeAlias
 
+from perstackd.domain.budget import Budgets
 from perstackd.domain.ids import EventId, JobId, RunId, SandboxId, TenantId
 from perstackd.domain.messages import JsonObject, ToolResultPart, ToolSpec, Turn, Usage
 
@@ -17,7 +18,9 @@ SCHEMA: Final = 1
 # --- of a job -------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class JobCreated:
-    """A caller's request was accepted. `definition_digest` names the definition blob that it is pinned to."""
+    """A caller's request was accepted. `definition_digest` names the definition blob that it is pinned to; `asked_...`
+    are what the caller put in place of the definition's model.
+    """
 
     expert_key: str
     query: str
@@ -27,6 +30,11 @@ class JobCreated:
     model: str
     required_env: tuple[str, ...] = ()
     allow_domains: tuple[str, ...] = ()
+    template: str = ""
+    skills_template: str = ""
+    asked_provider: str = ""
+    asked_model: str = ""
+    budgets: Budgets = field(default_factory=Budgets)
     type: Literal["jobCreated"] = "jobCreated"
 
 
@@ -44,6 +52,20 @@ class JobAdmitted:
     """Its coordinator's run begins."""
 
     type: Literal["jobAdmitted"] = "jobAdmitted"
+
+
+@dataclass(frozen=True, slots=True)
+class JobPaused:
+    """Its runs finish the step in hand and start no other."""
+
+    type: Literal["jobPaused"] = "jobPaused"
+
+
+@dataclass(frozen=True, slots=True)
+class JobResumed:
+    """Its runs go on."""
+
+    type: Literal["jobResumed"] = "jobResumed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +142,35 @@ class SkillConnected:
 
 
 @dataclass(frozen=True, slots=True)
+class SkillToolsChanged:
+    """A server now offers other tools than the run was started with; the run keeps its list."""
+
+    skill: str
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+    changed: tuple[str, ...] = ()
+    type: Literal["skillToolsChanged"] = "skillToolsChanged"
+
+
+@dataclass(frozen=True, slots=True)
+class ToolRenamed:
+    """A tool is shown to the model by another name than its server's: that was taken, too long, or not legal."""
+
+    skill: str
+    tool: str
+    shown: str
+    type: Literal["toolRenamed"] = "toolRenamed"
+
+
+@dataclass(frozen=True, slots=True)
+class ReasoningMapped:
+    """The model takes its reasoning in another form than the definition gives it; the note says which."""
+
+    note: str
+    type: Literal["reasoningMapped"] = "reasoningMapped"
+
+
+@dataclass(frozen=True, slots=True)
 class SkillStderr:
     """What a skill's server wrote to its standard error."""
 
@@ -161,10 +212,13 @@ class ProxyAccess:
 
 # --- of a run -------------------------------------------------------------------------------------------------------
 class Owner(StrEnum):
-    """Who answers a call: a sandbox, the daemon itself, a child run, a person."""
+    """Who answers a call: a sandbox, the daemon at once, the daemon from the job's history and artefacts, a child run,
+    a person.
+    """
 
     SANDBOX = "sandbox"
     DAEMON = "daemon"
+    ARCHIVE = "archive"
     DELEGATE = "delegate"
     PERSON = "person"
 
@@ -172,13 +226,14 @@ class Owner(StrEnum):
 @dataclass(frozen=True, slots=True)
 class ToolRoute:
     """From the name shown to the model to its owner: `skill` is empty for base tools; `target` is the tool's own
-    name, or the delegate's key.
+    name, or the delegate's key. A call with `approval` waits until a person allows it.
     """
 
     name: str
     owner: Owner
     target: str
     skill: str = ""
+    approval: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,21 +314,91 @@ class CallDelegate:
     type: Literal["callDelegate"] = "callDelegate"
 
 
-@dataclass(frozen=True, slots=True)
-class CallInteractiveTool:
-    """A person is asked. `results` are the turn's results so far."""
+class QuestionKind(StrEnum):
+    """What a person is asked: an interactive tool's question, whether a call may be made, what a server wants to know
+    while its tool runs.
+    """
 
+    TOOL = "tool"
+    APPROVAL = "approval"
+    ELICITATION = "elicitation"
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Something that waits for a person. `id` is unique in its run. `answer_schema` is a JSON Schema of the answer."""
+
+    id: str
+    kind: QuestionKind
     call_id: str
     skill: str
     tool: str
     arguments: JsonObject
+    message: str
+    answer_schema: JsonObject
+
+
+@dataclass(frozen=True, slots=True)
+class CallInteractiveTool:
+    """A person is asked, for each of the turn's interactive calls. `results` are the turn's results since the last fact
+    that carried some.
+    """
+
+    questions: tuple[Question, ...]
     results: tuple[ToolResultPart, ...] = ()
+    todos: tuple[TodoItem, ...] | None = None
     type: Literal["callInteractiveTool"] = "callInteractiveTool"
 
 
 @dataclass(frozen=True, slots=True)
+class ApprovalRequested:
+    """A call is held back until a person has said whether it may be made. `results` as in callInteractiveTool."""
+
+    question: Question
+    results: tuple[ToolResultPart, ...] = ()
+    todos: tuple[TodoItem, ...] | None = None
+    type: Literal["approvalRequested"] = "approvalRequested"
+
+
+@dataclass(frozen=True, slots=True)
+class ElicitationRequested:
+    """A skill's server asks a person something while its tool runs. `elicitation` is the sandbox's own number."""
+
+    question: Question
+    elicitation: int
+    type: Literal["elicitationRequested"] = "elicitationRequested"
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionAnswered:
+    """A tool's question or an elicitation has its answer: action `answer`, `accept`, `decline` or `cancel`; content is
+    the text of a tool's answer or the canonical JSON of an object.
+    """
+
+    id: str
+    call_id: str
+    kind: QuestionKind
+    action: str
+    content: str = ""
+    type: Literal["questionAnswered"] = "questionAnswered"
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalDecided:
+    """A person allowed a call, or did not."""
+
+    id: str
+    call_id: str
+    approved: bool
+    reason: str = ""
+    type: Literal["approvalDecided"] = "approvalDecided"
+
+
+@dataclass(frozen=True, slots=True)
 class ResolveToolResults:
-    """All calls of the turn are answered. `todos` is the new list when one of them changed it."""
+    """All calls of the turn are answered. `results` are those that no earlier fact of the step carried; `todos` is the
+    new list when one of them changed it.
+    """
 
     results: tuple[ToolResultPart, ...]
     todos: tuple[TodoItem, ...] | None = None
@@ -282,7 +407,7 @@ class ResolveToolResults:
 
 @dataclass(frozen=True, slots=True)
 class AttemptCompletion:
-    """The expert says that it is done. `results` are the turn's other results."""
+    """The expert says that it is done. `results` are the turn's other results that no earlier fact carried."""
 
     call_id: str
     results: tuple[ToolResultPart, ...] = ()
@@ -300,9 +425,12 @@ class FinishToolCall:
 
 @dataclass(frozen=True, slots=True)
 class ResumeToolCalls:
-    """A run that was taken up again goes on with the calls that have no result."""
+    """Calls that have no result are made now: those that a person approved, or those of a run that was taken up again.
+    `results` are errors for the calls of which nobody knows whether they took effect.
+    """
 
     call_ids: tuple[str, ...]
+    results: tuple[ToolResultPart, ...] = ()
     type: Literal["resumeToolCalls"] = "resumeToolCalls"
 
 
@@ -382,7 +510,7 @@ class StopRunByCancel:
     type: Literal["stopRunByCancel"] = "stopRunByCancel"
 
 
-JobPayload: TypeAlias = JobCreated | JobQueued | JobAdmitted | JobFinished
+JobPayload: TypeAlias = JobCreated | JobQueued | JobAdmitted | JobPaused | JobResumed | JobFinished
 RuntimePayload: TypeAlias = (
     SandboxAssigned
     | SandboxReleased
@@ -392,6 +520,9 @@ RuntimePayload: TypeAlias = (
     | SkillConnected
     | SkillStderr
     | SkillDisconnected
+    | SkillToolsChanged
+    | ToolRenamed
+    | ReasoningMapped
     | EgressDenied
     | ProxyAccess
 )
@@ -402,6 +533,10 @@ RunPayload: TypeAlias = (
     | CallTools
     | CallDelegate
     | CallInteractiveTool
+    | ApprovalRequested
+    | ElicitationRequested
+    | QuestionAnswered
+    | ApprovalDecided
     | ResolveToolResults
     | AttemptCompletion
     | FinishToolCall

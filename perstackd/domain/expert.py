@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeAlias
 
-from perstackd.domain.messages import JsonObject
+from perstackd.domain.messages import JsonObject, ProviderSkill
 
 BASE_SKILL = "@perstack/base"
 
@@ -108,7 +108,9 @@ class ModelChoice:
 
 @dataclass(frozen=True, slots=True)
 class Expert:
-    """One role. `max_steps` 0 means no limit of its own."""
+    """One role. `max_steps` 0 means no limit of its own. `model_tier` (low, middle, high) counts where `model` names
+    none. `provider_tools` and `provider_tool_options`: see `ModelRequest`.
+    """
 
     key: str
     instruction: str
@@ -120,6 +122,10 @@ class Expert:
     tags: tuple[str, ...] = ()
     model: ModelChoice = ModelChoice()
     max_steps: int = 0
+    model_tier: str = ""
+    provider_tools: tuple[str, ...] = ()
+    provider_tool_options: str = ""
+    provider_skills: tuple[ProviderSkill, ...] = ()
 
     @property
     def required_env(self) -> tuple[str, ...]:

@@ -1,6 +1,5 @@
 """Host patterns of egress lists: an exact name, or `*.` and a suffix."""
 
-import ipaddress
 import re
 from typing import Final
 
@@ -18,18 +17,10 @@ def problem(pattern: str) -> str:
     # Folding makes ASCII of some characters that only look like it, such as the Kelvin sign.
     if not pattern.isascii() or not name or len(name) > 253 or not all(_LABEL.fullmatch(label) for label in labels):
         return "is not a host name, nor *. and a host name"
-    if _is_address(name) or _NUMERIC.fullmatch(labels[-1]):
+    if _NUMERIC.fullmatch(labels[-1]):  # each notation of IPv4 ends so; those of IPv6 have colons
         return "is an address; only names can be allowed"
     if any(label.startswith("xn--") for label in labels):
         return "has a punycode label (xn--), which can look like another name"
     if pattern.startswith("*.") and len(labels) < 2:
         return "would allow a whole top-level domain"
     return ""
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True

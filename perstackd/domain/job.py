@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
+from perstackd.domain.budget import Budgets
 from perstackd.domain.ids import JobId, TenantId
 from perstackd.domain.messages import Usage
 from perstackd.domain.workspace import WorkspaceSpec
@@ -40,7 +41,9 @@ EXIT_CODES: dict[JobState, int] = {
 
 @dataclass(frozen=True, slots=True)
 class JobRecord:
-    """What lists and look-ups show. Times are milliseconds since the epoch, 0 while not reached."""
+    """What lists and look-ups show. Times are milliseconds since the epoch, 0 while not reached. `microdollars` are
+    what its turns cost by the price table; not `cost_known` when a model's price was not in it.
+    """
 
     id: JobId
     tenant: TenantId
@@ -58,6 +61,12 @@ class JobRecord:
     steps: int = 0
     runs: int = 0
     usage: Usage = field(default_factory=Usage)
+    tool_calls: int = 0
+    microdollars: int = 0
+    cost_known: bool = True
+    budgets: Budgets = field(default_factory=Budgets)
+    paused: bool = False
+    open_questions: int = 0
     answer: str = ""
     error_reason: str = ""
     error_message: str = ""
@@ -72,4 +81,13 @@ class JobRecord:
         self, state: JobState, now: int, *, answer: str = "", reason: str = "", message: str = ""
     ) -> "JobRecord":
         """The record once the job ended."""
-        return replace(self, state=state, finished_at=now, answer=answer, error_reason=reason, error_message=message)
+        return replace(
+            self,
+            state=state,
+            finished_at=now,
+            answer=answer,
+            error_reason=reason,
+            error_message=message,
+            paused=False,
+            open_questions=0,
+        )

@@ -19,22 +19,38 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TextPart:
-    """Plain text."""
+    """Plain text. What a provider wrote beside it (citations, an id) is in `document`, canonical JSON; it goes back to
+    that `provider` untouched, and to nobody else.
+    """
 
     text: str
     type: Literal["text"] = "text"
+    provider: str = ""
+    document: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class ThinkingPart:
     """A model's reasoning. `signature` and `redacted` go back to the provider untouched, also when the text is
-    empty.
+    empty. `provider` is whose they are, so that nobody else is sent them; empty means anthropic.
     """
 
     text: str
     signature: str = ""
     redacted: str = ""
     type: Literal["thinking"] = "thinking"
+    provider: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderPart:
+    """A block that only its provider understands, such as what its own tools were asked and found: canonical JSON that
+    goes back to that `provider` untouched, in its place, and to nobody else.
+    """
+
+    provider: str
+    document: str
+    type: Literal["provider"] = "provider"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +83,10 @@ class ToolResultPart:
     type: Literal["toolResult"] = "toolResult"
 
 
-Part: TypeAlias = TextPart | ThinkingPart | BlobPart | ToolCallPart | ToolResultPart
+SaidPart: TypeAlias = TextPart | ThinkingPart | ToolCallPart | ProviderPart
+"""What a model can say."""
+
+Part: TypeAlias = TextPart | ThinkingPart | BlobPart | ToolCallPart | ToolResultPart | ProviderPart
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +99,15 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens as the provider counted them; `cached_input` is the part of `input` that came from its prompt cache."""
+    """Tokens as the provider counted them; `cached_input` is the part of `input` that came from its prompt cache, and
+    `cache_write` the part that went into it, where the provider counts that.
+    """
 
     input_tokens: int = 0
     output_tokens: int = 0
     cached_input_tokens: int = 0
     reasoning_tokens: int = 0
+    cache_write_tokens: int = 0
 
     def __add__(self, other: "Usage") -> "Usage":
         return Usage(
@@ -93,6 +115,7 @@ class Usage:
             self.output_tokens + other.output_tokens,
             self.cached_input_tokens + other.cached_input_tokens,
             self.reasoning_tokens + other.reasoning_tokens,
+            self.cache_write_tokens + other.cache_write_tokens,
         )
 
     def __sub__(self, other: "Usage") -> "Usage":
@@ -101,6 +124,7 @@ class Usage:
             self.output_tokens - other.output_tokens,
             self.cached_input_tokens - other.cached_input_tokens,
             self.reasoning_tokens - other.reasoning_tokens,
+            self.cache_write_tokens - other.cache_write_tokens,
         )
 
 
@@ -115,12 +139,15 @@ class FinishReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One complete answer of a model."""
+    """One complete answer of a model. `notes` are sentences on what the request asked for and the provider was asked
+    for in another form, or not at all; the same request has the same notes.
+    """
 
-    parts: tuple[TextPart | ThinkingPart | ToolCallPart, ...]
+    parts: tuple[SaidPart, ...]
     finish_reason: FinishReason
     usage: Usage = Usage()
     model: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def text(self) -> str:
@@ -145,10 +172,20 @@ class ToolSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class ProviderSkill:
+    """A skill that the provider itself keeps and runs: `kind` is `builtin` or `custom`; no `version` is the latest."""
+
+    kind: str
+    skill_id: str
+    version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ModelRequest:
     """All that a model call depends on; equal requests have equal digests. Nothing in it varies by run, time or path.
 
     `reasoning` is `none`, `minimal`, `low`, `medium`, `high` or a number of tokens. `max_tokens` bounds the answer.
+    `provider_tools` are names as in a definition; `provider_tool_options` is canonical JSON by those names, or empty.
     """
 
     provider: str
@@ -161,6 +198,9 @@ class ModelRequest:
     base_url: str = ""
     headers: tuple[tuple[str, str], ...] = ()
     timeout_ms: int = 300_000
+    provider_tools: tuple[str, ...] = ()
+    provider_tool_options: str = ""
+    provider_skills: tuple[ProviderSkill, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,8 @@ def patience_ms(session: Session, skill_start_ms: int, tool_ms: int, margin_ms: 
     `skill_start_ms` and `tool_ms` are what the sandbox was told for one skill and for its slowest tool. A call may wait
     for both, because a lazy skill starts with its first call.
     """
+    if session.elicitations:
+        return None  # a person is waited for, for as long as it takes
     match session.state:
         case "assigned" | "reported":
             return margin_ms

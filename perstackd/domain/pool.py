@@ -1,21 +1,14 @@
-"""The warm pool's planner: which sandbox to start, hand out or give up, and when to stop trying.
+"""The warm pools as values: what is known of each, and what it is after something happened. Pure.
 
-Pure; `app.warm_pool` acts. A pool is one template's sandboxes. `plan` reads a `PoolState` and returns actions; the
-functions beside it return the state after something happened. `now` is seconds of a monotonic clock.
-
-The reserve. A parent keeps its sandbox while its children run, so `max` parents that each wait for a child would
-wait for ever. One sandbox per level of depth may therefore be started above `max`, for one job at a time over all
-pools: the job that already holds some of the reserve, else the oldest that is stuck. It cannot lock: the holder's
-deepest claimed run that waits has children one level deeper, and that level is free because none of the holder's
-sandboxes is as deep. The holder must be the same in all pools, or two jobs would each hold what the other needs.
+A pool is one template's sandboxes. `pool_plan.plan` reads the states of all and returns actions, `app.warm_pool` acts,
+and the functions here return the state after it. `now` is seconds of a monotonic clock.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final, TypeAlias
 
-from perstackd.domain.ids import JobId, SandboxId
+from perstackd.domain.ids import JobId, RunId, SandboxId
 from perstackd.domain.sandbox import Template
 
 MAX_STARTS: Final = 3  # more at once make an engine slower, not faster (measured)
@@ -23,6 +16,7 @@ MAX_DEPTH: Final = 8
 HALT_AFTER: Final = 5
 MIN_QUARANTINE: Final = 8  # stuck removals that do not yet stop the refill, however small the pool
 NO_JOB: Final = JobId("")
+NO_RUN: Final = RunId("")
 YOUNG_SECONDS: Final = 60.0  # a sandbox lost this soon tells of its template; later, of its own fate
 CALM_SECONDS: Final = 0.1  # after a claim nothing is started while others are idle: a start would slow the claim's run
 CALM_EVERY: Final = 1.0  # seconds between such pauses, so that a steady flow of claims does not hold the refill back
@@ -39,25 +33,50 @@ class Stage(StrEnum):
     QUARANTINED = "quarantined"
 
 
+Owner: TypeAlias = tuple[int, JobId, RunId]
+
+
 @dataclass(frozen=True, slots=True)
 class Seat:
-    """One sandbox. `level` is above 0 when it came from the reserve, for a run of that depth of job `job_id`."""
+    """One sandbox. `level` is above 0 when it came from the reserve, for run `run_id` of that depth of job `job_id`."""
 
     sandbox_id: SandboxId
     stage: Stage
     since: float
     level: int = 0
     job_id: JobId = NO_JOB
+    run_id: RunId = NO_RUN
+
+    @property
+    def owner(self) -> Owner:
+        """Whose it is, when it is of the reserve: to be compared with a claim's."""
+        return self.level, self.job_id, self.run_id
 
 
 @dataclass(frozen=True, slots=True)
 class WaitingClaim:
-    """A run that has no sandbox yet. `id` rises with arrival; `job_created_at` is milliseconds since the epoch."""
+    """A sandbox that a run still waits for. `id` rises with arrival; `job_created_at` is milliseconds since the epoch.
+
+    Claims of one `group`, in any pools, are served all at once or not at all: the group is the id of its first claim,
+    0 when there is no other. They are of one run and entered together, so no other claim's id lies between theirs.
+    """
 
     id: int
     job_id: JobId
     depth: int
     job_created_at: int
+    run_id: RunId = NO_RUN
+    group: int = 0
+
+    @property
+    def party(self) -> int:
+        """What is served at once: the group, or the claim alone."""
+        return self.group or self.id
+
+    @property
+    def owner(self) -> Owner:
+        """The run, as the seats of the reserve name it."""
+        return self.depth, self.job_id, self.run_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,14 +118,19 @@ class PoolState:
         """Why refill is stopped, empty when it is not."""
         return self.failure if self.failures >= HALT_AFTER else ""
 
+    def overrun(self, template: Template) -> bool:
+        """Whether so many sandboxes resist their removal that no more are started."""
+        return self.count(Stage.QUARANTINED) >= max(template.max, MIN_QUARANTINE)
+
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Start `count` sandboxes; of the reserve when `level` is above 0, then for `job_id`."""
+    """Start `count` sandboxes; of the reserve when `level` is above 0, then for run `run_id` of `job_id`."""
 
     count: int
     level: int = 0
     job_id: JobId = NO_JOB
+    run_id: RunId = NO_RUN
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,15 +157,6 @@ class Halt:
 
 
 Action: TypeAlias = Start | Hand | Expire | Halt
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a waiting claim stands: 1 is next; and what it waits for."""
-
-    claim_id: int
-    place: int
-    reason: str
 
 
 # --- what happened --------------------------------------------------------------------------------------------------
@@ -231,125 +246,3 @@ def pause(failures: int) -> float:
     if failures < HALT_AFTER:
         return 0.25 * 2.0 ** (failures - 1)
     return min(300.0, 5.0 * 2.0 ** min(failures - HALT_AFTER, 10))
-
-
-# --- planning -------------------------------------------------------------------------------------------------------
-@dataclass(frozen=True, slots=True)
-class Shared:
-    """What the pools of one daemon share: the starts that the engine may still be asked for, and the reserve."""
-
-    starts_left: int = MAX_STARTS
-    holder: JobId | None = None
-
-
-def shared(states: Mapping[str, PoolState], templates: Mapping[str, Template], now: float) -> Shared:
-    """Look over all pools; both mappings have the same names."""
-    starting = sum(state.count(Stage.STARTING) for state in states.values())
-    return Shared(MAX_STARTS - starting, _holder(states, templates, now))
-
-
-def plan(state: PoolState, template: Template, now: float, among: Shared) -> tuple[Action, ...]:
-    """What to do now, in this order: hand out, give up, halt, start. Once all is begun, it returns nothing."""
-    hands = _hands(state)
-    after = state
-    for hand in hands:
-        after = handed(after, hand, now)
-    unwanted = (seat for seat in after.seats if seat.stage is Stage.IDLE and (seat.level or after.draining))
-    expiries = tuple(Expire(seat.sandbox_id) for seat in unwanted)
-    for expiry in expiries:
-        after = removing(after, expiry.sandbox_id, now)
-    return (*hands, *expiries, *_halts(after, now), *_starts(after, template, now, among))
-
-
-def _hands(state: PoolState) -> tuple[Hand, ...]:
-    idle = [seat for seat in state.seats if seat.stage is Stage.IDLE]
-    hands: list[Hand] = []
-    for claim in state.waiting:
-        own = (claim.depth, claim.job_id)
-        seat = next((seat for seat in idle if seat.level == 0 or (seat.level, seat.job_id) == own), None)
-        if seat is not None:
-            idle.remove(seat)
-            hands.append(Hand(claim.id, seat.sandbox_id))
-    return tuple(hands)
-
-
-def _halts(state: PoolState, now: float) -> tuple[Halt, ...]:
-    if state.failures >= HALT_AFTER and now < state.retry_at and state.halted_until < state.retry_at:
-        return (Halt(state.failure, state.retry_at),)
-    return ()
-
-
-def _starts(state: PoolState, template: Template, now: float, among: Shared) -> tuple[Start, ...]:
-    if now < state.calm_until and not state.waiting and state.count(Stage.IDLE):
-        return ()
-    room = _room(state, template, now, among)
-    short = len(state.waiting) + (0 if state.draining else template.min_idle)
-    short = max(short, 0 if state.proven or state.draining else 1) - state.count(Stage.IDLE, Stage.STARTING)
-    count = min(room, short, template.max - state.live)
-    if count > 0:
-        return (Start(count),)
-    stuck = (claim for claim in _stuck(state, template) if room > 0 and claim.job_id == among.holder)
-    return tuple(Start(1, claim.depth, claim.job_id) for claim in list(stuck)[:1])
-
-
-def _room(state: PoolState, template: Template, now: float, among: Shared) -> int:
-    if state.blocked or now < state.retry_at or _overrun(state, template):
-        return 0
-    if state.failures or not state.proven:
-        return min(among.starts_left, 1 - state.count(Stage.STARTING))
-    return among.starts_left
-
-
-def _overrun(state: PoolState, template: Template) -> bool:
-    return state.count(Stage.QUARANTINED) >= max(template.max, MIN_QUARANTINE)
-
-
-def _stuck(state: PoolState, template: Template) -> tuple[WaitingClaim, ...]:
-    """Children that only the reserve can serve: `max` is reached, and nothing is on its way in or out."""
-    pending = any(seat.level == 0 and seat.stage in _PASSING for seat in state.seats)
-    if pending or state.live < template.max:
-        return ()
-    taken = {seat.level for seat in state.seats if seat.stage is not Stage.QUARANTINED}
-    return tuple(claim for claim in state.waiting if 0 < claim.depth <= MAX_DEPTH and claim.depth not in taken)
-
-
-_PASSING: Final = frozenset({Stage.STARTING, Stage.IDLE, Stage.REMOVING})
-
-
-def _holder(states: Mapping[str, PoolState], templates: Mapping[str, Template], now: float) -> JobId | None:
-    for state in states.values():
-        for seat in state.seats:
-            if seat.level and seat.stage is not Stage.QUARANTINED:
-                return seat.job_id
-    free = Shared()
-    stuck = [
-        claim
-        for name, state in states.items()
-        if _room(state, templates[name], now, free) > 0
-        for claim in _stuck(state, templates[name])
-    ]
-    oldest = min(stuck, key=lambda claim: (claim.job_created_at, claim.job_id), default=None)
-    return oldest.job_id if oldest else None
-
-
-def places(state: PoolState, template: Template) -> tuple[Place, ...]:
-    """Place and reason of every waiting claim, in order."""
-    nothing = _nothing_comes(state, template)
-    coming = max(0, template.max - state.live) + state.count(Stage.STARTING, Stage.IDLE, Stage.REMOVING)
-    last = f"; the last start failed: {state.failure}" if state.failures else ""
-    soon = f"a sandbox of the template {template.name!r} is being started{last}"
-    later = f"all {template.max} sandboxes of the template {template.name!r} are in use"
-    return tuple(
-        Place(claim.id, at, nothing or (soon if at <= coming else later)) for at, claim in enumerate(state.waiting, 1)
-    )
-
-
-def _nothing_comes(state: PoolState, template: Template) -> str:
-    name = template.name
-    if state.blocked:
-        return f"the pool {name!r} cannot start sandboxes yet: {state.blocked}"
-    if state.halted:
-        return f"the pool {name!r} is halted after {HALT_AFTER} or more failed starts in a row: {state.halted}"
-    if _overrun(state, template):
-        return f"the pool {name!r} is halted: {state.count(Stage.QUARANTINED)} sandboxes resist their removal"
-    return ""

@@ -1,9 +1,11 @@
-"""What is shown of a pool."""
+"""What is shown of a pool, and what those who wait for it are told. Pure."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from typing import TypeAlias
 
-from perstackd.domain.pool import PoolState, Stage
+from perstackd.domain.pool import HALT_AFTER, PoolState, Stage
 from perstackd.domain.sandbox import Template
 
 
@@ -56,3 +58,67 @@ def status(state: PoolState, template: Template, image_id: str = "") -> PoolStat
 def _quantile(values: Iterable[float], q: float) -> float:
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(len(ordered) * q))] if ordered else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a claim or a group of claims stands: 1 is next; and what it waits for. `party` is WaitingClaim's."""
+
+    party: int
+    place: int
+    reason: str
+
+
+class _Hope(IntEnum):
+    NOTHING_COMES = 0
+    IN_USE = 1
+    COMING = 2
+
+
+_Outlook: TypeAlias = tuple[_Hope, Place]
+
+
+def places(states: Mapping[str, PoolState], templates: Mapping[str, Template]) -> tuple[Place, ...]:
+    """Every group of claims that waits. Of one that waits in several pools: the place in the longest queue, and the
+    reason that gives the least hope.
+    """
+    told: dict[int, _Outlook] = {}
+    for name, state in states.items():
+        for outlook in _in_pool(state, templates[name]):
+            party = outlook[1].party
+            told[party] = _worse(told[party], outlook) if party in told else outlook
+    return tuple(place for _, place in told.values())
+
+
+def _worse(one: _Outlook, other: _Outlook) -> _Outlook:
+    hope, place = min(one, other, key=lambda outlook: (outlook[0], -outlook[1].place))
+    return hope, replace(place, place=max(one[1].place, other[1].place))
+
+
+def _in_pool(state: PoolState, template: Template) -> Iterator[_Outlook]:
+    """Each claim, with the place of its group: what is served at once is one in the queue."""
+    nothing = _nothing_comes(state, template)
+    coming = max(0, template.max - state.live) + state.count(Stage.STARTING, Stage.IDLE, Stage.REMOVING)
+    last = f"; the last start failed: {state.failure}" if state.failures else ""
+    soon = f"a sandbox of the template {template.name!r} is being started{last}"
+    later = f"all {template.max} sandboxes of the template {template.name!r} are in use"
+    place, party = 0, 0
+    for at, claim in enumerate(state.waiting, 1):
+        place, party = place + (claim.party != party), claim.party
+        if nothing:
+            yield _Hope.NOTHING_COMES, Place(party, place, nothing)
+        elif at > coming:
+            yield _Hope.IN_USE, Place(party, place, later)
+        else:
+            yield _Hope.COMING, Place(party, place, soon)
+
+
+def _nothing_comes(state: PoolState, template: Template) -> str:
+    name = template.name
+    if state.blocked:
+        return f"the pool {name!r} cannot start sandboxes yet: {state.blocked}"
+    if state.halted:
+        return f"the pool {name!r} is halted after {HALT_AFTER} or more failed starts in a row: {state.halted}"
+    if state.overrun(template):
+        return f"the pool {name!r} is halted: {state.count(Stage.QUARANTINED)} sandboxes resist their removal"
+    return ""

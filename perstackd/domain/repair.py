@@ -4,7 +4,16 @@ import re
 from dataclasses import replace
 from typing import Final, cast
 
-from perstackd.domain.messages import JsonObject, JsonValue, TextPart, ThinkingPart, ToolCallPart, Turn
+from perstackd.domain.messages import (
+    JsonObject,
+    JsonValue,
+    ProviderPart,
+    SaidPart,
+    TextPart,
+    ThinkingPart,
+    ToolCallPart,
+    Turn,
+)
 
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
@@ -19,7 +28,7 @@ def repaired_turn(turn: Turn) -> Turn:
     return replace(turn, parts=tuple(_part(part) for part in turn.parts), model=repaired(turn.model))
 
 
-def _part(part: TextPart | ThinkingPart | ToolCallPart) -> TextPart | ThinkingPart | ToolCallPart:
+def _part(part: SaidPart) -> SaidPart:
     match part:
         case TextPart(text=text):
             return replace(part, text=repaired(text))
@@ -28,6 +37,8 @@ def _part(part: TextPart | ThinkingPart | ToolCallPart) -> TextPart | ThinkingPa
         case ToolCallPart():
             arguments = cast("JsonObject", _value(part.arguments))
             return ToolCallPart(repaired(part.call_id), repaired(part.name), arguments)
+        case ProviderPart():
+            return part  # its document is made of what UTF-8 has
 
 
 def _value(value: JsonValue) -> JsonValue:

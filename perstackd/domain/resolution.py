@@ -44,12 +44,48 @@ def delegate_of(definition: Definition, reference: str) -> Expert | None:
 
 def cycles(definition: Definition) -> tuple[tuple[str, ...], ...]:
     """The delegation cycles of a whole file as paths `(a, b, a)`; the first 20 are enough to begin with."""
+    return tuple(itertools.islice(_cycles(_graph(definition)), MAX_CYCLES))
+
+
+def too_deep(definition: Definition) -> tuple[tuple[str, ...], ...]:
+    """Chains of delegation that no job can follow from their first expert, for experts that nobody delegates to; the
+    first 20. The definition has no cycle."""
+    graph = _graph(definition)
+    delegates = {child for children in graph.values() for child in children}
+    levels = _levels(graph)
+    starts = (key for key in graph if key not in delegates and levels[key] > MAX_DEPTH)
+    return tuple(_longest(graph, levels, key) for key in itertools.islice(starts, MAX_CYCLES))
+
+
+def _graph(definition: Definition) -> _Graph:
     experts = {expert.key: expert for expert in definition.experts}
-    graph = {
+    return {
         expert.key: tuple(child.key for reference in expert.delegates if (child := find(experts, reference)))
         for expert in definition.experts
     }
-    return tuple(itertools.islice(_cycles(graph), MAX_CYCLES))
+
+
+def _levels(graph: _Graph) -> dict[str, int]:
+    """How many levels there are below each expert, children before their parents."""
+    levels: dict[str, int] = {}
+    for start in graph:
+        pending = [start]
+        while pending:
+            key = pending[-1]
+            missing = () if key in levels else [child for child in graph[key] if child not in levels]
+            if missing:
+                pending.extend(missing)
+            elif pending.pop() not in levels:
+                levels[key] = max((levels[child] + 1 for child in graph[key]), default=0)
+    return levels
+
+
+def _longest(graph: _Graph, levels: dict[str, int], start: str) -> tuple[str, ...]:
+    """The longest way down, one level past the limit at most."""
+    path = [start]
+    while len(path) < MAX_DEPTH + 2:
+        path.append(max(graph[path[-1]], key=levels.__getitem__))
+    return tuple(path)
 
 
 def _reachable(source: str, experts: dict[str, Expert], asked: Expert) -> _Graph:

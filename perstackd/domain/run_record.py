@@ -7,7 +7,8 @@ from typing import Final, get_args
 from perstackd.domain.events import Event, Origin, RunPayload, SandboxAssigned, StartRun
 from perstackd.domain.ids import JobId, RunId, SandboxId, TenantId
 from perstackd.domain.messages import Usage
-from perstackd.domain.run import RunState, evolve
+from perstackd.domain.run_fold import evolve
+from perstackd.domain.run_state import RunState
 
 RUN_FACTS: Final = get_args(RunPayload)
 

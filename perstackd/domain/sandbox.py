@@ -19,6 +19,9 @@ class SandboxState(StrEnum):
 class Template:
     """A kind of sandbox. Sizes are bytes. `cpus` may be a fraction. `exceptions` name each loosening on purpose.
 
+    `grant` is what a skill sandbox of it may reach beyond its skill's own hosts: nothing, or `package-indexes` when its
+    skill installs a package.
+
     `memory` is memory and swap together and covers the tmpfs caps (they are charged to it) plus 256 MiB.
     """
 
@@ -40,6 +43,7 @@ class Template:
     shm_bytes: int = 1 << 20
     min_idle: int = 2
     max: int = 16
+    grant: str = ""
     exceptions: tuple[str, ...] = ()
 
 

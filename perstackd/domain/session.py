@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final, TypeAlias
 
-from perstackd.domain.messages import ToolResultPart, ToolSpec
+from perstackd.domain.messages import JsonObject, ToolResultPart, ToolSpec
 
 
 # --- the runner asks ------------------------------------------------------------------------------------------------
@@ -46,6 +46,7 @@ class SkillPhase(StrEnum):
     FAILED = "failed"
     DISCONNECTED = "disconnected"
     STDERR = "stderr"
+    TOOLS_CHANGED = "toolsChanged"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +96,17 @@ class BlobChunk:
 
 
 @dataclass(frozen=True, slots=True)
+class Elicit:
+    """A skill's server asks a person something while a call runs; `elicitation` counts 1, 2, 3 ... per sandbox."""
+
+    call_id: str
+    skill: str
+    elicitation: int
+    message: str
+    schema: JsonObject
+
+
+@dataclass(frozen=True, slots=True)
 class Failure:
     """The runner cannot go on."""
 
@@ -110,7 +122,17 @@ class LinkLost:
 
 
 Ask: TypeAlias = (
-    Hello | ProbeResult | Ready | SkillReport | NextTurn | ToolResults | Progress | BlobChunk | Failure | LinkLost
+    Hello
+    | ProbeResult
+    | Ready
+    | SkillReport
+    | NextTurn
+    | ToolResults
+    | Progress
+    | BlobChunk
+    | Elicit
+    | Failure
+    | LinkLost
 )
 
 
@@ -122,16 +144,39 @@ class Probe:
     path: str
 
 
+class StartMode(StrEnum):
+    """When a skill's server is started: before the first turn, beside it, or at the first call of one of its tools.
+    The last two need its tools to be known already.
+    """
+
+    FIRST = "first"
+    BESIDE = "beside"
+    AT_CALL = "atCall"
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a remote server is: transport `sse` or `http`. Header values are secrets."""
+
+    transport: str
+    url: str
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+
+
 @dataclass(frozen=True, slots=True)
 class SkillOrder:
-    """A skill to start: argv and the environment that it alone gets, whose values are secrets."""
+    """A skill to start: a command (argv) with the environment that it alone gets, whose values are secrets, or an
+    endpoint. With `private` its cwd and HOME are its own and empty.
+    """
 
     name: str
-    command: tuple[str, ...]
+    command: tuple[str, ...] = ()
     env: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    endpoint: Endpoint | None = None
     pick: tuple[str, ...] = ()
     omit: tuple[str, ...] = ()
-    lazy_init: bool = False
+    start: StartMode = StartMode.FIRST
+    private: bool = False
     tool_timeout_ms: int = 0
 
 
@@ -195,11 +240,21 @@ class Refused:
     reason: str
 
 
-Order: TypeAlias = Probe | Assign | TurnOrder | Finish | CancelCalls | Refused
+@dataclass(frozen=True, slots=True)
+class ElicitAnswer:
+    """A person's answer to an Elicit: `accept` with a JSON object, `decline` or `cancel`."""
+
+    elicitation: int
+    action: str
+    content: str = ""
+
+
+Order: TypeAlias = Probe | Assign | TurnOrder | Finish | CancelCalls | Refused | ElicitAnswer
 
 
 # --- which is legal when --------------------------------------------------------------------------------------------
 MAX_REFUSALS: Final = 3
+MAX_ELICITATIONS: Final = 8
 
 _ASKS: Final[dict[tuple[str, type], str]] = {
     ("new", Hello): "idle",
@@ -212,6 +267,7 @@ _ASKS: Final[dict[tuple[str, type], str]] = {
     ("running", SkillReport): "running",
     ("running", Progress): "running",
     ("running", BlobChunk): "running",
+    ("running", Elicit): "running",
     ("running", ToolResults): "reported",
     ("reported", SkillReport): "reported",
     ("reported", NextTurn): "waiting",
@@ -221,7 +277,7 @@ _ASKS: Final[dict[tuple[str, type], str]] = {
 @dataclass(frozen=True, slots=True)
 class Session:
     """Where a session stands. `step` is the step in hand; `calls` the ids that a ToolResults must answer, in order;
-    `skills` are those that the sandbox was told to start.
+    `skills` are those that the sandbox was told to start; `elicitations` are open questions of its servers.
     """
 
     state: str = "new"
@@ -229,6 +285,7 @@ class Session:
     calls: tuple[str, ...] = ()
     refusals: int = 0
     skills: tuple[str, ...] = ()
+    elicitations: tuple[int, ...] = ()
 
     @property
     def misbehaved(self) -> bool:
@@ -248,10 +305,12 @@ def asked(session: Session, ask: Ask) -> tuple[Session, str]:
         return replace(session, refusals=session.refusals + 1), refusal
     step = session.step + 1 if isinstance(ask, ToolResults) else session.step
     calls = () if isinstance(ask, ToolResults) else session.calls
-    return replace(session, state=following, step=step, calls=calls), ""
+    asking = (*session.elicitations, ask.elicitation) if isinstance(ask, Elicit) else session.elicitations
+    open_ones = () if isinstance(ask, ToolResults) else asking
+    return replace(session, state=following, step=step, calls=calls, elicitations=open_ones), ""
 
 
-def _content(session: Session, ask: Ask) -> str:
+def _content(session: Session, ask: Ask) -> str:  # noqa: PLR0911 - one case a rule
     match ask:
         case NextTurn(step=step) if step != session.step:
             return f"step {step} was asked for, the run is at step {session.step}"
@@ -263,6 +322,12 @@ def _content(session: Session, ask: Ask) -> str:
             return "news of a skill that this sandbox was not told to start"
         case Progress(call_id=call_id) if call_id not in session.calls:
             return "progress of a call that this turn does not have"
+        case Elicit(call_id=call_id, skill=skill) if call_id not in session.calls or skill not in session.skills:
+            return "a server's question outside of a call of this turn"
+        case Elicit(elicitation=number) if number in session.elicitations:
+            return "a server's question with the number of an open one"
+        case Elicit() if len(session.elicitations) >= MAX_ELICITATIONS:
+            return f"more than {MAX_ELICITATIONS} questions of servers at once"
         case _:
             return ""
 
@@ -276,6 +341,8 @@ def ordered(session: Session, order: Order) -> Session:
             return replace(session, state="running", step=step, calls=tuple(call.call_id for call in calls))
         case TurnOrder(step=step):
             return replace(session, state="reported", step=step + 1, calls=())
+        case ElicitAnswer(elicitation=number):
+            return replace(session, elicitations=tuple(each for each in session.elicitations if each != number))
         case Finish():
             return replace(session, state="finished", calls=())
         case _:

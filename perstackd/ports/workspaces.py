@@ -26,9 +26,11 @@ class Workspaces(Protocol):
         """
         ...
 
-    async def attach(self, job_id: JobId, sandbox_id: SandboxId, slot: str, uid: int) -> None:
+    async def attach(
+        self, job_id: JobId, sandbox_id: SandboxId, slot: str, uid: int, *, read_only: bool = False
+    ) -> None:
         """Mount it, idmapped to `uid`, nosuid and nodev, at `slot`/workspace; flags are verified before return. No
-        engine call.
+        engine call. Read-only when the job's workspace is, or when `read_only` is asked for.
         """
         ...
 

@@ -1,16 +1,19 @@
 """Between the API's messages and the domain's values."""
 
+import json
 from typing import Final
 
 from perstack.v1 import events_pb2, experts_pb2, jobs_pb2, runs_pb2, sandboxes_pb2
 
 from perstackd.app.job_request import JobRequest
+from perstackd.app.standing import OpenQuestion
+from perstackd.domain.budget import Budgets
 from perstackd.domain.errors import Kind, PerstackError
-from perstackd.domain.events import StoredEvent, StreamPiece
+from perstackd.domain.events import QuestionKind, StoredEvent, StreamPiece
 from perstackd.domain.expert import Finding, ModelChoice, Severity
 from perstackd.domain.ids import DEFAULT_TENANT, TenantId
 from perstackd.domain.job import JobRecord, JobState
-from perstackd.domain.messages import Usage
+from perstackd.domain.messages import JsonObject, Usage
 from perstackd.domain.run_record import RunRecord
 from perstackd.domain.sandbox import Posture, SandboxRecord, SandboxState
 from perstackd.domain.workspace import WorkspaceKind, WorkspaceSpec
@@ -20,6 +23,7 @@ _STATES_JOB: Final[dict[int, JobState]] = {number: state for state, number in _J
 _SANDBOX_STATES: Final = {
     state: sandboxes_pb2.SandboxState.Value(f"SANDBOX_STATE_{state.name}") for state in SandboxState
 }
+_QUESTION_KINDS: Final = {kind: jobs_pb2.QuestionKind.Value(f"QUESTION_KIND_{kind.name}") for kind in QuestionKind}
 _SEVERITIES: Final = {
     Severity.WARNING: experts_pb2.SEVERITY_WARNING,
     Severity.ERROR: experts_pb2.SEVERITY_ERROR,
@@ -50,8 +54,19 @@ def job_request(message: jobs_pb2.CreateJobRequest) -> JobRequest:
         idempotency_key=message.idempotency_key,
         env=dict(message.env),
         allow_domains=tuple(message.allow_domains),
-        max_steps=message.max_steps,
+        budgets=_budgets(message),
         model=ModelChoice(message.provider, message.model),
+    )
+
+
+def _budgets(message: jobs_pb2.CreateJobRequest) -> Budgets:
+    budgets = message.budgets
+    return Budgets(
+        max_steps=message.max_steps or budgets.max_steps,
+        wall_clock_ms=budgets.wall_clock_ms,
+        tokens=budgets.tokens,
+        microdollars=budgets.microdollars,
+        tool_calls=budgets.tool_calls,
     )
 
 
@@ -90,7 +105,40 @@ def job(record: JobRecord, queue: tuple[int, str] | None = None) -> jobs_pb2.Job
         queue_reason=reason,
         provider=record.provider,
         model=record.model,
+        budgets=jobs_pb2.Budgets(
+            max_steps=record.budgets.max_steps,
+            wall_clock_ms=record.budgets.wall_clock_ms,
+            tokens=record.budgets.tokens,
+            microdollars=record.budgets.microdollars,
+            tool_calls=record.budgets.tool_calls,
+        ),
+        tool_calls=record.tool_calls,
+        cost_microdollars=record.microdollars,
+        cost_known=record.cost_known,
+        paused=record.paused,
+        open_questions=record.open_questions,
     )
+
+
+def question(value: OpenQuestion) -> jobs_pb2.Question:
+    """A question as callers see it."""
+    asked = value.question
+    return jobs_pb2.Question(
+        id=value.id,
+        kind=_QUESTION_KINDS[asked.kind],
+        run_id=value.run_id,
+        expert_key=value.expert_key,
+        skill=asked.skill,
+        tool=asked.tool,
+        arguments=_canonical(asked.arguments),
+        message=asked.message,
+        answer_schema=_canonical(asked.answer_schema),
+        asked_at=value.asked_at,
+    )
+
+
+def _canonical(value: JsonObject) -> bytes:
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
 def job_states(numbers: list[int]) -> tuple[JobState, ...]:

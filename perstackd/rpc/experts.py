@@ -2,13 +2,14 @@
 
 from typing import Any
 
+from anyio import to_thread
 from perstack.v1 import experts_pb2 as pb
 from perstack.v1 import experts_pb2_grpc
 
 from perstackd.app.jobs import Jobs
-from perstackd.domain.expert import Expert
-from perstackd.domain.expert_digest import expert_digest
+from perstackd.domain.errors import PerstackError
 from perstackd.rpc import convert
+from perstackd.rpc.expert_convert import Terms, resolution
 
 
 class ExpertServicer(experts_pb2_grpc.ExpertServiceServicer):
@@ -18,25 +19,13 @@ class ExpertServicer(experts_pb2_grpc.ExpertServiceServicer):
         self._jobs = jobs
 
     async def Resolve(self, request: pb.ResolveRequest, context: Any) -> pb.ResolveResponse:  # noqa: N802
-        source = request.definition.source[:4096] or "perstack.toml"
-        found = await self._jobs.resolve(request.definition.toml, source, request.expert_key)
-        model = self._jobs.model_of(found)
-        return pb.ResolveResponse(
-            experts=[_expert(expert) for expert in found.experts],
-            required_env=found.required_env,
-            env_paths=found.definition.env_paths,
-            findings=[convert.finding(finding) for finding in found.findings],
-            provider=model.provider,
-            model=model.model,
-        )
-
-
-def _expert(expert: Expert) -> pb.ResolvedExpert:
-    return pb.ResolvedExpert(
-        key=expert.key,
-        version=expert.version,
-        description=expert.description,
-        delegates=expert.delegates,
-        skills=[skill.name for skill in expert.skills],
-        digest=expert_digest(expert),
-    )
+        toml, source = request.definition.toml, request.definition.source[:4096] or "perstack.toml"
+        try:
+            found = await self._jobs.resolve(toml, source, request.expert_key)
+        except PerstackError as error:
+            if not request.report_errors or error.reason != "definition_invalid":
+                raise
+            return pb.ResolveResponse(findings=map(convert.finding, await self._jobs.findings(toml, source)))
+        terms = Terms(self._jobs.defaults, self._jobs.base_tools)
+        # In a thread: digests of a thousand experts take a while, and the loop is everyone's.
+        return await to_thread.run_sync(resolution, found, terms)

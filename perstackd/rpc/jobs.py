@@ -52,6 +52,21 @@ class JobServicer(jobs_pb2_grpc.JobServiceServicer):
         record = await self._jobs.cancel(JobId(request.job_id), request.reason)
         return pb.CancelJobResponse(job=convert.job(record))
 
+    async def ListQuestions(self, request: pb.ListQuestionsRequest, context: Any) -> pb.ListQuestionsResponse:  # noqa: N802
+        questions = await self._jobs.questions(JobId(request.job_id))
+        return pb.ListQuestionsResponse(questions=[convert.question(each) for each in questions])
+
+    async def AnswerQuestion(self, request: pb.AnswerQuestionRequest, context: Any) -> pb.AnswerQuestionResponse:  # noqa: N802
+        job_id = JobId(request.job_id)
+        answered = await self._jobs.answer(job_id, request.question_id, request.action, request.content)
+        return pb.AnswerQuestionResponse(question=convert.question(answered))
+
+    async def PauseJob(self, request: pb.PauseJobRequest, context: Any) -> pb.PauseJobResponse:  # noqa: N802
+        return pb.PauseJobResponse(job=convert.job(await self._jobs.pause(JobId(request.job_id))))
+
+    async def ResumeJob(self, request: pb.ResumeJobRequest, context: Any) -> pb.ResumeJobResponse:  # noqa: N802
+        return pb.ResumeJobResponse(job=convert.job(await self._jobs.resume(JobId(request.job_id))))
+
     async def WatchJob(self, request: pb.WatchJobRequest, context: Any) -> AsyncIterator[pb.WatchJobResponse]:  # noqa: N802
         batches = self._jobs.watch(
             JobId(request.job_id), request.after_seq, streaming=request.include_streaming, follow=not request.no_follow

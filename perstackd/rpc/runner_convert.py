@@ -6,11 +6,14 @@ from typing import Final, assert_never
 from perstack.v1 import runner_pb2 as pb
 
 from perstackd.domain.messages import BlobPart, JsonValue, TextPart, ToolResultPart, ToolSpec
+from perstackd.domain.repair import repaired
 from perstackd.domain.session import (
     Ask,
     Assign,
     BlobChunk,
     CancelCalls,
+    Elicit,
+    ElicitAnswer,
     Failure,
     Finish,
     Hello,
@@ -24,6 +27,7 @@ from perstackd.domain.session import (
     SkillOrder,
     SkillPhase,
     SkillReport,
+    StartMode,
     ToolResults,
     TurnOrder,
 )
@@ -35,6 +39,8 @@ MAX_NAME: Final = 256
 MAX_TEXT: Final = 8192
 MAX_CHUNK: Final = 256 << 10
 MAX_PROBE: Final = 4096
+MAX_MESSAGE: Final = 4096
+MAX_SCHEMA: Final = 16 << 10
 
 _PHASES: Final = {
     pb.SkillState.STATE_STARTING: SkillPhase.STARTING,
@@ -42,6 +48,14 @@ _PHASES: Final = {
     pb.SkillState.STATE_FAILED: SkillPhase.FAILED,
     pb.SkillState.STATE_DISCONNECTED: SkillPhase.DISCONNECTED,
     pb.SkillState.STATE_STDERR: SkillPhase.STDERR,
+    pb.SkillState.STATE_TOOLS_CHANGED: SkillPhase.TOOLS_CHANGED,
+}
+
+
+_STARTS: Final = {
+    StartMode.FIRST: pb.START_MODE_FIRST,
+    StartMode.BESIDE: pb.START_MODE_BESIDE,
+    StartMode.AT_CALL: pb.START_MODE_AT_CALL,
 }
 
 
@@ -49,7 +63,7 @@ class MalformedError(ValueError):
     """A message that no runner of ours sends; the sentence says what about it."""
 
 
-def ask(message: pb.FromRunner) -> Ask:  # noqa: PLR0911 - one case a message
+def ask(message: pb.FromRunner) -> Ask:  # noqa: C901, PLR0911 - one case a message
     """A runner's message as a value.
 
     Raises:
@@ -73,6 +87,8 @@ def ask(message: pb.FromRunner) -> Ask:  # noqa: PLR0911 - one case a message
             return Progress(_bounded(progress.call_id, MAX_NAME, "call_id"), progress.offset, progress.delta)
         case "blob_chunk":
             return _chunk(message.blob_chunk)
+        case "elicit":
+            return _elicit(message.elicit)
         case "failure":
             return Failure(message.failure.reason[:MAX_NAME], message.failure.message[:MAX_TEXT])
         case _:
@@ -98,6 +114,9 @@ def order(value: Order) -> pb.ToRunner:
             return pb.ToRunner(cancel_calls=pb.CancelCalls(call_ids=call_ids, reason=reason))
         case Refused(reason=reason):
             return pb.ToRunner(refused=pb.Refused(reason=reason))
+        case ElicitAnswer(elicitation=number, action=action, content=content):
+            answer = pb.Elicited(elicitation_id=number, action=action, content=content.encode())
+            return pb.ToRunner(elicited=answer)
         case _:
             assert_never(value)
 
@@ -121,13 +140,34 @@ def _assign(value: Assign) -> pb.Assign:
 
 
 def _skill(skill: SkillOrder) -> pb.SkillSpec:
-    return pb.SkillSpec(
+    spec = pb.SkillSpec(
         name=skill.name,
-        stdio=pb.StdioServer(command=skill.command, env=dict(skill.env)),
         pick=skill.pick,
         omit=skill.omit,
-        lazy_init=skill.lazy_init,
+        lazy_init=skill.start is StartMode.AT_CALL,
         tool_timeout_ms=skill.tool_timeout_ms,
+        start=_STARTS[skill.start],
+        private_directories=skill.private,
+    )
+    if skill.endpoint is None:
+        spec.stdio.CopyFrom(pb.StdioServer(command=skill.command, env=dict(skill.env)))
+    else:
+        headers = dict(skill.endpoint.headers)
+        spec.remote.CopyFrom(
+            pb.RemoteServer(transport=skill.endpoint.transport, endpoint=skill.endpoint.url, headers=headers)
+        )
+    return spec
+
+
+def _elicit(elicit: pb.Elicit) -> Elicit:
+    if len(elicit.schema) > MAX_SCHEMA:
+        raise MalformedError(f"a question's schema of {len(elicit.schema)} bytes")
+    return Elicit(
+        call_id=_bounded(elicit.call_id, MAX_NAME, "call_id"),
+        skill=_bounded(elicit.skill, MAX_NAME, "skill"),
+        elicitation=elicit.elicitation_id,
+        message=repaired(elicit.message[:MAX_MESSAGE]),
+        schema=_schema("elicitation", elicit.schema),
     )
 
 

@@ -25,9 +25,11 @@ from perstackctl.client.status import _KINDS as CLIENT_ERRORS
 from perstackctl.client.values import EXIT_CODES
 from perstackctl.main import INTERRUPTED, cli
 from perstackd.adapters.definition.parser import TomlDefinitions
+from perstackd.adapters.docker.template_config import TemplateConfig
+from perstackd.adapters.models.config import CompatibleConfig, PriceConfig, TierConfig
 from perstackd.adapters.models.provider_errors import _KINDS as MODEL_REASONS
 from perstackd.cli import main as daemon_cli
-from perstackd.config import CompatibleConfig, Config, TemplateConfig, load
+from perstackd.config import Config, load
 from perstackd.rpc.errors import CODES
 from tests.architecture.test_layout import files
 from tests.fakes.daemon_api import FakeDaemon
@@ -102,13 +104,16 @@ def test_the_configuration_table_has_every_key_and_its_default() -> None:
     assert written == dict(_configuration(Config, ""))
 
 
+_NAMED: dict[str, type[BaseModel]] = {"compatible": CompatibleConfig, "tiers": TierConfig, "prices": PriceConfig}
+
+
 def _configuration(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str]]:
     for name, field in model.model_fields.items():
         kind: Any = field.annotation
         if name == "templates":
             yield from _configuration(TemplateConfig, "templates.NAME.")
-        elif name == "compatible":
-            yield from _configuration(CompatibleConfig, f"{prefix}compatible.NAME.")
+        elif name in _NAMED:
+            yield from _configuration(_NAMED[name], f"{prefix}{name}.NAME.")
         elif isinstance(kind, type) and issubclass(kind, BaseModel):
             yield from _configuration(kind, f"{prefix}{name}.")
         else:

@@ -35,6 +35,7 @@ IMPORTERS: dict[str, tuple[str, ...]] = {
     "docker": ("perstackd/adapters/docker/", "benchmarks/"),
     "mcp": ("sandbox-images/runner/perstack_runner/skills/",),
     "mcp_types": ("sandbox-images/runner/perstack_runner/skills/",),
+    "jsonschema": ("perstackd/adapters/answer_schemas", "perstackd/adapters/definition/schemas"),
     "sqlite3": ("perstackd/adapters/store/", "benchmarks/"),
     "grpc": ("perstackd/rpc/", "perstackctl/client/", "sandbox-images/runner/perstack_runner/link.py", "benchmarks/"),
 }

@@ -104,7 +104,7 @@ def frames_of(turn: Turn, usage: Mapping[str, Any] | None = None) -> Iterable[by
                 yield from (chunk({"content": piece}, model=turn.model) for piece in _halves(text))
             case ThinkingPart(text=text):
                 yield from (chunk({"reasoning_content": piece}, model=turn.model) for piece in _halves(text))
-            case ToolCallPart():
+            case _:
                 pass
     yield from (chunk({"tool_calls": [piece]}, model=turn.model) for piece in _call_pieces(turn.calls))
     yield chunk({}, _FINISH_REASONS[turn.finish_reason], model=turn.model)

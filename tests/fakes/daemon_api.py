@@ -1,7 +1,7 @@
 # ruff: noqa: N802 - gRPC names the methods
 """The daemon's API over a real Unix socket, with jobs whose events the test writes. No rules of the daemon are in here:
-it tells what it was told to tell. `python -m tests.fakes.daemon_api SOCKET PACE` serves one long story, for tests
-that kill a daemon and for looking at the live view.
+it tells what it was told to tell. `python -m tests.fakes.daemon_api SOCKET PACE [KIND]` serves one long story, or
+one that asks (`asking`), for tests that kill a daemon and for looking at the live view.
 """
 
 import asyncio
@@ -137,6 +137,15 @@ class EventLog:
         self.add("finishToolCall", run=run, step=step, after=0)
         self.add("continueToNextStep", {"step": step + 1}, run=run, step=step, after=0)
 
+    def asks(self, run: str, step: int, *questions: dict[str, Any]) -> None:
+        self.add("callInteractiveTool", {"questions": list(questions)}, run=run, step=step)
+
+    def wants_approval(self, run: str, step: int, question: dict[str, Any]) -> None:
+        self.add("approvalRequested", {"question": question}, run=run, step=step)
+
+    def elicits(self, run: str, step: int, question: dict[str, Any]) -> None:
+        self.add("elicitationRequested", {"elicitation": 1, "question": question}, run=run, step=step)
+
     def completed(self, run: str, step: int, text: str) -> None:
         turn = {
             "finishReason": "stop",
@@ -154,6 +163,76 @@ class EventLog:
 
 def result(call_id: str, text: str, is_error: bool = False) -> dict[str, Any]:
     return {"callId": call_id, "content": [{"text": text, "type": "text"}]} | ({"isError": True} if is_error else {})
+
+
+def question(short_id: str, kind: str, tool: str, message: str = "", skill: str = "", **more: Any) -> dict[str, Any]:
+    """A question as an event holds it; `arguments` and `schema` are keywords."""
+    return {
+        "answerSchema": more.get("schema", {}),
+        "arguments": more.get("arguments", {}),
+        "callId": f"c{short_id}",
+        "id": short_id,
+        "kind": kind,
+        "message": message,
+        "skill": skill,
+        "tool": tool,
+    }
+
+
+MOVE = question("1-1", "tool", "askMove", "Your move?", "board", arguments={"board": "X..|.O.|..."})
+ISSUE = question(
+    "2-1",
+    "approval",
+    "createIssue",
+    "May the skill github call createIssue?",
+    "github",
+    arguments={"title": "Crash on start", "body": "It crashes.\nEvery time.", "labels": ["bug"]},
+)
+DATABASE = question(
+    "3-1e1",
+    "elicitation",
+    "query",
+    "Which database shall I use?",
+    "db",
+    schema={
+        "type": "object",
+        "properties": {
+            "database": {"type": "string", "enum": ["staging", "live"], "description": "where it runs"},
+            "rows": {"type": "integer", "minimum": 1, "maximum": 100, "default": 10},
+            "note": {"type": "string"},
+            "dry": {"type": "boolean", "default": True},
+        },
+        "required": ["database", "dry"],
+    },
+)
+
+
+def asking(job_id: str = JOB, *, of: str = "tool") -> list[Item]:
+    """A job that waits for a person: `of` is a question's kind, or "all" for two runs that ask at the same time."""
+    log = EventLog(job_id)
+    log.created("bot", "Sort the issues")
+    log.started(PARENT, "Sort the issues")
+    if of in {"tool", "all"}:
+        log.turn(PARENT, 1, [("c1-1", "askMove", {"board": "X..|.O.|..."})])
+        log.asks(PARENT, 1, MOVE)
+    if of in {"approval", "all"}:
+        run = CHILD if of == "all" else PARENT
+        if of == "all":
+            log.started(CHILD, "An issue", "x")
+        log.turn(run, 2, [("c2-1", "createIssue", ISSUE["arguments"])])
+        log.wants_approval(run, 2, ISSUE)
+    if of == "elicitation":
+        log.turn(PARENT, 3, [("c3-1e1", "query", {"sql": "select 1"})])
+        log.elicits(PARENT, 3, DATABASE)
+    return log.items
+
+
+def ending_well(job_id: str, after: int, answer: str = "All done.") -> list[Item]:
+    """What follows the event with that number once everything is answered."""
+    log = EventLog(job_id, seq=after, now=BEGIN + 60_000)
+    log.completed(PARENT, 4, answer)
+    log.finished(answer=answer)
+    return log.items
 
 
 def story(job_id: str = JOB, answer: str = "Ten minutes of rowing, then rest.") -> list[Item]:
@@ -186,13 +265,62 @@ def story(job_id: str = JOB, answer: str = "Ten minutes of rowing, then rest.") 
     return log.items
 
 
+KINDS = {
+    "tool": jobs_pb2.QUESTION_KIND_TOOL,
+    "approval": jobs_pb2.QUESTION_KIND_APPROVAL,
+    "elicitation": jobs_pb2.QUESTION_KIND_ELICITATION,
+}
+
+
+def asked(items: Sequence[Item]) -> dict[str, jobs_pb2.Question]:
+    """All questions of the events, by their ids in the job."""
+    found = {}
+    for event in items:
+        if isinstance(event, events_pb2.Event):
+            fields = json.loads(event.payload)
+            for each in [*fields.get("questions", []), *([fields["question"]] if "question" in fields else [])]:
+                name = f"{event.run_id}.{each['id']}"
+                found[name] = jobs_pb2.Question(
+                    id=name,
+                    kind=KINDS[each["kind"]],
+                    run_id=event.run_id,
+                    expert_key=event.expert_key,
+                    skill=each["skill"],
+                    tool=each["tool"],
+                    arguments=json.dumps(each["arguments"]).encode(),
+                    message=each["message"],
+                    answer_schema=json.dumps(each["answerSchema"]).encode(),
+                    asked_at=event.timestamp,
+                )
+    return found
+
+
 @dataclass
 class FakeJob:
-    """One job: its record and its items; watchers wait on `changed`."""
+    """One job: its record and its items; watchers wait on `changed`. It is waiting while it has open questions, unless
+    it is `busy`; `then` are the events that follow the last answer.
+    """
 
     record: jobs_pb2.Job
     items: list[Item] = field(default_factory=list)
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
+    answers: dict[str, tuple[str, bytes]] = field(default_factory=dict)
+    then: Callable[[str, int], list[Item]] | None = ending_well
+    busy: bool = False
+
+    @property
+    def open(self) -> list[jobs_pb2.Question]:
+        return [found for name, found in asked(self.items).items() if name not in self.answers and not self.finished]
+
+    @property
+    def seq(self) -> int:
+        return max((item.seq for item in self.items if isinstance(item, events_pb2.Event)), default=0)
+
+    def told(self) -> jobs_pb2.Job:
+        self.record.open_questions = len(self.open)
+        if self.open and not self.busy:
+            self.record.state = jobs_pb2.JOB_STATE_WAITING
+        return self.record
 
     @property
     def finished(self) -> bool:
@@ -298,7 +426,7 @@ class FakeDaemon(
 
     async def GetJob(self, request: Any, context: Any) -> jobs_pb2.GetJobResponse:
         await self._seen("GetJob", request, context)
-        return jobs_pb2.GetJobResponse(job=(await self._job(request.job_id, context)).record)
+        return jobs_pb2.GetJobResponse(job=(await self._job(request.job_id, context)).told())
 
     async def ListJobs(self, request: Any, context: Any) -> jobs_pb2.ListJobsResponse:
         await self._seen("ListJobs", request, context)
@@ -320,6 +448,58 @@ class FakeDaemon(
             log.finished(self.on_cancel, message="cancelled by the caller")
             await self.append(request.job_id, *log.items)
         return jobs_pb2.CancelJobResponse(job=job.record)
+
+    async def PauseJob(self, request: Any, context: Any) -> jobs_pb2.PauseJobResponse:
+        await self._seen("PauseJob", request, context)
+        job = await self._job(request.job_id, context)
+        await self._rest(job, "jobPaused", paused=True)
+        return jobs_pb2.PauseJobResponse(job=job.told())
+
+    async def ResumeJob(self, request: Any, context: Any) -> jobs_pb2.ResumeJobResponse:
+        await self._seen("ResumeJob", request, context)
+        job = await self._job(request.job_id, context)
+        await self._rest(job, "jobResumed", paused=False)
+        return jobs_pb2.ResumeJobResponse(job=job.told())
+
+    async def _rest(self, job: FakeJob, kind: str, *, paused: bool) -> None:
+        if job.record.paused != paused and not job.finished:
+            job.record.paused = paused
+            log = EventLog(job.record.id, seq=job.seq)
+            log.add(kind)
+            await self.append(job.record.id, *log.items)
+
+    async def ListQuestions(self, request: Any, context: Any) -> jobs_pb2.ListQuestionsResponse:
+        await self._seen("ListQuestions", request, context)
+        return jobs_pb2.ListQuestionsResponse(questions=(await self._job(request.job_id, context)).open)
+
+    async def AnswerQuestion(self, request: Any, context: Any) -> jobs_pb2.AnswerQuestionResponse:
+        await self._seen("AnswerQuestion", request, context)
+        job = await self._job(request.job_id, context)
+        known, given = asked(job.items), (request.action, request.content)
+        if request.question_id not in known:
+            missing = status(grpc.StatusCode.NOT_FOUND, "question_not_found", "there is no such question")
+            await context.abort_with_status(rpc_status.to_status(missing))
+        before = job.answers.setdefault(request.question_id, given)
+        if before is given:
+            await self._answered(job, known[request.question_id], *given)
+        elif before != given:
+            closed = status(grpc.StatusCode.FAILED_PRECONDITION, "question_closed", "it has another answer")
+            await context.abort_with_status(rpc_status.to_status(closed))
+        return jobs_pb2.AnswerQuestionResponse(question=known[request.question_id])
+
+    async def _answered(self, job: FakeJob, of: jobs_pb2.Question, action: str, content: bytes) -> None:
+        log = EventLog(job.record.id, seq=job.seq, now=BEGIN + 50_000)
+        said = {"callId": "c", "id": of.id.rpartition(".")[2]}
+        if of.kind == jobs_pb2.QUESTION_KIND_APPROVAL:
+            log.add("approvalDecided", {**said, "approved": action == "approve"}, run=of.run_id, step=2)
+        else:
+            kind = {number: name for name, number in KINDS.items()}[of.kind]
+            text = {"action": action, "content": content.decode(), "kind": kind}
+            log.add("questionAnswered", said | text, run=of.run_id, step=1)
+        await self.append(job.record.id, *log.items)
+        if not job.open and job.then is not None:
+            job.record.state = jobs_pb2.JOB_STATE_RUNNING
+            await self.append(job.record.id, *job.then(job.record.id, job.seq))
 
     async def WatchJob(self, request: Any, context: Any) -> AsyncIterator[jobs_pb2.WatchJobResponse]:
         await self._seen("WatchJob", request, context)
@@ -402,13 +582,15 @@ def _response(batch: Sequence[Item], *, streaming: bool) -> jobs_pb2.WatchJobRes
     )
 
 
-async def _serve(path: str, pace: float) -> None:
+async def _serve(path: str, pace: float, kind: str) -> None:
     async with FakeDaemon(path) as daemon:
         daemon.pace, daemon.batch_size = pace, 1
+        if kind:
+            daemon.items = lambda job_id: asking(job_id, of=kind)
         sys.stdout.write("serving\n")
         sys.stdout.flush()
         await asyncio.Event().wait()
 
 
 if __name__ == "__main__":
-    asyncio.run(_serve(sys.argv[1], float(sys.argv[2])))
+    asyncio.run(_serve(sys.argv[1], float(sys.argv[2]), "".join(sys.argv[3:4])))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from perstackd.domain.messages import FinishReason, TextPart, ThinkingPart, ToolCallPart, Turn
+from perstackd.domain.messages import FinishReason, ProviderPart, SaidPart, TextPart, ThinkingPart, ToolCallPart, Turn
 
 _STOP_REASONS = {
     FinishReason.STOP: "end_turn",
@@ -146,9 +146,9 @@ def scripted(turns: Mapping[str, Sequence[Turn]]) -> Callable[[dict[str, Any]], 
     return respond
 
 
-def answer(turn: Turn, ending: Ending = Ending.CLEAN) -> Reply:
+def answer(turn: Turn, ending: Ending = Ending.CLEAN, stop_reason: str = "") -> Reply:
     """The turn as the API streams it."""
-    return Reply(tuple(frames_of(turn)), ending=ending)
+    return Reply(tuple(frames_of(turn, stop_reason=stop_reason)), ending=ending)
 
 
 def failure(status: int, type_: str, message: str, *headers: tuple[str, str]) -> Reply:
@@ -165,13 +165,13 @@ def frame(event: str, data: Mapping[str, Any]) -> bytes:
     return f"event: {event}\ndata: {json.dumps({'type': event, **data})}\n\n".encode()
 
 
-def frames_of(turn: Turn, usage: Mapping[str, int] | None = None) -> Iterable[bytes]:
+def frames_of(turn: Turn, usage: Mapping[str, int] | None = None, stop_reason: str = "") -> Iterable[bytes]:
     """Every event of a turn, with a ping in between as the API sends them. `usage` overrides the counts."""
-    cached = turn.usage.cached_input_tokens
+    cached, written = turn.usage.cached_input_tokens, turn.usage.cache_write_tokens
     start_usage = {
-        "input_tokens": turn.usage.input_tokens - cached,
+        "input_tokens": turn.usage.input_tokens - cached - written,
         "cache_read_input_tokens": cached,
-        "cache_creation_input_tokens": 0,
+        "cache_creation_input_tokens": written,
         "output_tokens": 1,
     }
     message = {"id": "msg_test", "type": "message", "role": "assistant", "content": [], "model": turn.model}
@@ -179,20 +179,25 @@ def frames_of(turn: Turn, usage: Mapping[str, int] | None = None) -> Iterable[by
         "message_start", {"message": {**message, "stop_reason": None, "usage": {**start_usage, **(usage or {})}}}
     )
     yield frame("ping", {})
+    container = None
     for index, part in enumerate(turn.parts):
-        yield from _block_frames(index, part)
+        if isinstance(part, ProviderPart) and (document := json.loads(part.document))["type"] == "container":
+            container = {**document, "skills": None}
+        else:
+            yield from _block_frames(index, part)
     details = {"thinking_tokens": turn.usage.reasoning_tokens}
+    reason = stop_reason or _STOP_REASONS[turn.finish_reason]
     yield frame(
         "message_delta",
         {
-            "delta": {"stop_reason": _STOP_REASONS[turn.finish_reason], "stop_sequence": None},
+            "delta": {"stop_reason": reason, "stop_sequence": None, "container": container},
             "usage": {"output_tokens": turn.usage.output_tokens, "output_tokens_details": details},
         },
     )
     yield frame("message_stop", {})
 
 
-def _block_frames(index: int, part: TextPart | ThinkingPart | ToolCallPart) -> Iterable[bytes]:
+def _block_frames(index: int, part: SaidPart) -> Iterable[bytes]:
     block, deltas = _block(part)
     yield frame("content_block_start", {"index": index, "content_block": block})
     for delta in deltas:
@@ -200,10 +205,13 @@ def _block_frames(index: int, part: TextPart | ThinkingPart | ToolCallPart) -> I
     yield frame("content_block_stop", {"index": index})
 
 
-def _block(part: TextPart | ThinkingPart | ToolCallPart) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def _block(part: SaidPart) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     match part:
-        case TextPart(text=text):
-            return {"type": "text", "text": ""}, [{"type": "text_delta", "text": piece} for piece in _halves(text)]
+        case TextPart(text=text, document=document):
+            said: list[dict[str, Any]] = [{"type": "text_delta", "text": piece} for piece in _halves(text)]
+            cited = json.loads(document or "{}").get("citations", [])
+            said += [{"type": "citations_delta", "citation": citation} for citation in cited]
+            return {"type": "text", "text": ""}, said
         case ThinkingPart(redacted=data) if data:
             return {"type": "redacted_thinking", "data": data}, []
         case ThinkingPart(text=text, signature=signature):
@@ -214,6 +222,16 @@ def _block(part: TextPart | ThinkingPart | ToolCallPart) -> tuple[dict[str, Any]
             halves = _halves(json.dumps(arguments))
             block = {"type": "tool_use", "id": call_id, "name": name, "input": {}}
             return block, [{"type": "input_json_delta", "partial_json": piece} for piece in halves]
+        case ProviderPart(document=document):
+            return _provider_block(json.loads(document))
+
+
+def _provider_block(block: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The input of a call comes in pieces, a result at once."""
+    if block["type"] != "server_tool_use":
+        return block, []
+    halves = _halves(json.dumps(block["input"]))
+    return {**block, "input": {}}, [{"type": "input_json_delta", "partial_json": piece} for piece in halves]
 
 
 def _halves(text: str) -> list[str]:

@@ -59,13 +59,15 @@ class FakeWorkspaces:
             return
         self.jobs[job_id] = (tenant, spec, self._find(tenant, spec))
 
-    async def attach(self, job_id: JobId, sandbox_id: SandboxId, slot: str, uid: int) -> None:
+    async def attach(
+        self, job_id: JobId, sandbox_id: SandboxId, slot: str, uid: int, *, read_only: bool = False
+    ) -> None:
         if self.attach_error is not None:
             raise self.attach_error
         if job_id not in self.jobs:
             raise PerstackError(Kind.PRECONDITION, "workspace_not_open", f"job {job_id} has no open workspace")
         _, spec, directory = self.jobs[job_id]
-        self._mount(slot, FakeMount(directory, uid, spec.read_only))
+        self._mount(slot, FakeMount(directory, uid, read_only or spec.read_only))
 
     async def detach(self, sandbox_id: SandboxId, slot: str) -> None:
         self.mounts.pop(slot, None)

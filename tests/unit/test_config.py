@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 
-from perstackd.config import Config, load
+from perstackd.adapters.docker.hardening import tmpfs_of
+from perstackd.adapters.docker.template_config import PRESETS, TemplateConfig
+from perstackd.config import Config, load, template
 from perstackd.domain.errors import PerstackError
 
 
@@ -65,6 +67,13 @@ def test_an_unknown_key_in_a_variables_table_names_the_nearest(file: Path, monke
         ({"sandbox_uids": [200_000, 200_003]}, "9 sandboxes"),
         ({"templates.base.min_idle": 10}, "above max"),
         ({"jobs": 3}, "jobs"),
+        ({"skills_template": "skils"}, "skills_template 'skils' is not among the templates (base)"),
+        ({"templates.skills.memory": 512 << 20}, "must be at least"),
+        ({"templates.full.memory": 1 << 30}, "must be at least"),
+        ({"templates.base.grant": "everything"}, "'package-indexes'"),
+        ({"templates.skills": 3}, "templates.skills"),
+        ({"templates": 3}, "templates"),
+        ({"egress.ca_bundle": "ca.pem"}, "must be an absolute path"),
     ],
 )
 def test_mistakes_are_refused_with_what_is_wrong(file: Path, overrides: dict[str, Any], part: str) -> None:
@@ -73,3 +82,31 @@ def test_mistakes_are_refused_with_what_is_wrong(file: Path, overrides: dict[str
 
 def test_the_defaults_are_valid() -> None:
     assert Config().version == 1
+
+
+def test_templates_of_known_names_begin_with_values_that_suit_them(file: Path) -> None:
+    config = load(file, {"templates.full": {}, "templates.skills.min_idle": 3, "templates.other": {}})
+    full, skills, other = (config.templates[name] for name in ("full", "skills", "other"))
+    assert {full.image, skills.image} == {"perstack/full:latest"}
+    assert {full.pids, skills.pids} == {1024}
+    assert (full.grant, skills.grant, skills.min_idle) == ("", "package-indexes", 3)
+    assert other == TemplateConfig()
+
+
+def test_what_the_operator_writes_wins_over_what_the_name_brings(file: Path) -> None:
+    config = load(file, {"templates.skills": {"image": "example/own:1", "grant": ""}})
+    assert (config.templates["skills"].image, config.templates["skills"].grant) == ("example/own:1", "")
+
+
+def test_a_small_host_has_base_alone_and_skills_are_looked_for_in_skills() -> None:
+    assert (list(Config().templates), Config().skills_template) == (["base"], "skills")
+
+
+def test_another_template_may_be_the_one_for_skills(file: Path) -> None:
+    assert load(file, {"skills_template": "base"}).skills_template == "base"
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_ready_made_templates_are_valid_and_leave_256_mib_beside_their_tmpfs(name: str) -> None:
+    made = template(name, TemplateConfig(**PRESETS[name]))
+    assert made.memory >= sum(tmpfs.bytes for tmpfs in tmpfs_of(made)) + made.shm_bytes + (256 << 20)

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 
 from perstackd.domain import events
-from perstackd.domain.events import Owner, RunPayload, StartRun, ToolRoute
-from perstackd.domain.messages import FinishReason, Message, Role, TextPart, ToolCallPart, ToolResultPart, Turn, Usage
-from perstackd.domain.run import (
+from perstackd.domain.budget import Budgets, Tally
+from perstackd.domain.commands import (
     Begin,
+    CallsAnswered,
     Cancel,
     ChildrenAnswered,
     Command,
@@ -17,16 +17,13 @@ from perstackd.domain.run import (
     Generate,
     Generated,
     GenerationFailed,
-    Outcome,
-    Phase,
-    RunState,
-    SandboxAnswered,
-    Tally,
-    decide,
-    evolve,
-    request_messages,
-    sandbox_calls,
 )
+from perstackd.domain.events import Owner, RunPayload, StartRun, ToolRoute
+from perstackd.domain.messages import FinishReason, Message, Role, TextPart, ToolCallPart, ToolResultPart, Turn, Usage
+from perstackd.domain.run import decide, request_messages
+from perstackd.domain.run_fold import evolve
+from perstackd.domain.run_state import Outcome, Phase, RunState
+from perstackd.domain.tool_calls import due_calls
 
 ROUTES = (
     ToolRoute("attemptCompletion", Owner.DAEMON, "attemptCompletion"),
@@ -36,7 +33,7 @@ ROUTES = (
     ToolRoute("todo", Owner.DAEMON, "todo"),
 )
 START = StartRun("do it", "You are.", (), ROUTES, "replay", "m", "low", max_retries=2)
-ROOM = Tally(1, 100)
+ROOM = Tally(1, budgets=Budgets(max_steps=100))
 
 
 def tell(state: RunState, *commands: Command, tally: Tally = ROOM) -> tuple[RunState, list[str]]:
@@ -78,8 +75,8 @@ def test_text_alone_completes() -> None:
 
 def test_a_step_with_a_sandbox_call_waits_for_its_result_and_goes_on_in_one_moment() -> None:
     state, facts = tell(STARTED, turn(("a", "exec", {})))
-    assert (facts, state.phase, sandbox_calls(state)) == (["callTools"], Phase.CALLING, ("a",))
-    state, facts = tell(state, SandboxAnswered((result("a"),)))
+    assert (facts, state.phase, due_calls(state)) == (["callTools"], Phase.CALLING, ("a",))
+    state, facts = tell(state, CallsAnswered((result("a"),)))
     assert facts == ["resolveToolResults", "finishToolCall", "continueToNextStep", "startGeneration"]
     assert (state.step, state.phase) == (2, Phase.GENERATING)
     assert [message.role for message in state.messages] == [Role.USER, Role.ASSISTANT, Role.TOOL]
@@ -87,7 +84,7 @@ def test_a_step_with_a_sandbox_call_waits_for_its_result_and_goes_on_in_one_mome
 
 def test_results_keep_the_order_of_the_calls_whoever_answers_them() -> None:
     state, _ = tell(STARTED, turn(("t", "todo", {"newTodos": ["x"]}), ("a", "exec", {}), ("z", "nothing", {})))
-    state, _ = tell(state, SandboxAnswered((result("a"),)))
+    state, _ = tell(state, CallsAnswered((result("a"),)))
     parts = state.messages[-1].parts
     assert [part.call_id for part in parts if isinstance(part, ToolResultPart)] == ["t", "a", "z"]
     assert [part.is_error for part in parts if isinstance(part, ToolResultPart)] == [False, False, True]
@@ -119,13 +116,13 @@ def test_open_todos_refuse_completion_and_are_named() -> None:
 def test_other_calls_beside_completion_run_first() -> None:
     state, facts = tell(STARTED, turn(("c", "attemptCompletion", {}), ("a", "exec", {}), text="done"))
     assert facts == ["callTools"]
-    state, facts = tell(state, SandboxAnswered((result("a"),)))
+    state, facts = tell(state, CallsAnswered((result("a"),)))
     assert facts == ["attemptCompletion", "completeRun"]
 
 
 def test_delegates_come_after_tools_and_their_results_join_the_turn() -> None:
     state, _ = tell(STARTED, turn(("d", "pro-trainer", {"query": "plan"}), ("a", "exec", {})))
-    state, facts = tell(state, SandboxAnswered((result("a"),)))
+    state, facts = tell(state, CallsAnswered((result("a"),)))
     assert (facts, state.phase) == (["callDelegate"], Phase.DELEGATING)
     state, facts = tell(state, ChildrenAnswered((result("d", "menu"),)))
     assert facts == ["finishToolCall", "continueToNextStep", "startGeneration"]
@@ -200,11 +197,13 @@ def test_a_refused_key_is_not_tried_again() -> None:
     assert state.end.outcome is Outcome.FAILED
 
 
-@pytest.mark.parametrize(("own", "tally", "scope"), [(1, ROOM, "run"), (0, Tally(5, 5), "job")])
+@pytest.mark.parametrize(
+    ("own", "tally", "scope"), [(1, ROOM, "run"), (0, Tally(5, budgets=Budgets(max_steps=5)), "job")]
+)
 def test_step_limits_stop_at_the_end_of_a_step(own: int, tally: Tally, scope: str) -> None:
     limited, _ = tell(RunState(), Begin(replace(START, max_steps=own)))
     state, _ = tell(limited, turn(("a", "exec", {})), tally=tally)
-    state, facts = tell(state, SandboxAnswered((result("a"),)), tally=tally)
+    state, facts = tell(state, CallsAnswered((result("a"),)), tally=tally)
     assert facts == ["resolveToolResults", "finishToolCall", "stopRunByExceededMaxSteps"]
     assert state.end is not None
     assert (state.end.outcome, state.end.reason) == (Outcome.STOPPED, f"max_steps_{scope}")
@@ -229,7 +228,7 @@ def test_a_run_can_be_ended_in_any_phase_and_only_once(command: Command, outcome
 
 
 def test_commands_that_come_late_change_nothing() -> None:
-    for command in (SandboxAnswered((result("a"),)), ChildrenAnswered(()), Generate(), Begin(START)):
+    for command in (CallsAnswered((result("a"),)), ChildrenAnswered(()), Generate(), Begin(START)):
         assert decide(STARTED, command, ROOM) == ()
 
 

@@ -5,6 +5,19 @@ from collections.abc import Sequence
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from perstackd.domain.budget import Budgets, Tally
+from perstackd.domain.commands import (
+    Begin,
+    CallsAnswered,
+    Cancel,
+    ChildrenAnswered,
+    Command,
+    Exhaust,
+    Fail,
+    Generate,
+    Generated,
+    GenerationFailed,
+)
 from perstackd.domain.events import Owner, RunPayload, StartRun, ToolRoute
 from perstackd.domain.messages import (
     FinishReason,
@@ -16,24 +29,9 @@ from perstackd.domain.messages import (
     Turn,
     Usage,
 )
-from perstackd.domain.run import (
-    Begin,
-    Cancel,
-    ChildrenAnswered,
-    Command,
-    Exhaust,
-    Fail,
-    Generate,
-    Generated,
-    GenerationFailed,
-    Phase,
-    RunState,
-    SandboxAnswered,
-    Tally,
-    decide,
-    evolve,
-    request_messages,
-)
+from perstackd.domain.run import decide, request_messages
+from perstackd.domain.run_fold import evolve
+from perstackd.domain.run_state import Phase, RunState
 
 ROUTES = tuple(
     ToolRoute(name, owner, name)
@@ -61,7 +59,7 @@ TURNS = st.builds(
     st.sampled_from([*FinishReason, FinishReason.TOOL_CALLS, FinishReason.TOOL_CALLS]),
 )
 RESULTS = st.lists(st.builds(ToolResultPart, IDS, st.just((TextPart("ok"),)), st.booleans()), max_size=5).map(tuple)
-ANSWERS = st.one_of(st.builds(SandboxAnswered, RESULTS), st.builds(ChildrenAnswered, RESULTS))
+ANSWERS = st.one_of(st.builds(CallsAnswered, RESULTS), st.builds(ChildrenAnswered, RESULTS))
 ENDS = st.sampled_from([Cancel(), Fail("broken", "it broke"), Exhaust("tokens", 5)])
 ONGOING = st.one_of(
     st.just(Begin(START)),
@@ -101,7 +99,7 @@ def test_any_interleaving_of_commands_keeps_the_history_legal_and_its_facts_fold
     state, facts = RunState(), list[RunPayload]()
     for command in [Begin(START), *commands]:
         stopped = state.phase is Phase.STOPPED
-        news = decide(state, command, Tally(state.step, job_steps))
+        news = decide(state, command, Tally(state.step, budgets=Budgets(max_steps=job_steps)))
         assert not (stopped and news)
         for fact in news:
             state = evolve(state, fact)
@@ -124,7 +122,7 @@ def test_a_run_that_completes_leaves_a_history_that_can_be_continued(turns: list
     for command in script:
         for fact in decide(state, command, Tally()):
             state = evolve(state, fact)
-        answers: list[Command] = [SandboxAnswered(()), ChildrenAnswered(()), Generate()]
+        answers: list[Command] = [CallsAnswered(()), ChildrenAnswered(()), Generate()]
         for answer in answers:
             for fact in decide(state, answer, Tally()):
                 state = evolve(state, fact)

@@ -4,15 +4,18 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
+from perstackd.adapters.definition.allowed import Allowed
 from perstackd.adapters.definition.model_choice import MODEL_KEYS, read_model
-from perstackd.adapters.definition.skills import read_base, read_skill
+from perstackd.adapters.definition.provider_tools import PROVIDER_KEYS, read_options, read_skills, read_tools
+from perstackd.adapters.definition.skills import check_sharing, read_base, read_skill
 from perstackd.adapters.definition.table import Table, shown
 from perstackd.domain.expert import BASE_SKILL, BaseSkill, Expert, ModelChoice, Skill
+from perstackd.domain.model_tiers import TIERS
 from perstackd.domain.tool_names import without_version
 
 EXPERT_KEYS: Final = (
     *("version", "minRuntimeVersion", "description", "instruction", "delegates", "tags", "skills", "maxSteps"),
-    *("modelTier", "providerTools", "providerSkills", "providerToolOptions"),
+    *PROVIDER_KEYS,
     *MODEL_KEYS,
 )
 MAX_KEY: Final = 511
@@ -35,10 +38,9 @@ _SEMVER: Final = re.compile(
 )
 _RUNTIME: Final = re.compile(r"v?(\d{1,9})\.(\d{1,9})(\.\d{1,9})?", re.ASCII)
 _TAG: Final = re.compile(r"[^\x00-\x1f\x7f]{1,64}")
-_NOT_YET: Final = ("modelTier", "providerTools", "providerSkills", "providerToolOptions")
 
 
-def read_expert(key: str, table: Table, allowed_hosts: frozenset[str], elsewhere: Mapping[str, str]) -> Expert:
+def read_expert(key: str, table: Table, allowed: Allowed, elsewhere: Mapping[str, str]) -> Expert:
     """The expert of a table, as far as it can be read."""
     table.only(EXPERT_KEYS, elsewhere)
     if len(key) > MAX_KEY or not _KEY.fullmatch(key):
@@ -47,11 +49,8 @@ def read_expert(key: str, table: Table, allowed_hosts: frozenset[str], elsewhere
             f"{shown(key)} is not an expert's key: [@scope/]name of lower case letters, digits, . _ -, ≤ 511",
         )
     _check_runtime(table)
-    for name in _NOT_YET:
-        if name in table.values:
-            table.warning(name, f"{name} is accepted and has no effect yet")
-    base, skills = _skills(table, elsewhere)
-    model = read_model(table, allowed_hosts, elsewhere) if _names_model(table) else ModelChoice()
+    base, skills = _skills(table, allowed, elsewhere)
+    model = read_model(table, allowed.plain_hosts, elsewhere) if _names_model(table) else ModelChoice()
     return Expert(
         key=key,
         instruction=_instruction(table),
@@ -63,7 +62,18 @@ def read_expert(key: str, table: Table, allowed_hosts: frozenset[str], elsewhere
         tags=table.texts("tags", limit=MAX_TAGS, problem=lambda tag: "" if _TAG.fullmatch(tag) else "is not a tag"),
         model=model,
         max_steps=table.integer("maxSteps", 0, 1),
+        model_tier=_tier(table),
+        provider_tools=read_tools(table),
+        provider_tool_options=read_options(table),
+        provider_skills=read_skills(table),
     )
+
+
+def _tier(table: Table) -> str:
+    tier = table.one_of("modelTier", TIERS, "")
+    if tier and "model" in table.values:
+        table.warning("modelTier", "has no effect: the expert names a model as well")
+    return tier
 
 
 def _names_model(table: Table) -> bool:
@@ -80,12 +90,12 @@ def _instruction(table: Table) -> str:
     return instruction
 
 
-def _skills(table: Table, elsewhere: Mapping[str, str]) -> tuple[BaseSkill, tuple[Skill, ...]]:
+def _skills(table: Table, allowed: Allowed, elsewhere: Mapping[str, str]) -> tuple[BaseSkill, tuple[Skill, ...]]:
     skills = table.table("skills")
     if skills is None:
         return BaseSkill(), ()
     if len(skills.values) > MAX_SKILLS:
-        table.error("skills", f"has {len(skills.values)} skills, {MAX_SKILLS} are allowed")
+        table.error("skills", f"has {len(skills.values):,} skills, {MAX_SKILLS} are allowed")
         return BaseSkill(), ()
     base, found = BaseSkill(), []
     for name in skills.values:
@@ -94,9 +104,11 @@ def _skills(table: Table, elsewhere: Mapping[str, str]) -> tuple[BaseSkill, tupl
             skills.error(name, f"{shown(name)} is not a skill's name")
         elif below is not None and name == BASE_SKILL:
             base = read_base(below, elsewhere)
-        elif below is not None and (skill := read_skill(name, below, elsewhere)) is not None:
-            found.append(skill)
-    return base, tuple(found)
+        elif below is not None and (skill := read_skill(name, below, allowed, elsewhere)) is not None:
+            found.append((below, skill))
+    for below, skill in found:
+        check_sharing(below, skill, base)
+    return base, tuple(skill for _, skill in found)
 
 
 def _reference_problem(reference: str) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Final
 from urllib.parse import urlsplit
 
+from perstackd.adapters.definition.credentials import looks_like_key
 from perstackd.adapters.definition.table import MAX_INTEGER, Table, kind, shown
 from perstackd.domain.expert import ModelChoice
 
@@ -48,7 +49,12 @@ def read_model(table: Table, allowed_hosts: frozenset[str], elsewhere: Mapping[s
 
 def read_headers(table: Table) -> tuple[tuple[str, str], ...]:
     """HTTP headers of a request to a provider or a skill's endpoint."""
-    return table.pairs("headers", _header_problem)
+    found = table.pairs("headers", _header_problem)
+    below = table.table("headers") if found else None
+    for name, value in found:
+        if below is not None and looks_like_key(name, value):
+            below.warning(name, "looks like a key written into the definition; whoever reads the file has it")
+    return found
 
 
 def url_problem(url: str, allowed_hosts: frozenset[str], *, loopback: bool) -> str:

@@ -4,15 +4,23 @@ import re
 import tomllib
 from typing import Any, Final
 
+from perstackd.adapters.definition.allowed import Allowed
 from perstackd.adapters.definition.experts import EXPERT_KEYS, read_expert
 from perstackd.adapters.definition.model_choice import MODEL_KEYS, read_model
 from perstackd.adapters.definition.positions import MAX_DEPTH, Path, Positions, TooDeepError
+from perstackd.adapters.definition.provider_tools import check_providers
 from perstackd.adapters.definition.table import Problems, Table, dotted, shown
 from perstackd.domain.expert import Definition, Expert, Finding, Severity
-from perstackd.domain.resolution import cycles, find
+from perstackd.domain.resolution import MAX_DEPTH as MAX_LEVELS
+from perstackd.domain.resolution import cycles, find, too_deep
+from perstackd.domain.tool_names import without_version
 from perstackd.ports.definitions import ParsedDefinition
 
 MAX_CHARACTERS: Final = 4 * 2**20
+MAX_EXPERTS: Final = 10_000
+"""A thousand take a third of a second."""
+MAX_NEAR: Final = 100
+"""Experts among which the nearest one to a missing delegate is looked for; it takes time for each."""
 
 _TOP_KEYS: Final = (*MODEL_KEYS, "runtime", "maxSteps", "maxRetries", "timeout", "envPath", "experts")
 _TEMPLATE: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
@@ -22,32 +30,37 @@ _ORIGINALS: Final = {
     "perstackBaseSkillCommand": "the base tools are built in",
 }
 _SYNTAX_PLACE: Final = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
+_TWICE: Final = re.compile(r"Cannot (?:overwrite|declare)|Duplicate")
 
 
 class TomlDefinitions:
-    """Implements `Definitions`. `allowed_hosts` are those to which a base URL may be plain http, beside loopback."""
+    """Implements `Definitions`. `allowed_hosts` are those to which a base URL may be plain http, beside loopback;
+    `loopback_endpoints` says whether a skill's endpoint may be plain http on the daemon's machine."""
 
-    def __init__(self, allowed_hosts: frozenset[str] = frozenset()) -> None:
-        self._allowed_hosts = allowed_hosts
+    def __init__(self, allowed_hosts: frozenset[str] = frozenset(), *, loopback_endpoints: bool = False) -> None:
+        self._allowed = Allowed(allowed_hosts, loopback_endpoints)
 
     def parse(self, text: str, source: str) -> ParsedDefinition:
         """All findings of one file, by place."""
         text = text.removeprefix("\ufeff").replace("\r\n", "\n")
         if len(text) > MAX_CHARACTERS:
-            message = f"the file has {len(text)} characters, {MAX_CHARACTERS} are allowed"
+            message = f"the file has {len(text):,} characters, {MAX_CHARACTERS:,} are allowed; split it"
             return ParsedDefinition(None, (Finding(Severity.ERROR, message),))
         try:
             positions = Positions(text)
-            values = tomllib.loads(text)
         except TooDeepError as error:
             line = text.count("\n", 0, error.offset) + 1
             message = f"keys, tables or arrays are nested deeper than {MAX_DEPTH}"
             return ParsedDefinition(None, (Finding(Severity.ERROR, message, line, 1),))
+        try:
+            values = tomllib.loads(text)
         except ValueError as error:  # also what is not TOMLDecodeError, such as a number of 5,000 digits
-            return ParsedDefinition(None, (_syntax_error(text, str(error)),))
+            return ParsedDefinition(None, (_repeated(positions, str(error)) or _syntax_error(text, str(error)),))
         problems = Problems()
-        definition = self._read(Table(values, (), problems), source)
-        _check_delegates(definition, problems)
+        top = Table(values, (), problems)
+        definition = self._read(top, source)
+        _check_delegates(definition, top)
+        check_providers(definition, problems)
         return ParsedDefinition(None if problems.any_error else definition, _findings(positions, problems))
 
     def _read(self, top: Table, source: str) -> Definition:
@@ -56,7 +69,7 @@ class TomlDefinitions:
         return Definition(
             source=source,
             experts=self._experts(top, elsewhere),
-            model=read_model(top, self._allowed_hosts, elsewhere),
+            model=read_model(top, self._allowed.plain_hosts, elsewhere),
             template=_template(top),
             max_steps=top.integer("maxSteps", 0, 1),
             max_retries=top.integer("maxRetries", -1, 0),
@@ -70,8 +83,11 @@ class TomlDefinitions:
             if "experts" not in top.values or experts is not None:
                 top.error("experts", "the file has no experts; add a table [experts.NAME] with an instruction")
             return ()
+        if len(experts.values) > MAX_EXPERTS:
+            top.error("experts", f"has {len(experts.values):,} experts, {MAX_EXPERTS:,} are allowed; split the file")
+            return ()
         return tuple(
-            read_expert(key, table, self._allowed_hosts, elsewhere)
+            read_expert(key, table, self._allowed, elsewhere)
             for key in experts.values
             if (table := experts.table(key)) is not None
         )
@@ -85,17 +101,24 @@ def _template(top: Table) -> str:
     return ""
 
 
-def _check_delegates(definition: Definition, problems: Problems) -> None:
+def _check_delegates(definition: Definition, top: Table) -> None:
     """A delegate that is not there stops only jobs that reach it; a circle is always wrong."""
     experts = {expert.key: expert for expert in definition.experts}
+    keys = tuple(experts) if len(experts) <= MAX_NEAR else ()
     for expert in definition.experts:
         for reference in expert.delegates:
             if find(experts, reference) is None:
-                path = ("experts", expert.key, "delegates")
-                problems.warning(path, f"the file has no expert {shown(reference)}, and no registry is configured")
-    for loop in cycles(definition):
+                index = top.values["experts"][expert.key]["delegates"].index(reference)
+                message = f"the file has no expert {shown(reference)}, and no registry is configured"
+                place = ("experts", expert.key, "delegates", index)
+                top.problems.warning(place, message, (without_version(reference), keys))
+    loops = cycles(definition)
+    for loop in loops:
         path = ("experts", loop[-2], "delegates")
-        problems.error(path, f"delegation goes round in a circle: {' -> '.join(loop)}")
+        top.problems.error(path, f"delegation goes round in a circle: {' -> '.join(loop)}")
+    for deep in () if loops else too_deep(definition):
+        path = ("experts", deep[0], "delegates")
+        top.problems.warning(path, f"delegation goes deeper than {MAX_LEVELS} levels: {' -> '.join(deep)}")
 
 
 def _findings(positions: Positions, problems: Problems) -> tuple[Finding, ...]:
@@ -110,6 +133,16 @@ def _findings(positions: Positions, problems: Problems) -> tuple[Finding, ...]:
 def _finding(positions: Positions, severity: Severity, path: Path, message: str) -> Finding:
     line, column = positions.place(path)
     return Finding(severity, message, line, column, dotted(path))
+
+
+def _repeated(positions: Positions, message: str) -> Finding | None:
+    """A key that is there twice, by its name; tomllib tells the end of its value only."""
+    if positions.repeated is None or not _TWICE.match(message):
+        return None
+    path, first, second = positions.repeated
+    before, _ = positions.place_of(first)
+    line, column = positions.place_of(second)
+    return Finding(Severity.ERROR, f"{dotted(path)} is there twice, first in line {before}", line, column, dotted(path))
 
 
 def _syntax_error(text: str, message: str) -> Finding:

@@ -26,6 +26,7 @@ class Problems:
         self.found: list[tuple[Severity, Path, str]] = []
         self.left_out = 0
         self.any_error = False
+        self.schema_nodes = 0  # looked at so far; see skills._schema
 
     def error(self, path: Path, message: str, near: "Near | None" = None) -> None:
         """Something that stops a job."""
@@ -104,16 +105,23 @@ class Table:
     def texts(
         self, key: str, *, limit: int = MAX_ITEMS, problem: Callable[[str], str] = lambda _: ""
     ) -> tuple[str, ...]:
-        """An array of strings, each once. `problem` says what is wrong with one of them, as the end of a sentence."""
-        value = self.values.get(key, [])
+        """A set of strings in its order. `problem` says what is wrong with one of them, as the end of a sentence."""
+        return tuple(dict.fromkeys(self.words(key, limit=limit, problem=problem)))
+
+    def words(
+        self, key: str, *, limit: int = MAX_ITEMS, problem: Callable[[str], str] = lambda _: ""
+    ) -> tuple[str, ...]:
+        """An array of strings as it is written, repeated ones included."""
+        if key not in self.values:
+            return ()
+        value = self.values[key]
         if not isinstance(value, list):
             self.error(key, f"must be an array of strings, not {kind(value)}")
             return ()
         if len(value) > limit:
-            self.error(key, f"has {len(value)} entries, {limit} are allowed")
+            self.error(key, f"has {len(value):,} entries, {limit:,} are allowed")
             return ()
-        good = [item for index, item in enumerate(value) if self._good_item(key, index, item, problem)]
-        return tuple(dict.fromkeys(good))
+        return tuple(item for index, item in enumerate(value) if self._good_item(key, index, item, problem))
 
     def table(self, key: str) -> "Table | None":
         """The table below a key; None when it is absent or is none."""
@@ -151,7 +159,7 @@ class Table:
         if not isinstance(value, str):
             self.error(key, f"must be a string, not {kind(value)}")
         elif len(value) > limit:
-            self.error(key, f"has {len(value)} characters, {limit} are allowed")
+            self.error(key, f"has {len(value):,} characters, {limit:,} are allowed")
         elif "\0" in value:
             self.error(key, "has a NUL character, which no text needs")
         else:
@@ -159,14 +167,20 @@ class Table:
         return False
 
     def _good_item(self, key: str, index: int, item: object, problem: Callable[[str], str]) -> bool:
-        path = (*self.path, key, index)
-        if not isinstance(item, str) or "\0" in item or len(item) > MAX_TEXT:
-            self.problems.error(path, f"must be a string, not {kind(item)}")
-            return False
-        wrong = problem(item)
+        if not isinstance(item, str):
+            wrong = f"must be a string, not {kind(item)}"
+        else:
+            why = _text_problem(item) or problem(item)
+            wrong = f"{shown(item)} {why}" if why else ""
         if wrong:
-            self.problems.error(path, f"{shown(item)} {wrong}")
+            self.problems.error((*self.path, key, index), wrong)
         return not wrong
+
+
+def _text_problem(text: str) -> str:
+    if len(text) > MAX_TEXT:
+        return f"has {len(text):,} characters, {MAX_TEXT:,} are allowed"
+    return "has a NUL character, which no text needs" if "\0" in text else ""
 
 
 def dotted(path: Path) -> str:

@@ -30,11 +30,14 @@ from perstackd.ports.sandboxes import ContainerEnd, EndCause, EngineInfo, Sandbo
 
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
-    """Where the engine is, whose containers are ours, and the bounds. `url` is a Unix socket's."""
+    """Where the engine is, whose containers are ours, and the bounds. `url` is a Unix socket's, `ca_bundle` a file that
+    `ca_bundle.installed` made, or empty.
+    """
 
     daemon_id: str
     seccomp_path: str
     url: str = "unix:///var/run/docker.sock"
+    ca_bundle: str = ""
     starts_at_once: int = 3
     limits: CallLimits = field(default_factory=CallLimits)
 
@@ -90,6 +93,7 @@ class DockerSandboxes(AbstractAsyncContextManager["DockerSandboxes"]):
             image_id=image,
             seccomp=seccomp,
             daemon_id=self._settings.daemon_id,
+            ca_bundle=self._settings.ca_bundle,
         )
         try:
             container_id = await self._starts.run(container_name(record.id), options)
@@ -97,14 +101,15 @@ class DockerSandboxes(AbstractAsyncContextManager["DockerSandboxes"]):
             raise failures.image_missing(image) from error
         except docker.errors.APIError as error:
             raise failures.start_failed(record.id, failures.detail(error)) from error
-        self._started[record.id] = Expected(image, seccomp, directories)
+        self._started[record.id] = Expected(image, seccomp, directories, self._settings.ca_bundle)
         return container_id
 
     async def posture(self, record: SandboxRecord, template: Template) -> Posture:
         """See the port. One engine call; the rest is read from /proc and takes a millisecond or two."""
         expected = self._started.get(record.id)
         if expected is None:  # of an earlier process
-            expected = Expected(record.image_id or await self.image_id(template.image), await self._profile())
+            image = record.image_id or await self.image_id(template.image)
+            expected = Expected(image, await self._profile(), ca_bundle=self._settings.ca_bundle)
         return await self._asked(f"look at sandbox {record.id}", partial(_posture, record, template, expected))
 
     async def end(self, sandbox_id: SandboxId) -> ContainerEnd:

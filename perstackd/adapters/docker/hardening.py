@@ -4,6 +4,7 @@ Every sandbox has all of it; a template chooses sizes and nothing else. `posture
 values.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -16,7 +17,10 @@ Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | Non
 LABEL_DAEMON: Final = "dev.perstack.daemon"
 LABEL_SANDBOX: Final = "dev.perstack.sandbox"
 HOME: Final = "/home/perstack"
-ENVIRONMENT: Final = ("PATH=/usr/local/bin:/usr/bin:/bin", f"HOME={HOME}", "LANG=C.UTF-8")
+CA_BUNDLE: Final = "/etc/ssl/certs/perstack-ca.pem"
+_CA_NAMES: Final = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS", "GIT_SSL_CAINFO")
+# Of the runner; it hands its children these and, from NODE_USE_ENV_PROXY on, what they need for the way out.
+_ENVIRONMENT: Final = ("PATH=/usr/local/bin:/usr/bin:/bin", f"HOME={HOME}", "LANG=C.UTF-8", "NODE_USE_ENV_PROXY=1")
 
 # The runner's standard error. The kernel ends the file where its tmpfs ends.
 LOG_BYTES: Final = 64 << 10
@@ -83,12 +87,18 @@ def tmpfs_of(template: Template) -> tuple[Tmpfs, ...]:
     )
 
 
-def binds_of(directories: SandboxDirectories) -> tuple[Bind, ...]:
-    """All of the host that is mounted; all of it read-only.
+def environment_of(ca_bundle: str) -> tuple[str, ...]:
+    """The variables of process 1: where things are, and the authorities to believe where the operator names them."""
+    return (*_ENVIRONMENT, *(f"{name}={CA_BUNDLE}" for name in _CA_NAMES if ca_bundle))
+
+
+def binds_of(directories: SandboxDirectories, ca_bundle: str = "") -> tuple[Bind, ...]:
+    """All of the host that is mounted; all of it read-only. `ca_bundle` is the host's file, or empty.
 
     The slot is read-only too: a workspace that is attached later has the flags of its own mount.
     """
     return (
+        *((Bind(ca_bundle, CA_BUNDLE, "rprivate"),) if ca_bundle else ()),
         Bind(directories.gateway, "/gw", "rprivate"),
         Bind(directories.slot, "/mnt", "rslave"),
         Bind(f"{directories.identity}/passwd", "/etc/passwd", "rprivate"),
@@ -119,14 +129,17 @@ def container_options(
     image_id: str,
     seccomp: str,
     daemon_id: str,
+    ca_bundle: str = "",
 ) -> dict[str, Json]:
-    """The body of the engine's create call. `seccomp` is the profile's text. Holds no secret."""
+    """The body of the engine's create call. `seccomp` is the profile's text, `ca_bundle` a file of the host or empty.
+    Holds no secret.
+    """
     return {
         "Image": image_id,
         "Cmd": list(runner_arguments(template)),
         "User": f"{record.uid}:{record.uid}",
         "Hostname": "sandbox",
-        "Env": list(ENVIRONMENT),
+        "Env": list(environment_of(ca_bundle)),
         "WorkingDir": "/",
         "Labels": {LABEL_DAEMON: daemon_id, LABEL_SANDBOX: record.id},
         "Healthcheck": {"Test": ["NONE"]},
@@ -135,7 +148,7 @@ def container_options(
             "Runtime": template.runtime,
             **_privileges(seccomp),
             **_namespaces(),
-            **_files(template, directories, record.uid),
+            **_files(template, binds_of(directories, ca_bundle), record.uid),
             **_limits(template),
             "Init": False,
             "AutoRemove": False,
@@ -173,13 +186,13 @@ def _namespaces() -> dict[str, Json]:
     }
 
 
-def _files(template: Template, directories: SandboxDirectories, uid: int) -> dict[str, Json]:
+def _files(template: Template, binds: Iterable[Bind], uid: int) -> dict[str, Json]:
     return {
         "ReadonlyRootfs": True,
         "MaskedPaths": list(MASKED),
         "ReadonlyPaths": list(READ_ONLY),
         "Tmpfs": {tmpfs.path: tmpfs.options(uid) for tmpfs in tmpfs_of(template)},
-        "Mounts": [_mount(bind) for bind in binds_of(directories)],
+        "Mounts": [_mount(bind) for bind in binds],
         "Binds": [],
         "VolumesFrom": [],
         "ShmSize": template.shm_bytes,

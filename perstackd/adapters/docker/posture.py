@@ -12,11 +12,12 @@ from math import ceil, isclose, log2
 from typing import Any, Final
 
 from perstackd.adapters.docker.hardening import (
-    ENVIRONMENT,
+    CA_BUNDLE,
     MASKED,
     READ_ONLY,
     Tmpfs,
     binds_of,
+    environment_of,
     tmpfs_of,
     ulimits_of,
 )
@@ -76,12 +77,14 @@ _HOST_CONFIG: Final[tuple[tuple[str, str, Any, str], ...]] = (
 class Expected:
     """What the comparison needs beside record and template.
 
-    `directories` is None for a sandbox of an earlier process: then the sources of its mounts are not compared.
+    `directories` is None for a sandbox of an earlier process: then the sources of its mounts are not compared, but for
+    that of `ca_bundle`, whose name tells its contents.
     """
 
     image_id: str
     seccomp: str
     directories: SandboxDirectories | None = None
+    ca_bundle: str = ""
 
 
 def not_running(sandbox_id: SandboxId, actual: str) -> Posture:
@@ -108,7 +111,7 @@ def _checks(
     yield _same("running", "running", inspected.get("State", {}).get("Status", ""), source="engine")
     yield from _processes(record, kernel)
     yield from _security_modules(kernel)
-    yield from _mounts(record, template, kernel)
+    yield from _mounts(record, template, expected, kernel)
     yield from _namespaces(kernel)
     yield from _cgroup(template, kernel.cgroup)
     yield from _ulimits(template, kernel)
@@ -164,13 +167,17 @@ def _security_modules(kernel: KernelView) -> Iterator[PostureCheck]:
             yield PostureCheck(name, wanted, label or "unconfined", ok=wanted in label, cis=cis, source="kernel")
 
 
-def _mounts(record: SandboxRecord, template: Template, kernel: KernelView) -> Iterator[PostureCheck]:
+def _mounts(
+    record: SandboxRecord, template: Template, expected: Expected, kernel: KernelView
+) -> Iterator[PostureCheck]:
     at = {mount.target: mount for mount in kernel.mounts}
     yield _flags("root", at.get("/"), {"ro"}, "5.12")
     yield _flags("gateway", at.get("/gw"), {"ro"})
     yield _flags("slot", at.get("/mnt"), {"ro"})
     for name in ("passwd", "group"):
         yield _flags(name, at.get(f"/etc/{name}"), {"ro"})
+    if expected.ca_bundle:
+        yield _flags("ca_bundle", at.get(CA_BUNDLE), {"ro"})
     yield _flags("sysfs", at.get("/sys"), {"ro", "nosuid", "nodev", "noexec"})
     for tmpfs in tmpfs_of(template):
         yield _tmpfs(tmpfs, record.uid, at.get(tmpfs.path))
@@ -184,7 +191,7 @@ def _mounts(record: SandboxRecord, template: Template, kernel: KernelView) -> It
     yield _same("shared_mounts", (), _targets(kernel, lambda mount: _propagation(mount) == "shared"), "5.19")
     yield _same("engine_socket", (), _targets(kernel, _engine_socket), "5.31")
     known = {*_SYSTEM_MOUNTS, *MASKED, *READ_ONLY, "/gw", "/mnt", "/etc/passwd", "/etc/group"}
-    known |= {tmpfs.path for tmpfs in tmpfs_of(template)}
+    known |= {tmpfs.path for tmpfs in tmpfs_of(template)} | ({CA_BUNDLE} if expected.ca_bundle else set())
     yield _same("other_mounts", (), _targets(kernel, lambda mount: not _known(mount, known)), "5.5")
     yield _same("other_devices", (), tuple(name for name in kernel.devices if name not in _DEVICES), "5.17")
 
@@ -288,11 +295,11 @@ def _engine(
     config = inspected.get("Config") or {}
     yield _same("user", f"{record.uid}:{record.uid}", config.get("User", ""), "", "engine")
     # Names only: a posture is shown, and whatever is set besides ours may be somebody's secret.
-    strangers = {*(config.get("Env") or [])} - {*ENVIRONMENT}
+    strangers = {*(config.get("Env") or [])} - {*environment_of(expected.ca_bundle)}
     yield _same("other_environment", (), tuple(sorted(word.partition("=")[0] for word in strangers)), "", "engine")
     networks = (inspected.get("NetworkSettings") or {}).get("Networks") or {}
     yield _same("other_networks", (), tuple(sorted({*networks} - {"none"})), "5.29", "engine")
-    yield _engine_mounts(expected.directories, inspected)
+    yield _engine_mounts(expected, inspected)
 
 
 def _digest(text: str) -> str:
@@ -304,12 +311,15 @@ def _engine_profile(host: Inspected) -> str:
     return _digest(options[0][len("seccomp=") :]) if len(options) == 1 else f"{len(options)} profiles"
 
 
-def _engine_mounts(directories: SandboxDirectories | None, inspected: Inspected) -> PostureCheck:
-    binds = binds_of(directories or SandboxDirectories("", "", ""))
-    wanted = [_mount_text(bind.source if directories else "", bind.target, "ro", bind.propagation) for bind in binds]
+def _engine_mounts(expected: Expected, inspected: Inspected) -> PostureCheck:
+    def source(path: str, target: str) -> str:
+        return path if expected.directories or target == CA_BUNDLE else ""
+
+    binds = binds_of(expected.directories or SandboxDirectories("", "", ""), expected.ca_bundle)
+    wanted = [_mount_text(source(bind.source, bind.target), bind.target, "ro", bind.propagation) for bind in binds]
     actual = [
         _mount_text(
-            str(mount.get("Source")) if directories else "",
+            source(str(mount.get("Source")), str(mount.get("Destination"))),
             str(mount.get("Destination")),
             "rw" if mount.get("RW") else "ro",
             str(mount.get("Propagation")),

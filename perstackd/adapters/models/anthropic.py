@@ -6,7 +6,7 @@ definition comes from a client, and may name any base URL.
 """
 
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,12 +14,15 @@ import anyio
 import anyio.to_thread
 
 from perstackd.adapters.models.anthropic_request import body, wanted_blobs
+from perstackd.adapters.models.anthropic_tools import PROVIDER
 from perstackd.adapters.models.anthropic_turn import TurnBuilder
 from perstackd.adapters.models.provider_access import ClientCache, allowed_base_url, usable_key
 from perstackd.adapters.models.provider_call import ProviderCall, SdkErrors, close_stream
-from perstackd.adapters.models.provider_errors import Failure, retry_after_ms
+from perstackd.adapters.models.provider_errors import Failure, model_error, retry_after_ms
 from perstackd.adapters.models.shown_blobs import base64_texts
-from perstackd.domain.messages import ModelEvent, ModelRequest
+from perstackd.adapters.models.thinking import mapped
+from perstackd.domain.messages import Message, ModelEvent, ModelRequest, Role, Turn
+from perstackd.domain.provider_tools import notes
 from perstackd.ports.event_store import Blobs
 
 if TYPE_CHECKING:
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
 
 DEFAULT_BASE_URL: Final = "https://api.anthropic.com"
 KEY_NAME: Final = "ANTHROPIC_API_KEY"
+MAX_PIECES: Final = 20
+"""A turn that its provider pauses is asked for in this many pieces at most; the request's time bounds it as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,26 +71,33 @@ class AnthropicModels:
 
     async def stream(self, request: ModelRequest) -> AsyncIterator[ModelEvent]:
         settings = self._settings
-        key = usable_key(self._key(), KEY_NAME, "anthropic")
+        key = usable_key(self._key(), KEY_NAME, PROVIDER)
         base_url = allowed_base_url(request.base_url, settings.base_url, settings.allowed_hosts, without_api_version)
         call = ProviderCall(request, key)
         await self.warm()
-        arguments = body(request, await base64_texts(self._blobs, wanted_blobs(request)))
+        blobs = await base64_texts(self._blobs, wanted_blobs(request))
+        create: Any = self._client(base_url, key).messages.create  # its overloads name every field
+        said: Turn | None = None
         with call.port_errors(_sdk_errors()):
-            create: Any = self._client(base_url, key).messages.create  # its overloads name every field
-            stream = await call.open(create, arguments, dict(request.headers))
-            try:
-                builder = TurnBuilder()
-                async for event in call.events(stream):
-                    delta = builder.feed(event)
-                    if delta is not None and delta.text:
-                        yield delta
-                    if builder.finished:
-                        break
-                turn = builder.turn()
-            finally:
-                await close_stream(stream)
-        yield turn
+            for _ in range(MAX_PIECES):
+                arguments = body(_going_on(request, said), blobs, datetime.now(UTC))
+                stream = await call.open(create, arguments, dict(request.headers))
+                try:
+                    builder = TurnBuilder()
+                    async for event in call.events(stream):
+                        delta = builder.feed(event)
+                        if delta is not None and delta.text:
+                            yield delta
+                        if builder.finished:
+                            break
+                    said = _joined(said, builder.turn())
+                finally:
+                    await close_stream(stream)
+                if not builder.paused:
+                    yield replace(said, notes=notes_of(request))
+                    return
+        what = f"The provider's own tools paused the turn of the model {request.model!r} {MAX_PIECES} times."
+        raise model_error("model_answer_too_large", what)
 
     async def close(self) -> None:
         self._clients.clear()
@@ -101,6 +113,26 @@ class AnthropicModels:
             key,
             lambda: AsyncAnthropic(api_key=key, base_url=base_url, max_retries=0, http_client=self._http),
         )
+
+
+def notes_of(request: ModelRequest) -> tuple[str, ...]:
+    """What the API is asked for in another form than the request has it, or not at all."""
+    told = mapped(request.model, request.reasoning)
+    return (*((told,) if told else ()), *notes(request))
+
+
+def _going_on(request: ModelRequest, said: Turn | None) -> ModelRequest:
+    """What was said of a paused turn goes back as it came; then the provider goes on with it."""
+    if said is None:
+        return request
+    return replace(request, messages=(*request.messages, Message(Role.ASSISTANT, said.parts)))
+
+
+def _joined(said: Turn | None, more: Turn) -> Turn:
+    """Two pieces of one turn."""
+    if said is None:
+        return more
+    return replace(more, parts=(*said.parts, *more.parts), usage=said.usage + more.usage)
 
 
 def without_api_version(base_url: str) -> str:

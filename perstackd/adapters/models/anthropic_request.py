@@ -1,8 +1,11 @@
 """Our request as the body of Anthropic's Messages API: blocks, cache marks, thinking. Pure."""
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Final
 
+from perstackd.adapters.models.anthropic_tools import CONTAINER, PROVIDER, container, server_tools
+from perstackd.adapters.models.provider_document import parsed
 from perstackd.adapters.models.shown_blobs import chosen_blobs, in_words
 from perstackd.adapters.models.thinking import thinking_for
 from perstackd.domain.messages import (
@@ -12,6 +15,7 @@ from perstackd.domain.messages import (
     Message,
     ModelRequest,
     Part,
+    ProviderPart,
     Role,
     TextPart,
     ThinkingPart,
@@ -37,8 +41,8 @@ def wanted_blobs(request: ModelRequest) -> tuple[BlobPart, ...]:
     return chosen_blobs(request.messages, _showable, MAX_BLOB_BYTES)
 
 
-def body(request: ModelRequest, blobs: Mapping[str, str]) -> JsonObject:
-    """The arguments of `messages.create`. `blobs` maps digests to base64 text."""
+def body(request: ModelRequest, blobs: Mapping[str, str], now: datetime) -> JsonObject:
+    """The arguments of `messages.create`. `blobs` maps digests to base64 text. Raises as `server_tools` does."""
     thinking = thinking_for(request.model, request.reasoning)
     result: JsonObject = {
         "model": request.model,
@@ -48,18 +52,19 @@ def body(request: ModelRequest, blobs: Mapping[str, str]) -> JsonObject:
     }
     if request.system.strip():
         result["system"] = [{"type": "text", "text": request.system, "cache_control": _MARK}]
-    if request.tools:
-        result["tools"] = _tools(request.tools)
+    tools = [*server_tools(request), *(_tool(spec) for spec in request.tools)]
+    if tools:
+        tools[-1]["cache_control"] = _MARK
+        result["tools"] = list(tools)
+    used = container(request, now)
+    if used is not None:
+        result["container"] = used
     return result
 
 
-def _tools(specs: tuple[ToolSpec, ...]) -> list[JsonValue]:
-    tools: list[JsonObject] = [
-        {"name": spec.name, "description": spec.description, "input_schema": {"type": "object", **spec.input_schema}}
-        for spec in specs
-    ]
-    tools[-1]["cache_control"] = _MARK
-    return list(tools)
+def _tool(spec: ToolSpec) -> JsonObject:
+    schema: JsonObject = {"type": "object", **spec.input_schema}
+    return {"name": spec.name, "description": spec.description, "input_schema": schema}
 
 
 def _turns(messages: tuple[Message, ...], blobs: Mapping[str, str]) -> list[JsonValue]:
@@ -78,10 +83,10 @@ def _turns(messages: tuple[Message, ...], blobs: Mapping[str, str]) -> list[Json
 
 
 def _block(part: Part, blobs: Mapping[str, str]) -> "JsonObject | None":
-    """None for what the API refuses and nobody misses: blank text, thinking that another provider left unsigned."""
+    """None for what the API refuses and nobody misses: blank text, and what only another provider understands."""
     match part:
         case TextPart():
-            return _text(part.text)
+            return _text(part)
         case ThinkingPart():
             return _thinking(part)
         case BlobPart():
@@ -90,13 +95,19 @@ def _block(part: Part, blobs: Mapping[str, str]) -> "JsonObject | None":
             return {"type": "tool_use", "id": part.call_id, "name": part.name, "input": part.arguments}
         case ToolResultPart():
             return _result(part, blobs)
+        case ProviderPart():
+            document = parsed(part.document) if part.provider == PROVIDER else {}
+            return document if document.get("type", CONTAINER) != CONTAINER else None
 
 
-def _text(text: str) -> "JsonObject | None":
-    return {"type": "text", "text": text} if text.strip() else None
+def _text(part: TextPart) -> "JsonObject | None":
+    beside = parsed(part.document) if part.provider == PROVIDER else {}
+    return {**beside, "type": "text", "text": part.text} if part.text.strip() else None
 
 
 def _thinking(part: ThinkingPart) -> "JsonObject | None":
+    if part.provider not in ("", PROVIDER):
+        return None
     if part.redacted:
         return {"type": "redacted_thinking", "data": part.redacted}
     return {"type": "thinking", "thinking": part.text, "signature": part.signature} if part.signature else None

@@ -6,10 +6,14 @@ Source of the events and their order: https://platform.claude.com/docs/en/build-
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
+from perstackd.adapters.models.anthropic_tools import CONTAINER, PROVIDER
+from perstackd.adapters.models.provider_document import Documents, of_sdk
 from perstackd.adapters.models.provider_turn import MAX_CHARACTERS, BrokenStreamError, call_arguments
 from perstackd.domain.messages import (
     FinishReason,
     JsonObject,
+    ProviderPart,
+    SaidPart,
     TextDelta,
     TextPart,
     ThinkingDelta,
@@ -28,6 +32,9 @@ _FINISH: Final = {
     "refusal": FinishReason.CONTENT_FILTER,
 }
 
+_OWN_BLOCKS: Final = frozenset({"text", "thinking", "redacted_thinking", "tool_use"})
+"""Those that we take apart; of every other one nothing may be lost."""
+
 
 @dataclass(slots=True)
 class _Block:
@@ -35,6 +42,7 @@ class _Block:
     start: Any
     pieces: list[str] = field(default_factory=list)
     signature: list[str] = field(default_factory=list)
+    citations: list[JsonObject] = field(default_factory=list)
     closed: bool = False
 
 
@@ -47,6 +55,8 @@ class TurnBuilder:
         self._usage: dict[str, int] = {}
         self._stop_reason = ""
         self._characters = 0
+        self._documents = Documents()
+        self._container: JsonObject = {}
         self.finished = False
 
     def feed(self, event: Any) -> TextDelta | ThinkingDelta | None:
@@ -63,11 +73,16 @@ class TurnBuilder:
             raise BrokenStreamError("it ended without message_stop")
         if not self._stop_reason or not all(block.closed for block in self._blocks.values()):
             raise BrokenStreamError("its end came before the end of its parts")
-        parts = tuple(part for index in sorted(self._blocks) if (part := self._part(self._blocks[index])) is not None)
+        parts = (*(self._part(self._blocks[index]) for index in sorted(self._blocks)), *self._container_part())
         has_calls = any(isinstance(part, ToolCallPart) for part in parts)
-        # Reasons that are newer than the table, and a paused turn, are judged by what the turn holds.
+        # Reasons that are newer than the table are judged by what the turn holds.
         unnamed = FinishReason.TOOL_CALLS if has_calls else FinishReason.STOP
         return Turn(parts, _FINISH.get(self._stop_reason, unnamed), self._total(), self._model)
+
+    @property
+    def paused(self) -> bool:
+        """Whether the provider's own tools took so long that the turn must be asked to go on."""
+        return self._stop_reason == "pause_turn"
 
     def _feed(self, event: Any) -> TextDelta | ThinkingDelta | None:
         match event.type:
@@ -82,6 +97,8 @@ class TurnBuilder:
                 self._blocks[event.index].closed = True
             case "message_delta":
                 self._stop_reason = event.delta.stop_reason or self._stop_reason
+                used = getattr(event.delta, CONTAINER, None)
+                self._container = of_sdk(used) if used is not None else self._container
                 self._count(event.usage)
             case "message_stop":
                 self.finished = True
@@ -99,8 +116,12 @@ class TurnBuilder:
                 self._add(block.signature, delta.signature)
             case "input_json_delta":
                 self._add(block.pieces, delta.partial_json)
+            case "citations_delta":
+                block.citations.append(of_sdk(delta.citation))
+            case _ if block.type not in _OWN_BLOCKS:
+                raise BrokenStreamError(f"a block {block.type!r} has a delta of the unknown type {delta.type!r}")
             case _:
-                pass  # Citations and newer kinds carry nothing that we keep.
+                pass  # Newer kinds carry nothing that we keep.
         return None
 
     def _add(self, pieces: list[str], piece: str) -> str:
@@ -110,10 +131,10 @@ class TurnBuilder:
         pieces.append(piece)
         return piece
 
-    def _part(self, block: _Block) -> TextPart | ThinkingPart | ToolCallPart | None:
+    def _part(self, block: _Block) -> SaidPart:
         match block.type:
             case "text":
-                return TextPart((block.start.text or "") + "".join(block.pieces))
+                return self._text(block)
             case "thinking":
                 text = (block.start.thinking or "") + "".join(block.pieces)
                 return ThinkingPart(text, (block.start.signature or "") + "".join(block.signature))
@@ -122,14 +143,34 @@ class TurnBuilder:
             case "tool_use":
                 return ToolCallPart(block.start.id, block.start.name, self._arguments(block))
             case _:
-                return None  # Blocks of server tools, which we never ask for.
+                return self._provider_block(block)
+
+    def _text(self, block: _Block) -> TextPart:
+        text = (block.start.text or "") + "".join(block.pieces)
+        if not block.citations:
+            return TextPart(text)
+        citations: JsonObject = {"citations": list(block.citations)}
+        return TextPart(text, provider=PROVIDER, document=self._documents.write(citations))
+
+    def _provider_block(self, block: _Block) -> ProviderPart:
+        """What a tool of the provider's own was asked, and what it found; also kinds that are newer than this."""
+        document = of_sdk(block.start)
+        if block.pieces:  # nothing but the input of a call comes in pieces
+            document["input"] = self._arguments(block)
+        return ProviderPart(PROVIDER, self._documents.write(document))
+
+    def _container_part(self) -> tuple[ProviderPart, ...]:
+        if not self._container.get("id"):
+            return ()
+        known: JsonObject = {key: self._container.get(key) for key in ("id", "expires_at")}
+        return (ProviderPart(PROVIDER, self._documents.write({"type": CONTAINER, **known})),)
 
     def _arguments(self, block: _Block) -> JsonObject:
         text = "".join(block.pieces)
         if not text.strip():
             return cast("JsonObject", block.start.input or {})
         cut = _FINISH.get(self._stop_reason) is FinishReason.LENGTH
-        return call_arguments(text, block.start.name, cut=cut)
+        return call_arguments(text, str(getattr(block.start, "name", block.type)), cut=cut)
 
     def _count(self, usage: Any) -> None:
         """Counts are cumulative, and an event may leave out what an earlier one said."""
@@ -143,6 +184,6 @@ class TurnBuilder:
     def _total(self) -> Usage:
         """The API's input_tokens are only those that neither came from the cache nor went into it."""
         count = self._usage.get
-        read = count("cache_read_input_tokens", 0)
-        everything = count("input_tokens", 0) + read + count("cache_creation_input_tokens", 0)
-        return Usage(everything, count("output_tokens", 0), read, count("thinking", 0))
+        read, written = count("cache_read_input_tokens", 0), count("cache_creation_input_tokens", 0)
+        everything = count("input_tokens", 0) + read + written
+        return Usage(everything, count("output_tokens", 0), read, count("thinking", 0), written)

@@ -20,6 +20,8 @@ from perstackd.domain.messages import (
     Message,
     ModelEvent,
     Part,
+    ProviderPart,
+    SaidPart,
     TextDelta,
     TextPart,
     ThinkingDelta,
@@ -52,7 +54,7 @@ def events_of(turn: Turn) -> Iterator[ModelEvent]:
                 yield from (TextDelta(piece) for piece in _pieces(part.text))
             case ThinkingPart():
                 yield from (ThinkingDelta(piece) for piece in _pieces(part.text))
-            case ToolCallPart():
+            case ToolCallPart() | ProviderPart():
                 pass
     yield turn
 
@@ -63,7 +65,7 @@ def encode(recorded: RecordedTurn) -> str:
     line: dict[str, object] = {"digest": recorded.digest, "expert": recorded.expert}
     if recorded.note:
         line["note"] = recorded.note
-    line["turn"] = {
+    turn: dict[str, object] = {
         "parts": [_part_json(part) for part in recorded.turn.parts],
         "finishReason": recorded.turn.finish_reason.value,
         "usage": {
@@ -71,9 +73,13 @@ def encode(recorded: RecordedTurn) -> str:
             "outputTokens": usage.output_tokens,
             "cachedInputTokens": usage.cached_input_tokens,
             "reasoningTokens": usage.reasoning_tokens,
+            **({"cacheWriteTokens": usage.cache_write_tokens} if usage.cache_write_tokens else {}),
         },
         "model": recorded.turn.model,
     }
+    if recorded.turn.notes:
+        turn["notes"] = list(recorded.turn.notes)
+    line["turn"] = turn
     return json.dumps(line, separators=(", ", ": "))
 
 
@@ -103,9 +109,10 @@ class _FormError(ValueError):
 def _part_json(part: Part) -> dict[str, object]:
     match part:
         case TextPart():
-            return {"type": part.type, "text": part.text}
+            return {"type": part.type, "text": part.text, **_if_any(provider=part.provider, document=part.document)}
         case ThinkingPart():
-            return {"type": part.type, "text": part.text, "signature": part.signature, "redacted": part.redacted}
+            said = {"type": part.type, "text": part.text, "signature": part.signature, "redacted": part.redacted}
+            return {**said, **_if_any(provider=part.provider)}
         case BlobPart():
             return {"type": part.type, "digest": part.digest, "size": part.size, "mediaType": part.media_type}
         case ToolCallPart():
@@ -113,6 +120,13 @@ def _part_json(part: Part) -> dict[str, object]:
         case ToolResultPart():
             content = [_part_json(item) for item in part.content]
             return {"type": part.type, "callId": part.call_id, "content": content, "isError": part.is_error}
+        case ProviderPart():
+            return {"type": part.type, "provider": part.provider, "document": part.document}
+
+
+def _if_any(**texts: str) -> dict[str, object]:
+    """Those that are not empty: what they are not part of has the digest that it always had."""
+    return {key: text for key, text in texts.items() if text}
 
 
 def _pieces(text: str) -> Iterator[str]:
@@ -130,7 +144,7 @@ def _recorded(line: Mapping[str, Any]) -> RecordedTurn:
 
 
 def _turn(turn: Mapping[str, Any]) -> Turn:
-    _only(turn, '"turn"', {"parts", "finishReason", "usage", "model"})
+    _only(turn, '"turn"', {"parts", "finishReason", "usage", "model", "notes"})
     reason = _text(turn, "finishReason")
     if reason not in set(FinishReason):
         raise _FormError(f'"finishReason" must be one of {", ".join(FinishReason)}, not {reason!r}')
@@ -138,28 +152,47 @@ def _turn(turn: Mapping[str, Any]) -> Turn:
     if not isinstance(parts, list):
         raise _FormError('"parts" must be an array')
     usage = _usage(_object(turn.get("usage", {}), '"usage"'))
-    return Turn(tuple(_turn_part(part) for part in parts), FinishReason(reason), usage, _text(turn, "model", ""))
+    said = tuple(_turn_part(part) for part in parts)
+    return Turn(said, FinishReason(reason), usage, _text(turn, "model", ""), _notes(turn.get("notes", [])))
 
 
-def _turn_part(value: object) -> TextPart | ThinkingPart | ToolCallPart:
+def _notes(notes: object) -> tuple[str, ...]:
+    if not isinstance(notes, list) or not all(isinstance(note, str) for note in notes):
+        raise _FormError('"notes" must be an array of strings')
+    return tuple(notes)
+
+
+def _turn_part(value: object) -> SaidPart:
     part = _object(value, "a part")
     match _text(part, "type"):
         case "text":
-            _only(part, "a text part", {"type", "text"})
-            return TextPart(_text(part, "text"))
+            _only(part, "a text part", {"type", "text", "provider", "document"})
+            provider, document = _text(part, "provider", ""), _document(part)
+            return TextPart(_text(part, "text"), provider=provider, document=document)
         case "thinking":
-            _only(part, "a thinking part", {"type", "text", "signature", "redacted"})
-            return ThinkingPart(_text(part, "text"), _text(part, "signature", ""), _text(part, "redacted", ""))
+            _only(part, "a thinking part", {"type", "text", "signature", "redacted", "provider"})
+            signature, redacted = _text(part, "signature", ""), _text(part, "redacted", "")
+            return ThinkingPart(_text(part, "text"), signature, redacted, provider=_text(part, "provider", ""))
         case "toolCall":
             _only(part, "a toolCall part", {"type", "callId", "name", "arguments"})
             arguments = _object(_required(part, "arguments"), '"arguments"')
             return ToolCallPart(_text(part, "callId"), _text(part, "name"), cast("JsonObject", arguments))
+        case "provider":
+            _only(part, "a provider part", {"type", "provider", "document"})
+            return ProviderPart(_text(part, "provider"), _document(part))
         case other:
-            raise _FormError(f"a part's type must be text, thinking or toolCall, not {other!r}")
+            raise _FormError(f"a part's type must be text, thinking, toolCall or provider, not {other!r}")
+
+
+def _document(part: Mapping[str, Any]) -> str:
+    document = _text(part, "document", "")
+    if document:
+        _object(json.loads(document), '"document"')
+    return document
 
 
 def _usage(usage: Mapping[str, Any]) -> Usage:
-    names = ("inputTokens", "outputTokens", "cachedInputTokens", "reasoningTokens")
+    names = ("inputTokens", "outputTokens", "cachedInputTokens", "reasoningTokens", "cacheWriteTokens")
     _only(usage, '"usage"', set(names))
     for name, value in usage.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:

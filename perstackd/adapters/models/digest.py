@@ -1,9 +1,10 @@
 """The digest by which a recorded turn is found again.
 
 What belongs to it is what a model is told: the model's name, the reasoning asked for, the system prompt, the tools
-(name, description, schema) and the messages. What does not: provider, base URL, headers, time-outs and the bound of
-the answer, which say how to reach a model and for how long; and a tool's annotations, which no model sees. So a
-conversation that was recorded behind one proxy is replayed behind another.
+(name, description, schema), what is asked for of the provider's own tools and skills, and the messages. What does not:
+provider, base URL, headers, time-outs and the bound of the answer, which say how to reach a model and for how long;
+and a tool's annotations, which no model sees. So a conversation that was recorded behind one proxy is replayed behind
+another.
 """
 
 import hashlib
@@ -39,7 +40,7 @@ class Digester:
         self._messages_kept = messages_kept
         self._held = 0
         self._seen: OrderedDict[int, _Seen] = OrderedDict()
-        self._heads: OrderedDict[tuple[int, str, str, str | int], tuple[tuple[ToolSpec, ...], bytes]] = OrderedDict()
+        self._heads: OrderedDict[tuple[object, ...], tuple[tuple[ToolSpec, ...], bytes]] = OrderedDict()
 
     def digest(self, request: ModelRequest) -> str:
         """`sha256:HEX`, the same for equal requests whatever was asked before."""
@@ -69,7 +70,8 @@ class Digester:
 
     def _head(self, request: ModelRequest) -> bytes:
         """Found again by the identity of the tools, which a run never changes; the entry keeps them alive."""
-        key = (id(request.tools), request.model, request.system, request.reasoning)
+        own = (request.provider_tools, request.provider_tool_options, request.provider_skills)
+        key = (id(request.tools), request.model, request.system, request.reasoning, *own)
         found = self._heads.get(key)
         if found is not None:
             return found[1]
@@ -82,7 +84,18 @@ class Digester:
 
 def _head_json(request: ModelRequest) -> dict[str, object]:
     tools = [{"name": t.name, "description": t.description, "inputSchema": t.input_schema} for t in request.tools]
-    return {"model": request.model, "reasoning": request.reasoning, "system": request.system, "tools": tools}
+    head = {"model": request.model, "reasoning": request.reasoning, "system": request.system, "tools": tools}
+    return {**head, **_provider_json(request)}
+
+
+def _provider_json(request: ModelRequest) -> dict[str, object]:
+    """Left out where nothing is asked for, so that what was recorded before there was this is found again."""
+    asked: dict[str, object] = {
+        "providerTools": list(request.provider_tools),
+        "providerToolOptions": request.provider_tool_options,
+        "providerSkills": [[skill.kind, skill.skill_id, skill.version] for skill in request.provider_skills],
+    }
+    return {key: value for key, value in asked.items() if value}
 
 
 def _message_digest(message: Message) -> bytes:

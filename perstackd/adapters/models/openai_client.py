@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from perstackd.adapters.models.openai_settings import OpenAiSettings
+from perstackd.adapters.models.openai_settings import Dialect, OpenAiSettings, WireApi
 from perstackd.adapters.models.provider_call import SdkErrors
 from perstackd.adapters.models.provider_errors import Failure, retry_after_ms
 from perstackd.adapters.models.provider_turn import BrokenStreamError
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _NO_KEY = "none"
 
 
-def http_client() -> "AsyncClient":
+def http_client(settings: OpenAiSettings) -> "AsyncClient":
     """Load all of the SDK that a call needs; blocking. Follows no redirect: it would take the key along to wherever it
     points.
     """
@@ -33,7 +33,18 @@ def http_client() -> "AsyncClient":
     _sdk_classes()
     client = openai.AsyncOpenAI(api_key=_NO_KEY, base_url="http://127.0.0.1/v1", http_client=http)
     _ = client.chat.completions  # the SDK imports its parts at their first use
+    if settings.dialect in (Dialect.OPENAI, Dialect.AZURE) or settings.api is WireApi.RESPONSES:
+        _ = client.responses
+        _first_event()
     return http
+
+
+def _first_event() -> None:
+    """The SDK makes what it needs to read events at the first one, for almost half a second."""
+    from openai._models import construct_type
+    from openai.types.responses import ResponseStreamEvent
+
+    construct_type(type_=ResponseStreamEvent, value={"type": "response.queued"})
 
 
 def make_client(settings: OpenAiSettings, base_url: str, key: str, http: "AsyncClient | None") -> "AsyncOpenAI":
@@ -71,12 +82,24 @@ def sdk_errors() -> SdkErrors:
     return SdkErrors(APIError, APIConnectionError, APITimeoutError, _failure)
 
 
+def summary_error() -> type[Exception]:
+    """What the SDK raises for a request that is refused."""
+    from openai import BadRequestError
+
+    return BadRequestError
+
+
+def refuses_summary(error: Any) -> bool:
+    """Whether it is the summary of the reasoning alone that is refused."""
+    return bool(error.param == "reasoning.summary")
+
+
 @cache
 def _sdk_classes() -> "tuple[Any, Any]":
     """The SDK's two clients, made to tell a stream that ended from one that only stopped.
 
-    The protocol ends a stream with `[DONE]`, at which the SDK stops reading; it also stops, and says nothing, when the
-    connection was closed in good order before.
+    A stream ends with `[DONE]`, at which the SDK stops reading, or with an event after which nobody reads on; the SDK
+    also stops, and says nothing, when the connection was closed in good order before.
     """
     from openai import AsyncAzureOpenAI, AsyncOpenAI
     from openai._streaming import SSEDecoder
@@ -85,7 +108,7 @@ def _sdk_classes() -> "tuple[Any, Any]":
         async def aiter_bytes(self, iterator: AsyncIterator[bytes]) -> "AsyncIterator[ServerSentEvent]":
             async for event in super().aiter_bytes(iterator):
                 yield event
-            raise BrokenStreamError("it ended without [DONE]")
+            raise BrokenStreamError("it ended before its last event")
 
     class Plain(AsyncOpenAI):
         def _make_sse_decoder(self) -> Decoder:

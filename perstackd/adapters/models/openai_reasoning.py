@@ -1,4 +1,4 @@
-"""How each family of models behind Chat Completions is told to reason, or not to; the others are told nothing.
+"""How each family of models behind OpenAI's protocols is told to reason, or not to; the others are told nothing.
 
 Sources: https://developers.openai.com/api/docs/guides/reasoning, https://api-docs.deepseek.com/guides/thinking_mode,
 https://docs.fireworks.ai/guides/reasoning, https://docs.ollama.com/api/openai-compatibility, and what these APIs
@@ -7,13 +7,13 @@ answer to a value that they do not take, as of November 2026.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
 
 from perstackd.adapters.models.openai_settings import Dialect
-from perstackd.adapters.models.thinking import LEVEL_TOKENS, nearest_level
+from perstackd.adapters.models.thinking import LEVEL_TOKENS, asked_instead, nearest_level, not_asked
 from perstackd.domain.messages import JsonObject
 
 
@@ -36,7 +36,7 @@ class Family:
 
     `efforts` are those that it takes, least first; without any it reasons as it likes. `never_with_tools`: the API
     refuses tools unless reasoning is off. `shown_again`: what was reasoned before a call must go back with the call.
-    `reasons` is false for models that do not, and for those that Chat Completions does not serve.
+    `reasons` is false for models that do not, and for those that the protocol does not serve.
     """
 
     pattern: str
@@ -49,11 +49,14 @@ class Family:
 
 @dataclass(frozen=True, slots=True)
 class Reasoning:
-    """Arguments of a request, and how many tokens to add to the bound of the answer, which counts both."""
+    """Arguments of a request, and how many tokens to add to the bound of the answer, which counts both. `note` says
+    what is asked for instead of what was wanted.
+    """
 
     arguments: JsonObject
     extra_tokens: int = 0
     shown_again: bool = False
+    note: str = ""
 
 
 _LEVELS: Final = ("minimal", "low", "medium", "high")
@@ -66,6 +69,17 @@ _OPENAI: Final = (
     Family(r"gpt-5\.1(?!\d)", _THREE),
     # "Function tools with reasoning_effort are not supported" here but by the Responses API.
     Family(r"gpt-5\.\d|gpt-[6-9]", _THREE, never_with_tools=True),
+)
+
+# Those that the Responses API serves beside, and what it can do more.
+_RESPONSES: Final = (
+    Family(r"gpt-\d[\w.-]*-(chat|audio)\b|o1-(mini|preview)", reasons=False),
+    Family(r"gpt-5-pro\b", ("high",), Off.LEAST),
+    Family(r"gpt-\d[\w.-]*-pro\b", ("medium", "high"), Off.LEAST),
+    Family(r"gpt-\d[\w.-]*-codex\b", _THREE, Off.LEAST),
+    Family(r"o\d", _THREE, Off.LEAST),
+    Family(r"gpt-5(?![.\d])", _LEVELS, Off.LEAST),
+    Family(r"gpt-5\.\d|gpt-[6-9]", _THREE),
 )
 
 # The first row that fits counts; a model that fits none is told nothing.
@@ -95,27 +109,64 @@ FAMILIES: Final[Mapping[Dialect, tuple[Family, ...]]] = MappingProxyType(
 
 def family_of(dialect: Dialect, model: str) -> Family | None:
     """The row of a model, whatever stands before its name: a publisher, a path, a word of an Azure deployment."""
-    name = model.lower()
-    return next((row for row in FAMILIES[dialect] if re.search(f"(?<![a-z0-9])({row.pattern})", name)), None)
+    return _fitting(FAMILIES[dialect], model)
 
 
 def reasoning_for(dialect: Dialect, model: str, wanted: str | int, *, tools: bool) -> Reasoning:
-    """What a request says for `wanted`: a level, `none`, or a number of tokens, which becomes the nearest level.
+    """What a request of Chat Completions says for `wanted`: a level, `none`, or a number of tokens, which becomes the
+    nearest level.
 
     A level that a family does not have becomes its next higher one.
     """
     family = family_of(dialect, model)
     if family is None or not family.reasons:
-        return Reasoning({})
-    if wanted in ("none", 0) or (tools and family.never_with_tools):
-        return _off(family)
+        return Reasoning({}, note=not_asked(model, wanted))
+    if wanted in ("none", 0):
+        return _off(family, model, wanted)
+    if tools and family.never_with_tools:
+        note = asked_instead(model, wanted, "none", "Chat Completions takes no tools beside it")
+        return replace(_off(family, model, "none"), note=note)
     level = wanted if isinstance(wanted, str) else nearest_level(wanted)
     arguments: JsonObject = {}
+    note = ""
     if family.efforts:
-        arguments["reasoning_effort"] = _effort(family, level)
+        effort = _effort(family, level)
+        arguments["reasoning_effort"] = effort
+        note = _note(model, wanted, effort)
     if family.off is Off.THINKING:
         arguments["extra_body"] = {"thinking": {"type": "enabled"}}
-    return Reasoning(arguments, LEVEL_TOKENS[level], family.shown_again)
+    return Reasoning(arguments, LEVEL_TOKENS[level], family.shown_again, note)
+
+
+def responses_reasoning(model: str, wanted: str | int) -> Reasoning:
+    """What a request of the Responses API says for `wanted`, as `reasoning_for` does.
+
+    What was reasoned is asked for encrypted, since nothing is stored there, and in a summary to be read.
+    """
+    family = _fitting(_RESPONSES, model)
+    if family is None or not family.reasons:
+        return Reasoning({}, note=not_asked(model, wanted))
+    include: JsonObject = {"include": ["reasoning.encrypted_content"]}
+    if wanted in ("none", 0):
+        off = _off(family, model, wanted)
+        effort = off.arguments["reasoning_effort"]
+        return replace(off, arguments={**include, "reasoning": {"effort": effort}})
+    level = wanted if isinstance(wanted, str) else nearest_level(wanted)
+    effort = _effort(family, level)
+    arguments: JsonObject = {**include, "reasoning": {"effort": effort, "summary": "auto"}}
+    return Reasoning(arguments, LEVEL_TOKENS[level], note=_note(model, wanted, effort))
+
+
+def _fitting(families: tuple[Family, ...], model: str) -> Family | None:
+    name = model.lower()
+    return next((row for row in families if re.search(f"(?<![a-z0-9])({row.pattern})", name)), None)
+
+
+def _note(model: str, wanted: str | int, effort: str) -> str:
+    if wanted == effort:
+        return ""
+    why = "it takes no number" if isinstance(wanted, int) else f"it has no effort {wanted}"
+    return asked_instead(model, wanted, f"the effort {effort}", why)
 
 
 def _effort(family: Family, level: str) -> str:
@@ -123,14 +174,16 @@ def _effort(family: Family, level: str) -> str:
     return next((effort for effort in family.efforts if effort in enough), family.efforts[-1])
 
 
-def _off(family: Family) -> Reasoning:
+def _off(family: Family, model: str, wanted: str | int) -> Reasoning:
     match family.off:
         case Off.EFFORT:
             return Reasoning({"reasoning_effort": "none"})
         case Off.LEAST:
             least = family.efforts[0]
-            return Reasoning({"reasoning_effort": least}, LEVEL_TOKENS[least])
+            note = asked_instead(model, wanted, f"the effort {least}", "it always reasons")
+            return Reasoning({"reasoning_effort": least}, LEVEL_TOKENS[least], note=note)
         case Off.THINKING:
             return Reasoning({"extra_body": {"thinking": {"type": "disabled"}}})
         case Off.UNSAID:
-            return Reasoning({}, LEVEL_TOKENS["low"], family.shown_again)
+            note = f"reasoningBudget {wanted} has no effect: the model {model!r} always reasons."
+            return Reasoning({}, LEVEL_TOKENS["low"], family.shown_again, note)

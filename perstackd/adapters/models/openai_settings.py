@@ -1,4 +1,4 @@
-"""Providers that speak OpenAI's Chat Completions: where each is, what its key is called, and how it reads them."""
+"""Providers that speak OpenAI's protocols: where each is, what its key is called, and how it reads them."""
 
 import re
 from collections.abc import Mapping
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
+from urllib.parse import urlsplit
 
 
 class Dialect(StrEnum):
@@ -17,6 +18,14 @@ class Dialect(StrEnum):
     OLLAMA = "ollama"
     FIREWORKS = "fireworks"
     COMPATIBLE = "compatible"
+
+
+class WireApi(StrEnum):
+    """Which of OpenAI's two protocols is spoken; `auto` asks the address, see `speaks_responses`."""
+
+    AUTO = ""
+    CHAT = "chat"
+    RESPONSES = "responses"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +45,7 @@ class OpenAiSettings:
     key_needed: bool = True
     images: bool = True
     api_version: str = ""
+    api: WireApi = WireApi.AUTO
 
     @property
     def deployments(self) -> bool:
@@ -63,6 +73,20 @@ DEFAULTS: Final[Mapping[str, OpenAiSettings]] = MappingProxyType(
 """By the name that a definition gives. Azure has an address for each customer, which must be filled in."""
 
 _VERSION: Final = re.compile(r"/v\d[^/]*(/|$)")
+
+
+def speaks_responses(settings: OpenAiSettings, base_url: str) -> bool:
+    """Whether the server at the address is asked by the Responses API, where models reason beside tools and the
+    provider has tools of its own, and not by Chat Completions, which is all that most others speak.
+
+    It is spoken to OpenAI's own hosts and to Azure's `/openai/v1`, unless the operator says otherwise.
+    """
+    if settings.api is not WireApi.AUTO:
+        return settings.api is WireApi.RESPONSES
+    if settings.dialect is Dialect.AZURE:
+        return not settings.deployments
+    host = (urlsplit(base_url).hostname or "").lower()
+    return settings.dialect is Dialect.OPENAI and (host == "api.openai.com" or host.endswith(".api.openai.com"))
 
 
 def tidied(base_url: str, settings: OpenAiSettings) -> str:

@@ -66,6 +66,7 @@ class TurnBuilder:
     """Feed it every chunk in order, then ask for the turn. Any misfit raises `BrokenStreamError`."""
 
     def __init__(self) -> None:
+        self.finished = False  # the stream says so itself, with [DONE]
         self._reasoning = _Text()
         self._text = _Text()
         self._calls: list[_Call] = []
@@ -102,6 +103,8 @@ class TurnBuilder:
         return Turn(parts, cut or whole, self._usage, self._model)
 
     def _feed(self, chunk: Any) -> tuple[TextDelta | ThinkingDelta, ...]:
+        if isinstance(chunk, str | int | float | list | None):
+            raise TypeError("it is no object")
         self._model = str(getattr(chunk, "model", None) or self._model)
         if getattr(chunk, "usage", None) is not None:
             self._usage = _usage(chunk.usage)
@@ -164,6 +167,7 @@ def _usage(usage: Any) -> Usage:
         _count(usage, "completion_tokens"),
         cached or _count(usage, "prompt_cache_hit_tokens"),
         _count(getattr(usage, "completion_tokens_details", None), "reasoning_tokens"),
+        _count(getattr(usage, "prompt_tokens_details", None), "cache_write_tokens"),
     )
 
 

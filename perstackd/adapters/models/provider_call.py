@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import anyio
 
 from perstackd.adapters.models.provider_errors import Failure, from_failure, model_error
-from perstackd.adapters.models.provider_turn import BrokenStreamError
+from perstackd.adapters.models.provider_turn import BrokenStreamError, FailedTurnError
 from perstackd.domain.errors import PerstackError
 from perstackd.domain.messages import JsonObject, ModelRequest
 
@@ -98,6 +98,8 @@ class ProviderCall:
             )
         if isinstance(error, BrokenStreamError):
             return model_error("model_stream_broken", f"The stream of the model {model!r} is broken: {error}.")
+        if isinstance(error, FailedTurnError):
+            return from_failure(_without(error.failure, self._key), model)
         if isinstance(error, InvalidURL) or (isinstance(error, sdk.connection) and not self._opened):
             return self._unreachable(error)
         if isinstance(error, sdk.anything) and (failure := sdk.failure(error)) is not None:

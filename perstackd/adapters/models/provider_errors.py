@@ -36,7 +36,14 @@ _BY_CODE: Final = {
     "rate_limit_exceeded": "model_overloaded",
     "model_not_found": "model_not_found",
     "DeploymentNotFound": "model_not_found",
+    "invalid_prompt": "model_refused_request",
+    "bio_policy": "model_refused_request",
+    "misalignment_policy_violation": "model_refused_request",
+    "image_content_policy_violation": "model_refused_request",
+    "data_residency_mismatch": "model_refused_request",
+    "vector_store_timeout": "model_timeout",
 }
+_BAD_IMAGE: Final = ("invalid_image", "invalid_base64_image", "image_", "unsupported_image", "empty_image_file")
 _BY_STATUS: Final = {
     401: "model_key_refused",
     402: "model_key_refused",
@@ -57,6 +64,7 @@ _KINDS: Final = {
     "model_key_refused": Kind.DENIED,
     "base_url_not_allowed": Kind.DENIED,
     "context_too_long": Kind.INVALID,
+    "model_answer_too_large": Kind.INVALID,
     "model_refused_request": Kind.INVALID,
     "model_not_found": Kind.NOT_FOUND,
 }
@@ -69,6 +77,7 @@ _REMEDIES: Final = {
     "model_key_refused": "Check the daemon's key for this provider, its permissions and its credit.",
     "base_url_not_allowed": "Ask the operator of perstackd to allow the host, or leave `baseUrl` out.",
     "context_too_long": "Start a new job, or give the expert less to read at once.",
+    "model_answer_too_large": "Ask for less: maxUses, allowedDomains, maxContentTokens in providerToolOptions.",
     "model_refused_request": "Correct what the provider names.",
     "model_not_found": "Check `model` in perstack.toml.",
 }
@@ -113,6 +122,8 @@ def _reason(failure: Failure) -> str:
         return _BY_CODE[failure.code]
     if failure.status in (200, 400, 413, 422) and any(words in failure.detail.lower() for words in _TOO_LONG):
         return "context_too_long"
+    if failure.code.startswith(_BAD_IMAGE):
+        return "model_refused_request"
     if failure.status == 200:
         return _BY_TYPE.get(failure.type, "model_stream_broken")
     if failure.status in _BY_STATUS:

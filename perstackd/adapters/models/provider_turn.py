@@ -3,6 +3,7 @@
 import json
 from typing import Final, cast
 
+from perstackd.adapters.models.provider_errors import Failure
 from perstackd.domain.messages import JsonObject
 
 MAX_CHARACTERS: Final = 16 * 2**20
@@ -11,6 +12,14 @@ MAX_CHARACTERS: Final = 16 * 2**20
 
 class BrokenStreamError(Exception):
     """The events do not make a turn; the text says why."""
+
+
+class FailedTurnError(Exception):
+    """An event says that the provider failed."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.detail)
+        self.failure = failure
 
 
 def call_arguments(text: str, name: str, *, cut: bool) -> JsonObject:

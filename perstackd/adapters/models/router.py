@@ -2,11 +2,14 @@
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing
-from typing import cast
+from typing import Final, cast
 
 from perstackd.domain.errors import Kind, PerstackError
 from perstackd.domain.messages import ModelEvent, ModelRequest
 from perstackd.ports.models import Models
+
+NOT_YET: Final = frozenset({"amazon-bedrock", "google", "google-vertex"})
+"""Providers of the original that have no adapter here."""
 
 
 class ModelRouter:
@@ -48,10 +51,13 @@ class ModelRouter:
 
     def _not_there(self, name: str) -> PerstackError:
         there = ", ".join(sorted(self._providers)) or "none"
+        absent = f"perstackd cannot speak to the model provider {name!r} yet; this daemon has: {there}."
+        if name not in NOT_YET:
+            absent = f"This daemon has no model provider {name[:100]!r}; it has: {there}."
         return PerstackError(
             Kind.UNSUPPORTED,
             "provider_not_there",
-            f"This daemon has no model provider {name[:100]!r}; it has: {there}. Set `providerName` under [provider] "
-            "to one of these.",
+            f"{absent} Set `providerName` under [provider] to one of these, or ask the operator of perstackd to set "
+            "models.compatible.NAME.base_url for one that speaks OpenAI's Chat Completions.",
             fields={"provider": name[:100], "providers": there},
         )

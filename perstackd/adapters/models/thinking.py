@@ -83,6 +83,35 @@ def thinking_for(model: str, reasoning: str | int) -> Thinking:
     return Thinking({"thinking": {"type": "enabled", "budget_tokens": budget}}, budget)
 
 
+def mapped(model: str, reasoning: str | int) -> str:
+    """What `model` is asked for instead of `reasoning`, as a sentence; empty if it is asked for just that."""
+    family = family_of(model)
+    off = reasoning in ("none", 0)
+    if not family.thinks:
+        return not_asked(model, reasoning)
+    if off:
+        return asked_instead(model, reasoning, "the effort low", "it always thinks") if family.off is Off.NEVER else ""
+    if not family.adaptive:
+        raised = isinstance(reasoning, int) and reasoning < MIN_BUDGET
+        return asked_instead(model, reasoning, f"a budget of {MIN_BUDGET}", "it is the least one") if raised else ""
+    if isinstance(reasoning, int):
+        return asked_instead(model, reasoning, f"the effort {_EFFORT[nearest_level(reasoning)]}", "it takes no number")
+    effort = _EFFORT[reasoning]
+    return "" if effort == reasoning else asked_instead(model, reasoning, f"the effort {effort}", "it is the least one")
+
+
+def asked_instead(model: str, reasoning: str | int, instead: str, why: str) -> str:
+    """The sentence for a request in another form."""
+    return f"reasoningBudget {reasoning} of the model {model!r} is asked for as {instead}: {why}."
+
+
+def not_asked(model: str, reasoning: str | int) -> str:
+    """The sentence for a model that is told nothing; none for a level, which is also what nobody chose."""
+    if isinstance(reasoning, str) or reasoning == 0:
+        return ""
+    return f"reasoningBudget {reasoning} has no effect: the model {model!r} is not known to take one."
+
+
 def nearest_level(tokens: int) -> str:
     """The level whose number of tokens is nearest; the smaller one of two."""
     return min(LEVEL_TOKENS, key=lambda level: abs(LEVEL_TOKENS[level] - tokens))

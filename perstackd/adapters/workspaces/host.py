@@ -105,12 +105,14 @@ class HostWorkspaces:
             )
             raise PerstackError(Kind.CONFLICT, "workspace_open", message)
 
-    async def attach(self, job_id: JobId, sandbox_id: SandboxId, slot: str, uid: int) -> None:
+    async def attach(
+        self, job_id: JobId, sandbox_id: SandboxId, slot: str, uid: int, *, read_only: bool = False
+    ) -> None:
         opened = self._jobs.get(job_id)
         if opened is None:
             message = f"sandbox {sandbox_id} was to get the workspace of job {job_id}, which is not open"
             raise PerstackError(Kind.PRECONDITION, "workspace_not_open", message)
-        bind = partial(_attach, self._binder, opened, slot, uid)
+        bind = partial(_attach, self._binder, opened, slot, uid, read_only=read_only)
         take_off = partial(_take_off, self._markers, self._jobs, slot)
         await self._mounting.run(bind, lambda _: take_off())
 
@@ -147,8 +149,8 @@ def _let_go(source: Source) -> None:
     os.close(source.descriptor)
 
 
-def _attach(binder: Binder, opened: _Opened, slot: str, uid: int) -> None:
-    binder.bind(opened.source, slot, uid, read_only=opened.spec.read_only)
+def _attach(binder: Binder, opened: _Opened, slot: str, uid: int, *, read_only: bool) -> None:
+    binder.bind(opened.source, slot, uid, read_only=read_only or opened.spec.read_only)
     opened.slots.add(slot)
 
 

@@ -1,6 +1,9 @@
-"""One claim from the request to the lease."""
+"""A claim from the request to the lease, of one sandbox or of several at once."""
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Final
 
 from perstackd.app.warm_pool.endings import Endings
 from perstackd.app.warm_pool.keeper import Keeper, late_binding_unavailable
@@ -11,6 +14,8 @@ from perstackd.app.warm_pool.waiting import Waiter, Waiting
 from perstackd.app.warm_pool.wiring import bounded
 from perstackd.domain.errors import Kind, PerstackError
 from perstackd.domain.pool import MAX_DEPTH
+
+_NAMED: Final = 5  # in a message; the rest is counted
 
 
 class Claims:
@@ -24,36 +29,56 @@ class Claims:
         self._keeper = keeper
         self._endings = endings
 
-    async def claim(self, request: ClaimRequest, waiting: Waiting | None) -> Lease:
-        """See WarmPool.claim."""
-        self._admit(request)
-        waiter = self._keeper.desk.enter(request)
+    async def claim_together(self, requests: Sequence[ClaimRequest], waiting: Waiting | None) -> tuple[Lease, ...]:
+        """See WarmPool.claim_together."""
+        self._admit(requests)
+        waiter = self._keeper.desk.enter(requests)
         try:
             self._keeper.advance()
-            member = await waiter.outcome(waiting)
-            return self._bind(member, request)
+            members = await waiter.outcome(waiting)
+            if any(member.going for member in members):
+                raise pool_closing()
+            return tuple(map(self._bind, members, requests))
         except BaseException:
             self._abandon(waiter)
             raise
 
-    def _admit(self, request: ClaimRequest) -> None:
-        name = request.template
+    def _admit(self, requests: Sequence[ClaimRequest]) -> None:
+        if not requests:
+            raise ValueError("a claim of nothing")
+        first = requests[0]
         if self._keeper.closed:
             raise pool_closing()
+        if not 0 <= first.depth <= MAX_DEPTH:
+            message = f"a run of depth {first.depth} gets no sandbox: delegation is at most {MAX_DEPTH} deep"
+            raise PerstackError(Kind.PRECONDITION, "delegation_too_deep", message)
+        for request in requests:
+            self._admit_template(request)
+        if len(requests) > 1:
+            self._admit_group(requests)
+        if first.depth == 0 and len(self._keeper.desk) >= self._limits.max_waiting:
+            message = f"{self._limits.max_waiting} claims wait already; try again later or raise the pools' max"
+            raise PerstackError(Kind.EXHAUSTED, "pool_queue_full", message, retryable=True)
+
+    def _admit_template(self, request: ClaimRequest) -> None:
+        name = request.template
         if name not in self._roster.templates:
             known = ", ".join(sorted(self._roster.templates)) or "none"
             message = f"there is no template {name[:80]!r}; the daemon's configuration has: {known}"
             raise PerstackError(Kind.NOT_FOUND, "template_not_found", message)
-        if not 0 <= request.depth <= MAX_DEPTH:
-            message = f"a run of depth {request.depth} gets no sandbox: delegation is at most {MAX_DEPTH} deep"
-            raise PerstackError(Kind.PRECONDITION, "delegation_too_deep", message)
         if name in self._keeper.refused:
             raise late_binding_unavailable(name, self._keeper.refused[name])
         if request.depth == 0 and self._roster.states[name].draining:
             raise pool_draining()
-        if request.depth == 0 and len(self._keeper.desk) >= self._limits.max_waiting:
-            message = f"{self._limits.max_waiting} claims wait already; try again later or raise the pools' max"
-            raise PerstackError(Kind.EXHAUSTED, "pool_queue_full", message, retryable=True)
+
+    def _admit_group(self, requests: Sequence[ClaimRequest]) -> None:
+        """Raises ValueError when they are not of one run: served at once, they would not be what the planner thinks."""
+        if len({(each.job_id, each.run_id, each.depth, each.job_created_at) for each in requests}) > 1:
+            raise ValueError("claims that are served together are of one run")
+        for name, needed in Counter(request.template for request in requests).items():
+            if needed > self._roster.templates[name].max:
+                roles = [request.role for request in requests if request.template == name]
+                raise skills_exceed_pool(name, roles, self._roster.templates[name].max)
 
     async def confirm(self, lease: Lease) -> None:
         """See WarmPool.confirm."""
@@ -63,8 +88,6 @@ class Claims:
             member.adoptable = False
 
     def _bind(self, member: Member, request: ClaimRequest) -> Lease:
-        if member.going:
-            raise pool_closing()
         member.record = replace(
             member.record,
             tenant=request.tenant,
@@ -79,9 +102,23 @@ class Claims:
     def _abandon(self, waiter: Waiter) -> None:
         """A sandbox that was handed over already is not taken back: its row may name the tenant by now."""
         self._keeper.desk.leave(waiter)
-        if waiter.member is not None:
-            self._endings.begin(waiter.member, "its claim was given up")
+        for member in waiter.members.values():
+            self._endings.begin(member, "its claim was given up")
         self._keeper.advance()
+
+
+def skills_exceed_pool(template: str, roles: Sequence[str], most: int) -> PerstackError:
+    """A run that would wait for ever."""
+    needed = len(roles)
+    named = ", ".join(f"skill {role[:40]!r}" if role else "the expert" for role in roles[:_NAMED])
+    more = f" and {needed - _NAMED} more" if needed > _NAMED else ""
+    return PerstackError(
+        Kind.PRECONDITION,
+        "skills_exceed_pool",
+        f"the run needs {needed} sandboxes of the template {template!r} at once ({named}{more}), but its pool has at "
+        f"most {most}; raise max of this template to {needed} or more in the daemon's configuration",
+        fields={"template": template, "needed": str(needed), "max": str(most)},
+    )
 
 
 def pool_closing() -> PerstackError:

@@ -20,6 +20,7 @@ from perstackd.domain.adoption import adopted
 from perstackd.domain.errors import Kind, PerstackError
 from perstackd.domain.ids import SandboxId
 from perstackd.domain.pool import Action, Expire, Halt, Hand, PoolState, Seat, Stage, Start
+from perstackd.domain.pool_plan import plan
 from perstackd.domain.sandbox import SandboxRecord, SandboxState, Template
 
 _log = structlog.get_logger()
@@ -52,13 +53,10 @@ class Keeper:
         if self.closed:
             return
         self._turns.rotate(-1)
-        for name in self._turns:
-            now = self._ports.clock.monotonic()
-            among = pool.shared(self._roster.states, self._roster.templates, now)
-            template = self._roster.templates[name]
-            for action in pool.plan(self._roster.states[name], template, now, among):
-                self._act(template, action, now)
-        self.desk.report(self._roster.templates)
+        now, templates = self._ports.clock.monotonic(), self._roster.templates
+        for name, action in plan(self._roster.states, templates, now, self._turns):
+            self._act(templates[name], action, now)
+        self.desk.report(templates)
         states = self._roster.states.items()
         if all(
             (state.proven and not state.blocked) or state.failures or name in self.refused for name, state in states
@@ -117,7 +115,7 @@ class Keeper:
         created_at = self._ports.clock.now_ms()
         record = SandboxRecord(sandbox_id, template.name, SandboxState.STARTING, uid, created_at, template.runtime)
         member = Member(record, template, began=now)
-        self._roster.add(member, Seat(sandbox_id, Stage.STARTING, now, action.level, action.job_id))
+        self._roster.add(member, Seat(sandbox_id, Stage.STARTING, now, action.level, action.job_id, action.run_id))
         self._crew.run(f"start-{sandbox_id}", lambda: self._start(member))
 
     def _count(self, name: str, state: PoolState) -> None:
@@ -170,7 +168,7 @@ class Keeper:
         self.refused[name] = why
         self._roster.states[name] = replace(self._roster.states[name], blocked=why)
         self._endings.begin(member, "late binding was disproved")
-        self.desk.refuse(lambda waiter: waiter.template == name, lambda: late_binding_unavailable(name, why))
+        self.desk.refuse(lambda waiter: name in waiter.templates, lambda: late_binding_unavailable(name, why))
 
     async def _wake(self, then: float) -> None:
         while (left := then - self._ports.clock.monotonic()) > 0:  # a loop's timer may fire a millisecond early

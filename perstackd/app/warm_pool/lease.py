@@ -12,7 +12,9 @@ WORKSPACE_PATH = "/mnt/workspace"
 
 @dataclass(frozen=True, slots=True)
 class ClaimRequest:
-    """A run asks for a sandbox. `depth` is 0 for a job's first run; `fence` was raised for this claim."""
+    """A run asks for a sandbox. `depth` is 0 for a job's first run; `fence` was raised for this claim. `role` is the
+    name of the skill that gets it, empty for the expert itself.
+    """
 
     tenant: TenantId
     job_id: JobId
@@ -21,6 +23,7 @@ class ClaimRequest:
     depth: int
     fence: int
     job_created_at: int
+    role: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,18 +88,28 @@ class WarmPool:
         return await self._stack.__aexit__(kind, error, trace)
 
     async def claim(self, request: ClaimRequest, waiting: Waiting | None = None) -> Lease:
-        """A sandbox for one run. Makes no engine call; without an idle sandbox it waits its turn. Nothing of a tenant
-        may enter the sandbox before `confirm` returned.
+        """A sandbox for one run: `claim_together` of one request."""
+        return (await self._claims.claim_together((request,), waiting))[0]
 
-        Children go before new jobs, each in order of arrival. `waiting(place, reason)` is called in the claimer's
-        task, when the claim has to wait and again when either changes. A cancelled claim leaves no sandbox behind.
-        It waits as long as its caller does.
+    async def claim_together(
+        self, requests: Sequence[ClaimRequest], waiting: Waiting | None = None
+    ) -> tuple[Lease, ...]:
+        """The sandboxes of one run, all or none, by the order of the requests. Makes no engine call; when not all are
+        idle it waits its turn. Nothing of a tenant may enter a sandbox before `confirm` of its lease returned.
+
+        The requests, at least one, have the same job, run, depth and time of the job; they may name a template several
+        times. Children go before new jobs, each in order of arrival, and nobody behind takes what this claim found
+        while the rest is missing. `waiting(place, reason)` is called in the claimer's task, when the claim has to wait
+        and again when either changes: the place in the longest of the queues, the reason with the least hope. A claim
+        that is cancelled or fails leaves no sandbox behind. It waits as long as its caller does.
 
         Raises:
             PerstackError: NOT_FOUND `template_not_found`; PRECONDITION `late_binding_unavailable`,
-                `delegation_too_deep`; EXHAUSTED `pool_queue_full`; UNAVAILABLE `pool_draining`, `pool_closing`.
+                `delegation_too_deep`, `skills_exceed_pool` (more of one template than its `max`); EXHAUSTED
+                `pool_queue_full`; UNAVAILABLE `pool_draining`, `pool_closing`.
+            ValueError: The requests are not of one run, or there is none.
         """
-        return await self._claims.claim(request, waiting)
+        return await self._claims.claim_together(requests, waiting)
 
     async def confirm(self, lease: Lease) -> None:
         """Write the claim to the sandbox's row, durable on return. Its own step, so that the claimer can mount the
@@ -159,7 +169,7 @@ class WarmPool:
         """
         for name, state in self._roster.states.items():
             self._roster.states[name] = replace(state, draining=True)
-        self._keeper.desk.refuse(lambda waiter: waiter.claim.depth == 0, pool_draining)
+        self._keeper.desk.refuse(lambda waiter: waiter.depth == 0, pool_draining)
         self._keeper.advance()
         try:
             async with asyncio.timeout(self._limits.drain_seconds):

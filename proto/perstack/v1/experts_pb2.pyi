@@ -102,8 +102,13 @@ class ResolveRequest(_message.Message):
 
     DEFINITION_FIELD_NUMBER: _builtins.int
     EXPERT_KEY_FIELD_NUMBER: _builtins.int
+    REPORT_ERRORS_FIELD_NUMBER: _builtins.int
     expert_key: _builtins.str
     """Empty resolves every expert of the definition."""
+    report_errors: _builtins.bool
+    """Answers a definition that has errors with its findings, errors and warnings, and no experts, instead of
+    INVALID_ARGUMENT "definition_invalid".
+    """
     @_builtins.property
     def definition(self) -> Global___Definition: ...
     def __init__(
@@ -111,14 +116,87 @@ class ResolveRequest(_message.Message):
         *,
         definition: Global___Definition | None = ...,
         expert_key: _builtins.str = ...,
+        report_errors: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["definition", b"definition"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["definition", b"definition", "expert_key", b"expert_key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["definition", b"definition", "expert_key", b"expert_key", "report_errors", b"report_errors"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ResolveRequest: _TypeAlias = ResolveRequest  # noqa: Y015
+
+@_typing.final
+class ResolvedSkill(_message.Message):
+    """A skill as a job would have it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    ISOLATION_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    TOOLS_FIELD_NUMBER: _builtins.int
+    PICK_FIELD_NUMBER: _builtins.int
+    OMIT_FIELD_NUMBER: _builtins.int
+    REQUIRED_ENV_FIELD_NUMBER: _builtins.int
+    ALLOWED_DOMAINS_FIELD_NUMBER: _builtins.int
+    WORKSPACE_FIELD_NUMBER: _builtins.int
+    APPROVAL_FIELD_NUMBER: _builtins.int
+    TOOL_TIMEOUT_MS_FIELD_NUMBER: _builtins.int
+    LAZY_INIT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    type: _builtins.str
+    """As perstack.toml writes it: mcpStdioSkill, mcpSseSkill, mcpHttpSkill or interactiveSkill; "base" for the built-in one."""
+    isolation: _builtins.str
+    """own: a sandbox for this skill alone; shared: the expert's; empty for an interactive skill, which has none."""
+    target: _builtins.str
+    """What is started, or the endpoint."""
+    workspace: _builtins.str
+    """none, ro or rw for a sandbox of its own; empty where the expert's counts."""
+    tool_timeout_ms: _builtins.int
+    """0: the daemon's."""
+    lazy_init: _builtins.bool
+    @_builtins.property
+    def tools(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Tools that are known without asking a server: the built-in ones that are left, and interactive ones."""
+
+    @_builtins.property
+    def pick(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def omit(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def required_env(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def allowed_domains(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def approval(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Tools that a person approves, "*" for all of them."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        type: _builtins.str = ...,
+        isolation: _builtins.str = ...,
+        target: _builtins.str = ...,
+        tools: _abc.Iterable[_builtins.str] | None = ...,
+        pick: _abc.Iterable[_builtins.str] | None = ...,
+        omit: _abc.Iterable[_builtins.str] | None = ...,
+        required_env: _abc.Iterable[_builtins.str] | None = ...,
+        allowed_domains: _abc.Iterable[_builtins.str] | None = ...,
+        workspace: _builtins.str = ...,
+        approval: _abc.Iterable[_builtins.str] | None = ...,
+        tool_timeout_ms: _builtins.int = ...,
+        lazy_init: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_domains", b"allowed_domains", "approval", b"approval", "isolation", b"isolation", "lazy_init", b"lazy_init", "name", b"name", "omit", b"omit", "pick", b"pick", "required_env", b"required_env", "target", b"target", "tool_timeout_ms", b"tool_timeout_ms", "tools", b"tools", "type", b"type", "workspace", b"workspace"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResolvedSkill: _TypeAlias = ResolvedSkill  # noqa: Y015
 
 @_typing.final
 class ResolvedExpert(_message.Message):
@@ -130,15 +208,41 @@ class ResolvedExpert(_message.Message):
     DELEGATES_FIELD_NUMBER: _builtins.int
     SKILLS_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
+    SKILL_DETAILS_FIELD_NUMBER: _builtins.int
+    REQUIRED_ENV_FIELD_NUMBER: _builtins.int
+    TAGS_FIELD_NUMBER: _builtins.int
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    REASONING_FIELD_NUMBER: _builtins.int
+    MAX_STEPS_FIELD_NUMBER: _builtins.int
+    MODEL_TIER_FIELD_NUMBER: _builtins.int
     key: _builtins.str
     version: _builtins.str
     description: _builtins.str
     digest: _builtins.str
     """sha256:HEX of the expert's canonical form."""
+    provider: _builtins.str
+    model: _builtins.str
+    reasoning: _builtins.str
+    """A level, or a number of tokens."""
+    max_steps: _builtins.int
+    """Of one run of this expert; 0: only the job's limit counts."""
+    model_tier: _builtins.str
+    """low, middle or high: the operator's settings say which model of the provider that is. Empty when a model is named."""
     @_builtins.property
     def delegates(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
     def skills(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def skill_details(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResolvedSkill]:
+        """The built-in one first."""
+
+    @_builtins.property
+    def required_env(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names whose values this expert's own skills are given, sorted."""
+
+    @_builtins.property
+    def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
         self,
         *,
@@ -148,14 +252,52 @@ class ResolvedExpert(_message.Message):
         delegates: _abc.Iterable[_builtins.str] | None = ...,
         skills: _abc.Iterable[_builtins.str] | None = ...,
         digest: _builtins.str = ...,
+        skill_details: _abc.Iterable[Global___ResolvedSkill] | None = ...,
+        required_env: _abc.Iterable[_builtins.str] | None = ...,
+        tags: _abc.Iterable[_builtins.str] | None = ...,
+        provider: _builtins.str = ...,
+        model: _builtins.str = ...,
+        reasoning: _builtins.str = ...,
+        max_steps: _builtins.int = ...,
+        model_tier: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["delegates", b"delegates", "description", b"description", "digest", b"digest", "key", b"key", "skills", b"skills", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delegates", b"delegates", "description", b"description", "digest", b"digest", "key", b"key", "max_steps", b"max_steps", "model", b"model", "model_tier", b"model_tier", "provider", b"provider", "reasoning", b"reasoning", "required_env", b"required_env", "skill_details", b"skill_details", "skills", b"skills", "tags", b"tags", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ResolvedExpert: _TypeAlias = ResolvedExpert  # noqa: Y015
+
+@_typing.final
+class ResolvedLimits(_message.Message):
+    """What counts for a job of the definition, the daemon's defaults included."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MAX_STEPS_FIELD_NUMBER: _builtins.int
+    MAX_RETRIES_FIELD_NUMBER: _builtins.int
+    GENERATION_TIMEOUT_MS_FIELD_NUMBER: _builtins.int
+    TOOL_TIMEOUT_MS_FIELD_NUMBER: _builtins.int
+    max_steps: _builtins.int
+    max_retries: _builtins.int
+    generation_timeout_ms: _builtins.int
+    tool_timeout_ms: _builtins.int
+    def __init__(
+        self,
+        *,
+        max_steps: _builtins.int = ...,
+        max_retries: _builtins.int = ...,
+        generation_timeout_ms: _builtins.int = ...,
+        tool_timeout_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation_timeout_ms", b"generation_timeout_ms", "max_retries", b"max_retries", "max_steps", b"max_steps", "tool_timeout_ms", b"tool_timeout_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResolvedLimits: _TypeAlias = ResolvedLimits  # noqa: Y015
 
 @_typing.final
 class ResolveResponse(_message.Message):
@@ -167,8 +309,12 @@ class ResolveResponse(_message.Message):
     FINDINGS_FIELD_NUMBER: _builtins.int
     PROVIDER_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
+    TEMPLATE_FIELD_NUMBER: _builtins.int
     provider: _builtins.str
     model: _builtins.str
+    template: _builtins.str
+    """The sandbox template that jobs of the definition use."""
     @_builtins.property
     def experts(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResolvedExpert]:
         """The expert asked for first, then everyone it can reach, in a stable order."""
@@ -183,6 +329,8 @@ class ResolveResponse(_message.Message):
 
     @_builtins.property
     def findings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Finding]: ...
+    @_builtins.property
+    def limits(self) -> Global___ResolvedLimits: ...
     def __init__(
         self,
         *,
@@ -192,10 +340,12 @@ class ResolveResponse(_message.Message):
         findings: _abc.Iterable[Global___Finding] | None = ...,
         provider: _builtins.str = ...,
         model: _builtins.str = ...,
+        limits: Global___ResolvedLimits | None = ...,
+        template: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["env_paths", b"env_paths", "experts", b"experts", "findings", b"findings", "model", b"model", "provider", b"provider", "required_env", b"required_env"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["env_paths", b"env_paths", "experts", b"experts", "findings", b"findings", "limits", b"limits", "model", b"model", "provider", b"provider", "required_env", b"required_env", "template", b"template"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -50,6 +50,31 @@ JOB_STATE_CANCELLED: JobState.ValueType  # 7
 JOB_STATE_REFUSED: JobState.ValueType  # 8
 Global___JobState: _TypeAlias = JobState  # noqa: Y015
 
+class _QuestionKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _QuestionKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_QuestionKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    QUESTION_KIND_UNSPECIFIED: _QuestionKind.ValueType  # 0
+    QUESTION_KIND_TOOL: _QuestionKind.ValueType  # 1
+    """An interactive tool's: answered with a text."""
+    QUESTION_KIND_APPROVAL: _QuestionKind.ValueType  # 2
+    """Whether a call may be made: answered with "approve" or "deny"."""
+    QUESTION_KIND_ELICITATION: _QuestionKind.ValueType  # 3
+    """An MCP server's, while its tool runs: answered with an object that fits the schema, or declined."""
+
+class QuestionKind(_QuestionKind, metaclass=_QuestionKindEnumTypeWrapper): ...
+
+QUESTION_KIND_UNSPECIFIED: QuestionKind.ValueType  # 0
+QUESTION_KIND_TOOL: QuestionKind.ValueType  # 1
+"""An interactive tool's: answered with a text."""
+QUESTION_KIND_APPROVAL: QuestionKind.ValueType  # 2
+"""Whether a call may be made: answered with "approve" or "deny"."""
+QUESTION_KIND_ELICITATION: QuestionKind.ValueType  # 3
+"""An MCP server's, while its tool runs: answered with an object that fits the schema, or declined."""
+Global___QuestionKind: _TypeAlias = QuestionKind  # noqa: Y015
+
 @_typing.final
 class Usage(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -103,6 +128,12 @@ class Job(_message.Message):
     QUEUE_REASON_FIELD_NUMBER: _builtins.int
     PROVIDER_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
+    BUDGETS_FIELD_NUMBER: _builtins.int
+    TOOL_CALLS_FIELD_NUMBER: _builtins.int
+    COST_MICRODOLLARS_FIELD_NUMBER: _builtins.int
+    COST_KNOWN_FIELD_NUMBER: _builtins.int
+    PAUSED_FIELD_NUMBER: _builtins.int
+    OPEN_QUESTIONS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     tenant: _builtins.str
     state: Global___JobState.ValueType
@@ -130,10 +161,19 @@ class Job(_message.Message):
     provider: _builtins.str
     """"anthropic", "replay" ...: who answers."""
     model: _builtins.str
+    tool_calls: _builtins.int
+    cost_microdollars: _builtins.int
+    """Millionths of a US dollar, by the price table; 0 also when a model's price is unknown (see cost_known)."""
+    cost_known: _builtins.bool
+    paused: _builtins.bool
+    open_questions: _builtins.int
+    """Questions that wait for a person."""
     @_builtins.property
     def usage(self) -> Global___Usage: ...
     @_builtins.property
     def workspace(self) -> Global___Workspace: ...
+    @_builtins.property
+    def budgets(self) -> Global___Budgets: ...
     def __init__(
         self,
         *,
@@ -157,14 +197,273 @@ class Job(_message.Message):
         queue_reason: _builtins.str = ...,
         provider: _builtins.str = ...,
         model: _builtins.str = ...,
+        budgets: Global___Budgets | None = ...,
+        tool_calls: _builtins.int = ...,
+        cost_microdollars: _builtins.int = ...,
+        cost_known: _builtins.bool = ...,
+        paused: _builtins.bool = ...,
+        open_questions: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage", "workspace", b"workspace"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["budgets", b"budgets", "usage", b"usage", "workspace", b"workspace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "created_at", b"created_at", "error_message", b"error_message", "error_reason", b"error_reason", "exit_code", b"exit_code", "expert_key", b"expert_key", "finished_at", b"finished_at", "id", b"id", "last_seq", b"last_seq", "model", b"model", "provider", b"provider", "query", b"query", "queue_place", b"queue_place", "queue_reason", b"queue_reason", "runs", b"runs", "state", b"state", "steps", b"steps", "tenant", b"tenant", "usage", b"usage", "workspace", b"workspace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "budgets", b"budgets", "cost_known", b"cost_known", "cost_microdollars", b"cost_microdollars", "created_at", b"created_at", "error_message", b"error_message", "error_reason", b"error_reason", "exit_code", b"exit_code", "expert_key", b"expert_key", "finished_at", b"finished_at", "id", b"id", "last_seq", b"last_seq", "model", b"model", "open_questions", b"open_questions", "paused", b"paused", "provider", b"provider", "query", b"query", "queue_place", b"queue_place", "queue_reason", b"queue_reason", "runs", b"runs", "state", b"state", "steps", b"steps", "tenant", b"tenant", "tool_calls", b"tool_calls", "usage", b"usage", "workspace", b"workspace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Job: _TypeAlias = Job  # noqa: Y015
+
+@_typing.final
+class Budgets(_message.Message):
+    """What all runs of a job together may use; 0 means no limit."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MAX_STEPS_FIELD_NUMBER: _builtins.int
+    WALL_CLOCK_MS_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    MICRODOLLARS_FIELD_NUMBER: _builtins.int
+    TOOL_CALLS_FIELD_NUMBER: _builtins.int
+    max_steps: _builtins.int
+    wall_clock_ms: _builtins.int
+    """From the job's creation, waits for people and pauses excepted."""
+    tokens: _builtins.int
+    """Input and output."""
+    microdollars: _builtins.int
+    tool_calls: _builtins.int
+    def __init__(
+        self,
+        *,
+        max_steps: _builtins.int = ...,
+        wall_clock_ms: _builtins.int = ...,
+        tokens: _builtins.int = ...,
+        microdollars: _builtins.int = ...,
+        tool_calls: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_steps", b"max_steps", "microdollars", b"microdollars", "tokens", b"tokens", "tool_calls", b"tool_calls", "wall_clock_ms", b"wall_clock_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Budgets: _TypeAlias = Budgets  # noqa: Y015
+
+@_typing.final
+class Question(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    EXPERT_KEY_FIELD_NUMBER: _builtins.int
+    SKILL_FIELD_NUMBER: _builtins.int
+    TOOL_FIELD_NUMBER: _builtins.int
+    ARGUMENTS_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    ANSWER_SCHEMA_FIELD_NUMBER: _builtins.int
+    ASKED_AT_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Unique in its job."""
+    kind: Global___QuestionKind.ValueType
+    run_id: _builtins.str
+    expert_key: _builtins.str
+    skill: _builtins.str
+    tool: _builtins.str
+    arguments: _builtins.bytes
+    """What the model or the server said: the call's arguments as one canonical JSON object."""
+    message: _builtins.str
+    """The text to show, at most 4 KiB."""
+    answer_schema: _builtins.bytes
+    """JSON Schema of the answer, canonical JSON."""
+    asked_at: _builtins.int
+    """Milliseconds since the Unix epoch."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        kind: Global___QuestionKind.ValueType = ...,
+        run_id: _builtins.str = ...,
+        expert_key: _builtins.str = ...,
+        skill: _builtins.str = ...,
+        tool: _builtins.str = ...,
+        arguments: _builtins.bytes = ...,
+        message: _builtins.str = ...,
+        answer_schema: _builtins.bytes = ...,
+        asked_at: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_schema", b"answer_schema", "arguments", b"arguments", "asked_at", b"asked_at", "expert_key", b"expert_key", "id", b"id", "kind", b"kind", "message", b"message", "run_id", b"run_id", "skill", b"skill", "tool", b"tool"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Question: _TypeAlias = Question  # noqa: Y015
+
+@_typing.final
+class ListQuestionsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListQuestionsRequest: _TypeAlias = ListQuestionsRequest  # noqa: Y015
+
+@_typing.final
+class ListQuestionsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUESTIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def questions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Question]: ...
+    def __init__(
+        self,
+        *,
+        questions: _abc.Iterable[Global___Question] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["questions", b"questions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListQuestionsResponse: _TypeAlias = ListQuestionsResponse  # noqa: Y015
+
+@_typing.final
+class AnswerQuestionRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    QUESTION_ID_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    question_id: _builtins.str
+    action: _builtins.str
+    """"answer" (tools), "approve" or "deny" (approvals), "accept", "decline" or "cancel" (elicitations)."""
+    content: _builtins.bytes
+    """One JSON value: a string for a tool's question, an object for an elicitation, for an approval nothing or a reason."""
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+        question_id: _builtins.str = ...,
+        action: _builtins.str = ...,
+        content: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "content", b"content", "job_id", b"job_id", "question_id", b"question_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AnswerQuestionRequest: _TypeAlias = AnswerQuestionRequest  # noqa: Y015
+
+@_typing.final
+class AnswerQuestionResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUESTION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def question(self) -> Global___Question: ...
+    def __init__(
+        self,
+        *,
+        question: Global___Question | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["question", b"question"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["question", b"question"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AnswerQuestionResponse: _TypeAlias = AnswerQuestionResponse  # noqa: Y015
+
+@_typing.final
+class PauseJobRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseJobRequest: _TypeAlias = PauseJobRequest  # noqa: Y015
+
+@_typing.final
+class PauseJobResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def job(self) -> Global___Job: ...
+    def __init__(
+        self,
+        *,
+        job: Global___Job | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseJobResponse: _TypeAlias = PauseJobResponse  # noqa: Y015
+
+@_typing.final
+class ResumeJobRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeJobRequest: _TypeAlias = ResumeJobRequest  # noqa: Y015
+
+@_typing.final
+class ResumeJobResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def job(self) -> Global___Job: ...
+    def __init__(
+        self,
+        *,
+        job: Global___Job | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeJobResponse: _TypeAlias = ResumeJobResponse  # noqa: Y015
 
 @_typing.final
 class Workspace(_message.Message):
@@ -251,6 +550,7 @@ class CreateJobRequest(_message.Message):
     MAX_STEPS_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     PROVIDER_FIELD_NUMBER: _builtins.int
+    BUDGETS_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """Empty means "default"."""
     idempotency_key: _builtins.str
@@ -277,6 +577,10 @@ class CreateJobRequest(_message.Message):
     def allow_domains(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Hosts that skills of this job may reach beside their own allowedDomains."""
 
+    @_builtins.property
+    def budgets(self) -> Global___Budgets:
+        """What is 0 is the operator's. max_steps above is the same as budgets.max_steps."""
+
     def __init__(
         self,
         *,
@@ -291,10 +595,11 @@ class CreateJobRequest(_message.Message):
         max_steps: _builtins.int = ...,
         model: _builtins.str = ...,
         provider: _builtins.str = ...,
+        budgets: Global___Budgets | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["definition", b"definition", "workspace", b"workspace"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["budgets", b"budgets", "definition", b"definition", "workspace", b"workspace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_domains", b"allow_domains", "definition", b"definition", "env", b"env", "expert_key", b"expert_key", "idempotency_key", b"idempotency_key", "max_steps", b"max_steps", "model", b"model", "provider", b"provider", "query", b"query", "tenant", b"tenant", "workspace", b"workspace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_domains", b"allow_domains", "budgets", b"budgets", "definition", b"definition", "env", b"env", "expert_key", b"expert_key", "idempotency_key", b"idempotency_key", "max_steps", b"max_steps", "model", b"model", "provider", b"provider", "query", b"query", "tenant", b"tenant", "workspace", b"workspace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -62,6 +62,26 @@ class JobServiceStub:
                 request_serializer=perstack_dot_v1_dot_jobs__pb2.WatchJobRequest.SerializeToString,
                 response_deserializer=perstack_dot_v1_dot_jobs__pb2.WatchJobResponse.FromString,
                 _registered_method=True)
+        self.ListQuestions = channel.unary_unary(
+                '/perstack.v1.JobService/ListQuestions',
+                request_serializer=perstack_dot_v1_dot_jobs__pb2.ListQuestionsRequest.SerializeToString,
+                response_deserializer=perstack_dot_v1_dot_jobs__pb2.ListQuestionsResponse.FromString,
+                _registered_method=True)
+        self.AnswerQuestion = channel.unary_unary(
+                '/perstack.v1.JobService/AnswerQuestion',
+                request_serializer=perstack_dot_v1_dot_jobs__pb2.AnswerQuestionRequest.SerializeToString,
+                response_deserializer=perstack_dot_v1_dot_jobs__pb2.AnswerQuestionResponse.FromString,
+                _registered_method=True)
+        self.PauseJob = channel.unary_unary(
+                '/perstack.v1.JobService/PauseJob',
+                request_serializer=perstack_dot_v1_dot_jobs__pb2.PauseJobRequest.SerializeToString,
+                response_deserializer=perstack_dot_v1_dot_jobs__pb2.PauseJobResponse.FromString,
+                _registered_method=True)
+        self.ResumeJob = channel.unary_unary(
+                '/perstack.v1.JobService/ResumeJob',
+                request_serializer=perstack_dot_v1_dot_jobs__pb2.ResumeJobRequest.SerializeToString,
+                response_deserializer=perstack_dot_v1_dot_jobs__pb2.ResumeJobResponse.FromString,
+                _registered_method=True)
 
 
 class JobServiceServicer:
@@ -106,6 +126,36 @@ class JobServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListQuestions(self, request, context):
+        """What the job's runs wait for a person to say, oldest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AnswerQuestion(self, request, context):
+        """Answers one open question, durable when it returns. The same answer again changes nothing and is no error;
+        another answer to a closed question is FAILED_PRECONDITION "question_closed". INVALID_ARGUMENT "answer_invalid"
+        says what does not fit the question's schema.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PauseJob(self, request, context):
+        """The job's runs finish the step in hand and start no other until ResumeJob. Idempotent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeJob(self, request, context):
+        """Idempotent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_JobServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -133,6 +183,26 @@ def add_JobServiceServicer_to_server(servicer, server):
                     servicer.WatchJob,
                     request_deserializer=perstack_dot_v1_dot_jobs__pb2.WatchJobRequest.FromString,
                     response_serializer=perstack_dot_v1_dot_jobs__pb2.WatchJobResponse.SerializeToString,
+            ),
+            'ListQuestions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListQuestions,
+                    request_deserializer=perstack_dot_v1_dot_jobs__pb2.ListQuestionsRequest.FromString,
+                    response_serializer=perstack_dot_v1_dot_jobs__pb2.ListQuestionsResponse.SerializeToString,
+            ),
+            'AnswerQuestion': grpc.unary_unary_rpc_method_handler(
+                    servicer.AnswerQuestion,
+                    request_deserializer=perstack_dot_v1_dot_jobs__pb2.AnswerQuestionRequest.FromString,
+                    response_serializer=perstack_dot_v1_dot_jobs__pb2.AnswerQuestionResponse.SerializeToString,
+            ),
+            'PauseJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseJob,
+                    request_deserializer=perstack_dot_v1_dot_jobs__pb2.PauseJobRequest.FromString,
+                    response_serializer=perstack_dot_v1_dot_jobs__pb2.PauseJobResponse.SerializeToString,
+            ),
+            'ResumeJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeJob,
+                    request_deserializer=perstack_dot_v1_dot_jobs__pb2.ResumeJobRequest.FromString,
+                    response_serializer=perstack_dot_v1_dot_jobs__pb2.ResumeJobResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -273,6 +343,114 @@ class JobService:
             '/perstack.v1.JobService/WatchJob',
             perstack_dot_v1_dot_jobs__pb2.WatchJobRequest.SerializeToString,
             perstack_dot_v1_dot_jobs__pb2.WatchJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListQuestions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/perstack.v1.JobService/ListQuestions',
+            perstack_dot_v1_dot_jobs__pb2.ListQuestionsRequest.SerializeToString,
+            perstack_dot_v1_dot_jobs__pb2.ListQuestionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AnswerQuestion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/perstack.v1.JobService/AnswerQuestion',
+            perstack_dot_v1_dot_jobs__pb2.AnswerQuestionRequest.SerializeToString,
+            perstack_dot_v1_dot_jobs__pb2.AnswerQuestionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/perstack.v1.JobService/PauseJob',
+            perstack_dot_v1_dot_jobs__pb2.PauseJobRequest.SerializeToString,
+            perstack_dot_v1_dot_jobs__pb2.PauseJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/perstack.v1.JobService/ResumeJob',
+            perstack_dot_v1_dot_jobs__pb2.ResumeJobRequest.SerializeToString,
+            perstack_dot_v1_dot_jobs__pb2.ResumeJobResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -49,6 +49,17 @@ class JobServiceStub:
     """Events from after_seq on, in order, without gap or repeat; ends after jobFinished. A watcher that cannot keep up
     is ended with ABORTED reason "watch_cut" and metadata seq=N: watch again from N. It never slows the job.
     """
+    ListQuestions: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.ListQuestionsRequest, _jobs_pb2.ListQuestionsResponse]
+    """What the job's runs wait for a person to say, oldest first."""
+    AnswerQuestion: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.AnswerQuestionRequest, _jobs_pb2.AnswerQuestionResponse]
+    """Answers one open question, durable when it returns. The same answer again changes nothing and is no error;
+    another answer to a closed question is FAILED_PRECONDITION "question_closed". INVALID_ARGUMENT "answer_invalid"
+    says what does not fit the question's schema.
+    """
+    PauseJob: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.PauseJobRequest, _jobs_pb2.PauseJobResponse]
+    """The job's runs finish the step in hand and start no other until ResumeJob. Idempotent."""
+    ResumeJob: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.ResumeJobRequest, _jobs_pb2.ResumeJobResponse]
+    """Idempotent."""
 
 @_typing.type_check_only
 class JobServiceAsyncStub(JobServiceStub):
@@ -71,6 +82,17 @@ class JobServiceAsyncStub(JobServiceStub):
     """Events from after_seq on, in order, without gap or repeat; ends after jobFinished. A watcher that cannot keep up
     is ended with ABORTED reason "watch_cut" and metadata seq=N: watch again from N. It never slows the job.
     """
+    ListQuestions: _aio.UnaryUnaryMultiCallable[_jobs_pb2.ListQuestionsRequest, _jobs_pb2.ListQuestionsResponse]  # type: ignore[assignment]
+    """What the job's runs wait for a person to say, oldest first."""
+    AnswerQuestion: _aio.UnaryUnaryMultiCallable[_jobs_pb2.AnswerQuestionRequest, _jobs_pb2.AnswerQuestionResponse]  # type: ignore[assignment]
+    """Answers one open question, durable when it returns. The same answer again changes nothing and is no error;
+    another answer to a closed question is FAILED_PRECONDITION "question_closed". INVALID_ARGUMENT "answer_invalid"
+    says what does not fit the question's schema.
+    """
+    PauseJob: _aio.UnaryUnaryMultiCallable[_jobs_pb2.PauseJobRequest, _jobs_pb2.PauseJobResponse]  # type: ignore[assignment]
+    """The job's runs finish the step in hand and start no other until ResumeJob. Idempotent."""
+    ResumeJob: _aio.UnaryUnaryMultiCallable[_jobs_pb2.ResumeJobRequest, _jobs_pb2.ResumeJobResponse]  # type: ignore[assignment]
+    """Idempotent."""
 
 class JobServiceServicer(metaclass=_abc_1.ABCMeta):
     """Jobs: one request by a caller, carried out by a tree of runs.
@@ -120,5 +142,40 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         """Events from after_seq on, in order, without gap or repeat; ends after jobFinished. A watcher that cannot keep up
         is ended with ABORTED reason "watch_cut" and metadata seq=N: watch again from N. It never slows the job.
         """
+
+    @_abc_1.abstractmethod
+    def ListQuestions(
+        self,
+        request: _jobs_pb2.ListQuestionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_jobs_pb2.ListQuestionsResponse, _abc.Awaitable[_jobs_pb2.ListQuestionsResponse]]:
+        """What the job's runs wait for a person to say, oldest first."""
+
+    @_abc_1.abstractmethod
+    def AnswerQuestion(
+        self,
+        request: _jobs_pb2.AnswerQuestionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_jobs_pb2.AnswerQuestionResponse, _abc.Awaitable[_jobs_pb2.AnswerQuestionResponse]]:
+        """Answers one open question, durable when it returns. The same answer again changes nothing and is no error;
+        another answer to a closed question is FAILED_PRECONDITION "question_closed". INVALID_ARGUMENT "answer_invalid"
+        says what does not fit the question's schema.
+        """
+
+    @_abc_1.abstractmethod
+    def PauseJob(
+        self,
+        request: _jobs_pb2.PauseJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_jobs_pb2.PauseJobResponse, _abc.Awaitable[_jobs_pb2.PauseJobResponse]]:
+        """The job's runs finish the step in hand and start no other until ResumeJob. Idempotent."""
+
+    @_abc_1.abstractmethod
+    def ResumeJob(
+        self,
+        request: _jobs_pb2.ResumeJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_jobs_pb2.ResumeJobResponse, _abc.Awaitable[_jobs_pb2.ResumeJobResponse]]:
+        """Idempotent."""
 
 def add_JobServiceServicer_to_server(servicer: JobServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

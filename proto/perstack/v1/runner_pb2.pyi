@@ -17,7 +17,38 @@ if sys.version_info >= (3, 11):
 else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
+if sys.version_info >= (3, 13):
+    from warnings import deprecated as _deprecated
+else:
+    from typing_extensions import deprecated as _deprecated
+
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _StartMode:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _StartModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StartMode.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    START_MODE_UNSPECIFIED: _StartMode.ValueType  # 0
+    START_MODE_FIRST: _StartMode.ValueType  # 1
+    """Before the first NextTurn, which waits for it."""
+    START_MODE_BESIDE: _StartMode.ValueType  # 2
+    """At once, but the first NextTurn does not wait: its tools are known already. A call waits for the start."""
+    START_MODE_AT_CALL: _StartMode.ValueType  # 3
+    """At the first call of one of its tools, which are known already."""
+
+class StartMode(_StartMode, metaclass=_StartModeEnumTypeWrapper):
+    """When a skill's server is started."""
+
+START_MODE_UNSPECIFIED: StartMode.ValueType  # 0
+START_MODE_FIRST: StartMode.ValueType  # 1
+"""Before the first NextTurn, which waits for it."""
+START_MODE_BESIDE: StartMode.ValueType  # 2
+"""At once, but the first NextTurn does not wait: its tools are known already. A call waits for the start."""
+START_MODE_AT_CALL: StartMode.ValueType  # 3
+"""At the first call of one of its tools, which are known already."""
+Global___StartMode: _TypeAlias = StartMode  # noqa: Y015
 
 @_typing.final
 class FromRunner(_message.Message):
@@ -33,6 +64,7 @@ class FromRunner(_message.Message):
     BLOB_CHUNK_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
     PROBE_RESULT_FIELD_NUMBER: _builtins.int
+    ELICIT_FIELD_NUMBER: _builtins.int
     counter: _builtins.int
     """1, 2, 3 ... per session, except on Hello and Progress where it is 0. The daemon acknowledges the highest it has stored and drops
     repeats, so what is unacknowledged may be sent again after a reconnect.
@@ -55,6 +87,8 @@ class FromRunner(_message.Message):
     def failure(self) -> Global___Failure: ...
     @_builtins.property
     def probe_result(self) -> Global___ProbeResult: ...
+    @_builtins.property
+    def elicit(self) -> Global___Elicit: ...
     def __init__(
         self,
         *,
@@ -68,12 +102,13 @@ class FromRunner(_message.Message):
         blob_chunk: Global___BlobChunk | None = ...,
         failure: Global___Failure | None = ...,
         probe_result: Global___ProbeResult | None = ...,
+        elicit: Global___Elicit | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["blob_chunk", b"blob_chunk", "failure", b"failure", "hello", b"hello", "message", b"message", "next_turn", b"next_turn", "probe_result", b"probe_result", "progress", b"progress", "ready", b"ready", "skill_state", b"skill_state", "tool_results", b"tool_results"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["blob_chunk", b"blob_chunk", "elicit", b"elicit", "failure", b"failure", "hello", b"hello", "message", b"message", "next_turn", b"next_turn", "probe_result", b"probe_result", "progress", b"progress", "ready", b"ready", "skill_state", b"skill_state", "tool_results", b"tool_results"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["blob_chunk", b"blob_chunk", "counter", b"counter", "failure", b"failure", "hello", b"hello", "message", b"message", "next_turn", b"next_turn", "probe_result", b"probe_result", "progress", b"progress", "ready", b"ready", "skill_state", b"skill_state", "tool_results", b"tool_results"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blob_chunk", b"blob_chunk", "counter", b"counter", "elicit", b"elicit", "failure", b"failure", "hello", b"hello", "message", b"message", "next_turn", b"next_turn", "probe_result", b"probe_result", "progress", b"progress", "ready", b"ready", "skill_state", b"skill_state", "tool_results", b"tool_results"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "ready", "skill_state", "next_turn", "tool_results", "progress", "blob_chunk", "failure", "probe_result"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "ready", "skill_state", "next_turn", "tool_results", "progress", "blob_chunk", "failure", "probe_result", "elicit"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -91,6 +126,7 @@ class ToRunner(_message.Message):
     CANCEL_CALLS_FIELD_NUMBER: _builtins.int
     REFUSED_FIELD_NUMBER: _builtins.int
     PROBE_FIELD_NUMBER: _builtins.int
+    ELICITED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome: ...
     @_builtins.property
@@ -107,6 +143,8 @@ class ToRunner(_message.Message):
     def refused(self) -> Global___Refused: ...
     @_builtins.property
     def probe(self) -> Global___Probe: ...
+    @_builtins.property
+    def elicited(self) -> Global___Elicited: ...
     def __init__(
         self,
         *,
@@ -118,12 +156,13 @@ class ToRunner(_message.Message):
         cancel_calls: Global___CancelCalls | None = ...,
         refused: Global___Refused | None = ...,
         probe: Global___Probe | None = ...,
+        elicited: Global___Elicited | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "assign", b"assign", "cancel_calls", b"cancel_calls", "finish", b"finish", "message", b"message", "probe", b"probe", "refused", b"refused", "turn", b"turn", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "assign", b"assign", "cancel_calls", b"cancel_calls", "elicited", b"elicited", "finish", b"finish", "message", b"message", "probe", b"probe", "refused", b"refused", "turn", b"turn", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "assign", b"assign", "cancel_calls", b"cancel_calls", "finish", b"finish", "message", b"message", "probe", b"probe", "refused", b"refused", "turn", b"turn", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "assign", b"assign", "cancel_calls", b"cancel_calls", "elicited", b"elicited", "finish", b"finish", "message", b"message", "probe", b"probe", "refused", b"refused", "turn", b"turn", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "assign", "turn", "finish", "ack", "cancel_calls", "refused", "probe"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "assign", "turn", "finish", "ack", "cancel_calls", "refused", "probe", "elicited"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -354,15 +393,32 @@ class SkillSpec(_message.Message):
     OMIT_FIELD_NUMBER: _builtins.int
     LAZY_INIT_FIELD_NUMBER: _builtins.int
     TOOL_TIMEOUT_MS_FIELD_NUMBER: _builtins.int
+    REMOTE_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
+    PRIVATE_DIRECTORIES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    lazy_init: _builtins.bool
+    @_builtins.property
+    @_deprecated("""This field has been marked as deprecated using proto field options.""")
+    def lazy_init(self) -> _builtins.bool:
+        """As START_MODE_AT_CALL; for runners that do not know `start`."""
+
+    @lazy_init.setter
+    @_deprecated("""This field has been marked as deprecated using proto field options.""")
+    def lazy_init(self, value: _builtins.bool) -> None:
+        """As START_MODE_AT_CALL; for runners that do not know `start`."""
+
     tool_timeout_ms: _builtins.int
+    start: Global___StartMode.ValueType
+    private_directories: _builtins.bool
+    """The server's cwd and HOME are private and empty, and package runners find no configuration of the workspace."""
     @_builtins.property
     def stdio(self) -> Global___StdioServer: ...
     @_builtins.property
     def pick(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
     def omit(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def remote(self) -> Global___RemoteServer: ...
     def __init__(
         self,
         *,
@@ -372,14 +428,133 @@ class SkillSpec(_message.Message):
         omit: _abc.Iterable[_builtins.str] | None = ...,
         lazy_init: _builtins.bool = ...,
         tool_timeout_ms: _builtins.int = ...,
+        remote: Global___RemoteServer | None = ...,
+        start: Global___StartMode.ValueType = ...,
+        private_directories: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["stdio", b"stdio"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["remote", b"remote", "stdio", b"stdio"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["lazy_init", b"lazy_init", "name", b"name", "omit", b"omit", "pick", b"pick", "stdio", b"stdio", "tool_timeout_ms", b"tool_timeout_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lazy_init", b"lazy_init", "name", b"name", "omit", b"omit", "pick", b"pick", "private_directories", b"private_directories", "remote", b"remote", "start", b"start", "stdio", b"stdio", "tool_timeout_ms", b"tool_timeout_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SkillSpec: _TypeAlias = SkillSpec  # noqa: Y015
+
+@_typing.final
+class RemoteServer(_message.Message):
+    """An MCP server at an endpoint, reached through the sandbox's own way out."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class HeadersEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    TRANSPORT_FIELD_NUMBER: _builtins.int
+    ENDPOINT_FIELD_NUMBER: _builtins.int
+    HEADERS_FIELD_NUMBER: _builtins.int
+    transport: _builtins.str
+    """"sse" or "http" (streamable HTTP)."""
+    endpoint: _builtins.str
+    @_builtins.property
+    def headers(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """With values; secrets may be among them."""
+
+    def __init__(
+        self,
+        *,
+        transport: _builtins.str = ...,
+        endpoint: _builtins.str = ...,
+        headers: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint", "headers", b"headers", "transport", b"transport"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoteServer: _TypeAlias = RemoteServer  # noqa: Y015
+
+@_typing.final
+class Elicit(_message.Message):
+    """A server asks a person something while a call of its tool runs; the call waits for the answer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALL_ID_FIELD_NUMBER: _builtins.int
+    SKILL_FIELD_NUMBER: _builtins.int
+    ELICITATION_ID_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    SCHEMA_FIELD_NUMBER: _builtins.int
+    call_id: _builtins.str
+    skill: _builtins.str
+    elicitation_id: _builtins.int
+    """1, 2, 3 ... per sandbox."""
+    message: _builtins.str
+    """At most 4 KiB."""
+    schema: _builtins.bytes
+    """A JSON Schema of a flat object, canonical JSON, at most 16 KiB."""
+    def __init__(
+        self,
+        *,
+        call_id: _builtins.str = ...,
+        skill: _builtins.str = ...,
+        elicitation_id: _builtins.int = ...,
+        message: _builtins.str = ...,
+        schema: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id", "elicitation_id", b"elicitation_id", "message", b"message", "schema", b"schema", "skill", b"skill"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Elicit: _TypeAlias = Elicit  # noqa: Y015
+
+@_typing.final
+class Elicited(_message.Message):
+    """The answer to an Elicit."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ELICITATION_ID_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
+    elicitation_id: _builtins.int
+    action: _builtins.str
+    """"accept", "decline" or "cancel", as MCP has them."""
+    content: _builtins.bytes
+    """With accept: one canonical JSON object."""
+    def __init__(
+        self,
+        *,
+        elicitation_id: _builtins.int = ...,
+        action: _builtins.str = ...,
+        content: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "content", b"content", "elicitation_id", b"elicitation_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Elicited: _TypeAlias = Elicited  # noqa: Y015
 
 @_typing.final
 class StdioServer(_message.Message):
@@ -498,6 +673,8 @@ class SkillState(_message.Message):
         STATE_FAILED: SkillState._State.ValueType  # 3
         STATE_DISCONNECTED: SkillState._State.ValueType  # 4
         STATE_STDERR: SkillState._State.ValueType  # 5
+        STATE_TOOLS_CHANGED: SkillState._State.ValueType  # 6
+        """The server says that its tools changed; with the new ones. The run's list stays as it is."""
 
     class State(_State, metaclass=_StateEnumTypeWrapper): ...
     STATE_UNSPECIFIED: SkillState.State.ValueType  # 0
@@ -506,6 +683,8 @@ class SkillState(_message.Message):
     STATE_FAILED: SkillState.State.ValueType  # 3
     STATE_DISCONNECTED: SkillState.State.ValueType  # 4
     STATE_STDERR: SkillState.State.ValueType  # 5
+    STATE_TOOLS_CHANGED: SkillState.State.ValueType  # 6
+    """The server says that its tools changed; with the new ones. The run's list stays as it is."""
 
     SKILL_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
@@ -543,7 +722,9 @@ Global___SkillState: _TypeAlias = SkillState  # noqa: Y015
 
 @_typing.final
 class NextTurn(_message.Message):
-    """Asks for the model's turn of this step. Idempotent per step."""
+    """Asks for the model's turn of this step. Idempotent per step. A sandbox that hosts one skill asks in the same way; there
+    the steps are its own count of turns, and an answer comes when there is something to call.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -59,7 +59,11 @@ def _serve(posture: hardening.Posture, socket_path: str, *, skills: bool) -> int
     finally:
         del sys.modules["ssl"]
     if skills:
-        import perstack_runner.skills.skill_set  # noqa: F401 - what it brings stays imported
+        import importlib
+
+        # What they bring stays imported: the SDK, and the HTTP client that a remote skill needs.
+        for module in ("perstack_runner.skills.skill_set", "perstack_runner.skills.remote", "httpcore2"):
+            importlib.import_module(module)
     python = ".".join(map(str, sys.version_info[:3]))
     hello = Hello(python, posture.landlock_abi, posture.dumpable, hardening.self_view())
     surroundings = Surroundings(

@@ -34,7 +34,10 @@ T = TypeVar("T")
 
 
 class Spec(NamedTuple):
-    """What to start. `directory` opens the working directory, on the starting thread; the rest is the caller's."""
+    """What to start. `directory` opens the working directory, on the starting thread; the rest is the caller's.
+
+    `hidden` is a directory of the root that it must not reach, where the kernel has Landlock.
+    """
 
     argv: Sequence[str]
     env: Mapping[str, str]
@@ -42,6 +45,7 @@ class Spec(NamedTuple):
     stdin: int = subprocess.DEVNULL
     stdout: int = subprocess.DEVNULL
     stderr: int = subprocess.DEVNULL
+    hidden: str = ""
 
 
 class Child:
@@ -104,7 +108,7 @@ class Children:
     def _start(self, spec: Spec, mark: str) -> Child:
         directory = spec.directory()
         try:
-            landlock.restrict_thread(self._abi)
+            landlock.restrict_thread(self._abi, spec.hidden)
             os.setpriority(os.PRIO_PROCESS, 0, NICE)  # on Linux of this thread alone, and of what it starts
             # Held over the start, so that no sweep finds a child that is not in the table yet.
             with self._lock:

@@ -14,6 +14,8 @@ from perstack_runner.messages import (
     BlobRef,
     Call,
     CancelCalls,
+    Elicit,
+    Elicited,
     Failure,
     Finish,
     Hello,
@@ -26,6 +28,7 @@ from perstack_runner.messages import (
     Progress,
     Ready,
     Refused,
+    Remote,
     Result,
     SkillOrder,
     SkillState,
@@ -42,7 +45,9 @@ _STATES = {
     "failed": pb.SkillState.STATE_FAILED,
     "disconnected": pb.SkillState.STATE_DISCONNECTED,
     "stderr": pb.SkillState.STATE_STDERR,
+    "toolsChanged": pb.SkillState.STATE_TOOLS_CHANGED,
 }
+_STARTS = {pb.START_MODE_BESIDE: "beside", pb.START_MODE_AT_CALL: "atCall"}
 
 
 def hello_to_pb(hello: Hello, session_token: str) -> pb.FromRunner:
@@ -75,12 +80,22 @@ def ask_to_pb(ask: Ask, counter: int) -> pb.FromRunner:
         case ToolResults(step=step, results=results):
             converted = [_result(result) for result in results]
             return pb.FromRunner(counter=counter, tool_results=pb.ToolResults(step=step, results=converted))
+        case Failure(reason=reason, message=message):
+            return pb.FromRunner(counter=counter, failure=pb.Failure(reason=reason, message=message))
+        case Progress() | BlobChunk() | Elicit():
+            return _during_call(ask, counter)
+        case _:
+            assert_never(ask)
+
+
+def _during_call(ask: Progress | BlobChunk | Elicit, counter: int) -> pb.FromRunner:
+    match ask:
         case Progress():
             return pb.FromRunner(counter=counter, progress=pb.Progress(**ask._asdict()))
         case BlobChunk():
             return pb.FromRunner(counter=counter, blob_chunk=pb.BlobChunk(**ask._asdict()))
-        case Failure(reason=reason, message=message):
-            return pb.FromRunner(counter=counter, failure=pb.Failure(reason=reason, message=message))
+        case Elicit():
+            return pb.FromRunner(counter=counter, elicit=pb.Elicit(**ask._asdict()))
         case _:
             assert_never(ask)
 
@@ -141,6 +156,9 @@ def _ending(message: pb.ToRunner, kind: str | None) -> Order | None:
     match kind:
         case "cancel_calls":
             return CancelCalls(tuple(message.cancel_calls.call_ids))
+        case "elicited":
+            answer = message.elicited
+            return Elicited(answer.elicitation_id, answer.action, answer.content)
         case "refused":
             return Refused(message.refused.counter, message.refused.reason)
         case "finish":
@@ -173,8 +191,20 @@ def _skill(skill: pb.SkillSpec) -> SkillOrder:
         name=skill.name,
         command=tuple(skill.stdio.command),
         env=tuple(skill.stdio.env.items()),
+        remote=_remote(skill.remote) if skill.HasField("remote") else None,
         pick=tuple(skill.pick),
         omit=tuple(skill.omit),
-        lazy_init=skill.lazy_init,
+        start=_start(skill),
+        private=skill.private_directories,
         tool_timeout_ms=skill.tool_timeout_ms,
     )
+
+
+def _remote(remote: pb.RemoteServer) -> Remote:
+    return Remote(remote.transport, remote.endpoint, tuple(remote.headers.items()))
+
+
+def _start(skill: pb.SkillSpec) -> str:
+    if skill.start == pb.START_MODE_UNSPECIFIED and skill.lazy_init:
+        return "atCall"
+    return _STARTS.get(skill.start, "first")

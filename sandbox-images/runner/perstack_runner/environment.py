@@ -33,6 +33,12 @@ def child_environment(own: Mapping[str, str], proxy_port: int, more: Pairs, home
     return {**environment, **dict(more)}
 
 
+NO_USER_CONFIGURATION: Final[Pairs] = (("npm_config_userconfig", "/dev/null"),)
+"""For a server with a home of its own, so that package runners obey nothing but the image: npm by name, because a skill
+may declare a HOME. What the operator says for the system (/etc/npmrc, /etc/uv/uv.toml, /etc/pip.conf) still holds.
+"""
+
+
 def home_directory() -> str:
     """Where the runner may write."""
     return os.environ.get("HOME", "/tmp")  # noqa: S108

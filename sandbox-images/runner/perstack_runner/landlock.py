@@ -8,6 +8,7 @@ Source: landlock(7), include/uapi/linux/landlock.h.
 import ctypes
 import os
 import platform
+from collections.abc import Mapping
 from typing import Final
 
 _CREATE_RULESET: Final = 444
@@ -15,6 +16,9 @@ _ADD_RULE: Final = 445
 _RESTRICT_SELF: Final = 446
 _VERSION_FLAG: Final = 1
 _ACCESS_REFER: Final = 1 << 13
+_ACCESS_READ_DIRECTORY: Final = 1 << 3
+_ACCESS_FILES: Final = (1 << 14) - 1
+"""All that the first two versions know: execute, write, read, remove, make each kind of file, move."""
 _SCOPE_ABSTRACT_SOCKET: Final = 1 << 0
 _SCOPE_SIGNAL: Final = 1 << 1
 _RULE_PATH_BENEATH: Final = 1
@@ -41,9 +45,11 @@ def abi() -> int:
     return max(0, int(_libc.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint(_VERSION_FLAG))))
 
 
-def restrict_thread(version: int) -> bool:
-    """Put the calling thread, and all that it starts from now on, into a new domain; files stay reachable as before.
+def restrict_thread(version: int, hidden: str = "") -> bool:
+    """Put the calling thread, and all that it starts from now on, into a new domain.
 
+    Files stay reachable as before, but for those below the directory of the root that is `hidden`: nothing below it can
+    be opened but for listing, changed or run, whatever is mounted there later.
     Returns False below ABI 2, where any domain forbids to move files between directories. From 6 on signals and
     abstract sockets are scoped too; from 2 on it is /proc and ptrace. Cannot be undone: use a thread that ends.
 
@@ -53,7 +59,8 @@ def restrict_thread(version: int) -> bool:
     if version < _FIRST_WITH_REFER:
         return False
     _check(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
-    ruleset = _scoped_ruleset() if version >= _FIRST_WITH_SCOPES else _refer_ruleset()
+    scopes = _SCOPE_ABSTRACT_SOCKET | _SCOPE_SIGNAL if version >= _FIRST_WITH_SCOPES else 0
+    ruleset = _hiding_ruleset(scopes, hidden) if hidden else _scoped_ruleset(scopes) if scopes else _refer_ruleset()
     try:
         _check(_libc.syscall(_RESTRICT_SELF, ruleset, ctypes.c_uint(0)), "landlock_restrict_self")
     finally:
@@ -61,27 +68,45 @@ def restrict_thread(version: int) -> bool:
     return True
 
 
-def _scoped_ruleset() -> int:
-    attributes = _Ruleset(0, 0, _SCOPE_ABSTRACT_SOCKET | _SCOPE_SIGNAL)
+def _scoped_ruleset(scopes: int) -> int:
+    attributes = _Ruleset(0, 0, scopes)
     return _create(attributes, ctypes.sizeof(attributes))
 
 
 def _refer_ruleset() -> int:
     # A ruleset has to handle something; moving between directories is what every domain denies unless it is allowed.
-    ruleset = _create(_Ruleset(_ACCESS_REFER, 0, 0), 8)
-    root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    return _with_rules(_create(_Ruleset(_ACCESS_REFER, 0, 0), 8), {"/": _ACCESS_REFER})
+
+
+def _hiding_ruleset(scopes: int, hidden: str) -> int:
+    """Allow-list: everything beside `hidden`. Links of the root lead to what is allowed or hidden by itself."""
+    attributes = _Ruleset(_ACCESS_FILES, 0, scopes)
+    ruleset = _create(attributes, ctypes.sizeof(attributes) if scopes else 8)
+    with os.scandir("/") as entries:
+        kept = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False) and entry.path != hidden]
+    return _with_rules(ruleset, {"/": _ACCESS_READ_DIRECTORY, **dict.fromkeys(kept, _ACCESS_FILES)})
+
+
+def _with_rules(ruleset: int, rules: Mapping[str, int]) -> int:
     try:
-        rule = _PathBeneath(_ACCESS_REFER, root)
+        for path, allowed in rules.items():
+            _add_rule(ruleset, path, allowed)
+    except OSError:
+        os.close(ruleset)
+        raise
+    return ruleset
+
+
+def _add_rule(ruleset: int, path: str, allowed: int) -> None:
+    directory = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        rule = _PathBeneath(allowed, directory)
         _check(
             _libc.syscall(_ADD_RULE, ruleset, _RULE_PATH_BENEATH, ctypes.byref(rule), ctypes.c_uint(0)),
             "landlock_add_rule",
         )
-    except OSError:
-        os.close(ruleset)
-        raise
     finally:
-        os.close(root)
-    return ruleset
+        os.close(directory)
 
 
 def _create(attributes: _Ruleset, size: int) -> int:

@@ -19,6 +19,8 @@ from perstack_runner.messages import (
     Acknowledged,
     Assign,
     CancelCalls,
+    Elicit,
+    Elicited,
     Failure,
     Finish,
     Hello,
@@ -37,7 +39,7 @@ from perstack_runner.proxy import Proxy
 from perstack_runner.results import pack
 from perstack_runner.tools.outcome import ToolFailure
 from perstack_runner.tools.tree import Tree
-from perstack_runner.workplace import Surroundings, Workplace, open_workplace, way_out
+from perstack_runner.workplace import Outward, Surroundings, Workplace, open_workplace, way_out
 
 PROBE_BYTES: Final = 4 << 10
 STOP_SECONDS: Final = 6.0
@@ -140,6 +142,9 @@ class Runner:
             case CancelCalls(call_ids=call_ids):
                 if self._calls is not None:
                     self._calls.cancel(call_ids)
+            case Elicited():
+                if self._workplace is not None:
+                    self._workplace.answer(order)
             case Refused(counter=counter, reason=reason):
                 log(f"message {counter} was refused: {reason}")
             case Acknowledged():
@@ -180,7 +185,8 @@ class Runner:
     async def _take_over(self, assign: Assign) -> None:
         try:
             proxy = self._proxy = self._proxy or await way_out(self._surroundings)
-            self._workplace = await open_workplace(assign, self._children, self._schemas, self._report_skill, proxy)
+            outward = Outward(self._report_skill, self._elicit)
+            self._workplace = await open_workplace(assign, self._children, self._schemas, outward, proxy)
         except OSError as error:
             message = f"the workspace or the proxy's port cannot be used: {error.strerror or type(error).__name__}"
             await self._fail("workplace_unavailable", message)
@@ -198,8 +204,9 @@ class Runner:
                 self._start(owning(partial(self._decide, machine.SkillSettled(name))))
 
     def _run_calls(self, turn: Turn) -> None:
-        calls = self._calls
-        if calls is not None:
+        calls, workplace = self._calls, self._workplace
+        if calls is not None and workplace is not None:
+            workplace.begin_turn()
             calls.begin(turn)
             self._start(self._results(calls, turn))
 
@@ -217,6 +224,12 @@ class Runner:
     def _report_skill(self, news: SkillState) -> None:
         if self._session.phase in machine.WORKING:
             self._link.send(news)
+
+    def _elicit(self, question: Elicit) -> bool:
+        if self._session.phase != "running":
+            return False
+        self._link.send(question)
+        return True
 
 
 def read_probe(root: str, path: str) -> bytes | None:

@@ -118,7 +118,7 @@ def decide(session: Session, event: Event) -> tuple[Session, tuple[Action, ...]]
 def _assigned(session: Session, assign: Assign) -> tuple[Session, tuple[Action, ...]]:
     if session.phase != "idle":
         return session, ()
-    awaited = frozenset(skill.name for skill in assign.skills if not skill.lazy_init)
+    awaited = frozenset(skill.name for skill in assign.skills if skill.start == "first")
     return Session("assigned", max(1, assign.step), awaited), (TakeOver(assign),)
 
 

@@ -31,15 +31,32 @@ class Probe(NamedTuple):
     path: str
 
 
+class Remote(NamedTuple):
+    """A server at an endpoint. `transport` is sse or http, for streamable HTTP; values of headers are secrets."""
+
+    transport: str
+    endpoint: str
+    headers: Pairs = ()
+
+    def __repr__(self) -> str:
+        return f"Remote(transport={self.transport!r})"
+
+
 class SkillOrder(NamedTuple):
-    """A stdio server to start: argv and the environment that it alone gets. Its values are secrets."""
+    """A server to reach: argv and the environment that it alone gets, whose values are secrets; or a remote one.
+
+    `start` is first (the first turn waits for it), beside or atCall. With `private` its working directory and HOME are
+    its own and empty.
+    """
 
     name: str
-    command: tuple[str, ...]
+    command: tuple[str, ...] = ()
     env: Pairs = ()
+    remote: Remote | None = None
     pick: tuple[str, ...] = ()
     omit: tuple[str, ...] = ()
-    lazy_init: bool = False
+    start: str = "first"
+    private: bool = False
     tool_timeout_ms: int = 0
 
     def __repr__(self) -> str:
@@ -99,13 +116,24 @@ class Refused(NamedTuple):
     reason: str
 
 
+class Elicited(NamedTuple):
+    """A person's answer to an Elicit: accept with a JSON object, decline or cancel."""
+
+    elicitation_id: int
+    action: str
+    content: bytes = b""
+
+    def __repr__(self) -> str:
+        return f"Elicited(elicitation_id={self.elicitation_id}, action={self.action!r})"
+
+
 class Finish(NamedTuple):
     """The run is over."""
 
     reason: str
 
 
-Order: TypeAlias = Welcome | Acknowledged | Probe | Assign | Turn | CancelCalls | Refused | Finish
+Order: TypeAlias = Welcome | Acknowledged | Probe | Assign | Turn | CancelCalls | Elicited | Refused | Finish
 
 
 # --- the runner asks ------------------------------------------------------------------------------------------------
@@ -141,7 +169,7 @@ class ToolSpec(NamedTuple):
 
 
 class SkillState(NamedTuple):
-    """News of a skill's server; `state` is starting, connected, failed, disconnected or stderr."""
+    """News of a skill's server; `state` is starting, connected, failed, disconnected, stderr or toolsChanged."""
 
     skill: str
     state: str
@@ -221,6 +249,16 @@ class BlobChunk(NamedTuple):
     last: bool
 
 
+class Elicit(NamedTuple):
+    """A server asks a person something while a call runs. `schema` is canonical JSON of a flat object's schema."""
+
+    call_id: str
+    skill: str
+    elicitation_id: int
+    message: str
+    schema: bytes
+
+
 class Failure(NamedTuple):
     """The runner cannot go on."""
 
@@ -228,4 +266,4 @@ class Failure(NamedTuple):
     message: str
 
 
-Ask: TypeAlias = ProbeResult | Ready | SkillState | NextTurn | ToolResults | Progress | BlobChunk | Failure
+Ask: TypeAlias = ProbeResult | Ready | SkillState | NextTurn | ToolResults | Progress | BlobChunk | Elicit | Failure

@@ -13,6 +13,8 @@ MESSAGE_BYTES: Final = 768 << 10
 """Inline content of one ToolResults; the link carries messages up to 1 MiB."""
 TURN_BLOB_BYTES: Final = 32 << 20
 """Of one turn: its chunks are kept in memory until they are acknowledged."""
+MEDIA_BYTES: Final = TURN_BLOB_BYTES
+"""Of an image or a PDF, shown whole or not at all. What is neither is bounded by the assignment's result_bytes."""
 MAX_PARTS: Final = 62
 """Of a result's own: the link carries 64, and two notes may come to them, of what was cut and of what was left out."""
 _SMALL_BYTES: Final = 64 << 10
@@ -74,12 +76,14 @@ class _Packing:
         parts: list[Part] = []
         for part in result.content[:MAX_PARTS]:
             data, media_type = _bytes_of(part)
-            if len(data) > left:
+            if _is_media(media_type):
+                parts.append(self._placed(part, data, media_type))
+            elif len(data) > left:
                 parts += self._cut(part, data, left, media_type)
                 left = 0
-                continue
-            left -= len(data)
-            parts.append(self._placed(part, data, media_type))
+            else:
+                left -= len(data)
+                parts.append(self._placed(part, data, media_type))
         if len(result.content) > MAX_PARTS:
             parts.append(Text(f"[{len(result.content) - MAX_PARTS} more parts were left out]"))
         return tuple(parts)
@@ -114,6 +118,10 @@ class _Packing:
             self._blob_left -= len(data)
             self._chunks += chunks(digest, data)
         return BlobRef(digest, len(data), media_type)
+
+
+def _is_media(media_type: str) -> bool:
+    return media_type.startswith("image/") or media_type == "application/pdf"
 
 
 def chunks(digest: str, data: bytes) -> Iterator[BlobChunk]:

@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from perstack_runner.children import Children
+from perstack_runner.clock import LONGEST_HOLD_SECONDS
 from perstack_runner.environment import child_environment
-from perstack_runner.messages import Assign, Call, Progress, Result, SkillState
+from perstack_runner.messages import Assign, Call, Elicit, Elicited, Progress, Result, SkillState
 from perstack_runner.progress import OutputStream
 from perstack_runner.proxy import PORT, Proxy
 from perstack_runner.results import failed, from_outcome
@@ -36,6 +37,13 @@ class Surroundings(NamedTuple):
     probe_root: str = "/mnt"
 
 
+class Outward(NamedTuple):
+    """What skills say to the daemon: news, and questions to a person; False when none may be asked now."""
+
+    report: Callable[[SkillState], None]
+    elicit: Callable[[Elicit], bool]
+
+
 class Workplace:
     """One assignment. Make it with open()."""
 
@@ -49,7 +57,8 @@ class Workplace:
         """The longest that a call may take before it is stopped from outside."""
         if call.skill and self.skills is not None:
             start = self.assign.limits.skill_start_timeout_ms / 1000 or 600
-            return self.skills.call_seconds(call.skill) + start + _MARGIN_SECONDS
+            # The skill bounds its calls itself, and stops their clocks while a person is asked: the last resort.
+            return self.skills.call_seconds(call.skill) + start + LONGEST_HOLD_SECONDS + _MARGIN_SECONDS
         return (self.assign.limits.tool_timeout_ms or LONGEST_TIMEOUT_MS) / 1000 + _MARGIN_SECONDS
 
     async def run(self, call: Call, offer: Callable[[Progress], None]) -> Result:
@@ -71,7 +80,17 @@ class Workplace:
         def show(text: str) -> None:
             stream.feed(text.encode("utf-8", "replace"))
 
-        return await self.skills.run(call.skill, call.tool, call.arguments, show, call.call_id)
+        return await self.skills.run(call, show)
+
+    def begin_turn(self) -> None:
+        """A turn's calls are about to run."""
+        if self.skills is not None:
+            self.skills.elicitations.begin_turn()
+
+    def answer(self, elicited: Elicited) -> None:
+        """Hand a person's answer to the server that asked."""
+        if self.skills is not None:
+            self.skills.elicitations.answer(elicited)
 
     async def close(self) -> None:
         """Stop the proxy, let go of the workspace."""
@@ -84,7 +103,7 @@ async def open_workplace(
     assign: Assign,
     children: Children,
     schemas: Mapping[str, Any],
-    report: Callable[[SkillState], None],
+    outward: Outward,
     proxy: Proxy,
 ) -> Workplace:
     """Open the workspace, with the way out started; skills are made, not started. Raises OSError when one is not
@@ -100,7 +119,7 @@ async def open_workplace(
         environment = child_environment(os.environ, proxy.port, assign.exec_env)
         commands = Commands(tree, children, environment, assign.limits)
         toolbox = Toolbox(assign.base_tools, tree, commands, schemas)
-    skills = await _skills(assign, children, proxy.port, report) if assign.skills else None
+    skills = await _skills(assign, children, proxy.port, outward) if assign.skills else None
     return Workplace(assign, toolbox, skills, proxy)
 
 
@@ -111,7 +130,7 @@ async def way_out(surroundings: Surroundings) -> Proxy:
     return proxy
 
 
-async def _skills(assign: Assign, children: Children, port: int, report: Callable[[SkillState], None]) -> "SkillSet":
+async def _skills(assign: Assign, children: Children, port: int, outward: Outward) -> "SkillSet":
     def imported() -> "type[SkillSet]":
         from perstack_runner.skills.skill_set import SkillSet
 
@@ -119,4 +138,4 @@ async def _skills(assign: Assign, children: Children, port: int, report: Callabl
 
     # 60 MiB and half a second: not before it is needed, and not on the loop.
     skill_set = await asyncio.to_thread(imported)
-    return skill_set(assign, children, port, os.environ, report)
+    return skill_set(assign, children, port, outward)

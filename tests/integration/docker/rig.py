@@ -18,8 +18,8 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 SECCOMP = REPOSITORY / "sandbox-images/seccomp/profile.json"
 DAEMON_ID = f"test-docker-{os.getpid()}"
 IMAGE = f"perstack-test-docker:{os.getpid()}"
-# The base image, with a first process that waits and takes SIGTERM.
-DOCKERFILE = 'FROM perstack/base:latest\nENTRYPOINT ["/usr/bin/tini", "--", "sleep", "infinity"]\n'
+# An image with a first process that waits and takes SIGTERM, whatever the arguments.
+DOCKERFILE = 'FROM {origin}\nENTRYPOINT ["/usr/bin/tini", "--", "sh", "-c", "exec sleep infinity"]\n'
 
 
 def docker(*arguments: str, text: str = "") -> str:
@@ -86,11 +86,11 @@ def remove_containers() -> None:
 
 
 @contextmanager
-def waiting_image() -> Iterator[str]:
-    """The image of `Rig.template`, for as long as it is needed."""
-    docker("build", "--quiet", "--tag", IMAGE, "-", text=DOCKERFILE)
+def waiting_image(origin: str = "perstack/base:latest", tag: str = IMAGE) -> Iterator[str]:
+    """The image of `Rig.template`, or one of another origin, for as long as it is needed."""
+    docker("build", "--quiet", "--tag", tag, "-", text=DOCKERFILE.format(origin=origin))
     try:
-        yield IMAGE
+        yield tag
     finally:
         remove_containers()
-        docker("rmi", "--force", IMAGE)
+        docker("rmi", "--force", tag)

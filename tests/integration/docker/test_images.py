@@ -10,12 +10,15 @@ import pytest
 
 from perstackd.adapters.docker.engine import DockerSandboxes
 from perstackd.adapters.docker.kernel import cgroup_directories, parse_cgroup, parse_mountinfo
-from perstackd.domain.sandbox import SandboxRecord
+from perstackd.adapters.docker.template_config import PRESETS, TemplateConfig
+from perstackd.config import template
+from perstackd.domain.sandbox import SandboxRecord, Template
 from tests.integration.docker.rig import DAEMON_ID, REPOSITORY, Rig, docker
 
 pytestmark = [pytest.mark.anyio, pytest.mark.docker]
 
-IMAGES = ["perstack/base:latest", "perstack/test:latest"]
+IMAGES = ["perstack/base:latest", "perstack/full:latest", "perstack/test:latest"]
+SANDBOXES = IMAGES[:2]
 
 
 def inside(image: str, script: str) -> str:
@@ -37,8 +40,9 @@ def test_nothing_of_the_building_machine_and_no_package_cache_is_left(image: str
     assert found.split()[-2:] == ["/var/cache:", "/var/lib/apt/lists:"]
 
 
-def test_the_workspace_is_where_experts_expect_it() -> None:
-    assert inside("perstack/base:latest", "readlink /workspace; ls -d /gw /mnt /run/log /home/perstack").split() == [
+@pytest.mark.parametrize("image", SANDBOXES)
+def test_the_workspace_is_where_experts_expect_it(image: str) -> None:
+    assert inside(image, "readlink /workspace; ls -d /gw /mnt /run/log /home/perstack").split() == [
         "/mnt/workspace",
         "/gw",
         "/home/perstack",
@@ -47,15 +51,17 @@ def test_the_workspace_is_where_experts_expect_it() -> None:
     ]
 
 
-def test_all_of_the_runners_code_is_compiled() -> None:
+@pytest.mark.parametrize("image", SANDBOXES)
+def test_all_of_the_runners_code_is_compiled(image: str) -> None:
     script = "cd /opt/perstack/lib; find . -name '*.py' | wc -l; find . -name '*.pyc' | wc -l"
-    sources, compiled = map(int, inside("perstack/base:latest", script).split())
+    sources, compiled = map(int, inside(image, script).split())
     assert compiled >= sources > 100
 
 
-def test_the_image_holds_the_runner_of_this_checkout() -> None:
+@pytest.mark.parametrize("image", SANDBOXES)
+def test_the_image_holds_the_runner_of_this_checkout(image: str) -> None:
     sums = "cd /opt/perstack/lib/perstack_runner; find . -name '*.py' | xargs sha256sum"
-    built = {name.removeprefix("./"): digest for digest, name in pairs(inside("perstack/base:latest", sums))}
+    built = {name.removeprefix("./"): digest for digest, name in pairs(inside(image, sums))}
     top = REPOSITORY / "sandbox-images/runner/perstack_runner"
     here = {str(path.relative_to(top)): sha256(path.read_bytes()).hexdigest() for path in top.rglob("*.py")}
     assert built == here, "the image is older than the checkout; run `make images`"
@@ -68,6 +74,26 @@ def pairs(text: str) -> list[list[str]]:
 def test_the_test_image_has_a_real_mcp_server() -> None:
     assert "--local-timezone" in inside("perstack/test:latest", "mcp-server-time --help")
     assert "--local-timezone" in inside("perstack/test:latest", "python3 -m mcp_server_time --help")
+
+
+def test_the_full_image_has_node_uv_git_and_gh() -> None:
+    found = inside("perstack/full:latest", "node --version; npm --version; uv --version; git --version; gh --version")
+    assert int(found.split(".")[0].removeprefix("v")) >= 24
+    assert inside("perstack/full:latest", "command -v npx; command -v uvx").split() == [
+        "/usr/local/bin/npx",
+        "/usr/local/bin/uvx",
+    ]
+
+
+def test_programs_of_the_full_image_read_its_settings() -> None:
+    script = "HOME=/tmp; npm config get audit logs-max update-notifier"
+    assert inside("perstack/full:latest", script).split() == ["audit=false", "logs-max=0", "update-notifier=false"]
+
+
+def test_the_base_image_has_none_of_them() -> None:
+    assert (
+        inside("perstack/base:latest", "for name in node npm npx uv uvx git gh; do command -v $name; done; true") == ""
+    )
 
 
 def test_building_again_changes_nothing() -> None:
@@ -87,10 +113,12 @@ def process(pid: int, below: str) -> str:
     return str(Path(f"/proc/{pid}/{below}").readlink())
 
 
-async def first_process(engine: DockerSandboxes, record: SandboxRecord, rig: Rig) -> tuple[int, str]:
+async def first_process(
+    engine: DockerSandboxes, record: SandboxRecord, rig: Rig, template: Template | None = None
+) -> tuple[int, str]:
     """Start the real image, production's way; the host's pid of its first process, and its container."""
     directories = await asyncio.to_thread(rig.directories, record)
-    template = replace(rig.template(), image="perstack/base:latest")
+    template = template or replace(rig.template(), image="perstack/base:latest")
     container = await engine.start(record, template, directories)
     posture = await engine.posture(record, template)
     assert posture.failed == ()
@@ -116,7 +144,16 @@ async def test_the_runners_errors_end_where_their_file_system_ends(rig: Rig, eng
     assert 0 < written <= 64 << 10
 
 
-async def test_a_warm_sandbox_takes_no_more_than_20_mib(rig: Rig, engine: DockerSandboxes) -> None:
+# Files of the image are charged to whoever reads them first, and that is some other sandbox.
+READ_ALL = "find /opt/perstack /usr/lib/python3* /usr/lib/*-linux-gnu -type f -exec cat {} + > /dev/null"
+SKILLS = template("skills", TemplateConfig(**PRESETS["skills"]))
+
+
+@pytest.mark.parametrize(("kind", "mib"), [(None, 20), (SKILLS, 85)], ids=["base", "skills"])
+async def test_a_warm_sandbox_takes_no_more_memory_than_planned(
+    rig: Rig, engine: DockerSandboxes, kind: Template | None, mib: int
+) -> None:
+    await asyncio.to_thread(inside, kind.image if kind else "perstack/base:latest", READ_ALL)
     record = rig.record()
     gateway = (await asyncio.to_thread(rig.directories, record)).gateway
     connected = asyncio.Event()
@@ -127,10 +164,10 @@ async def test_a_warm_sandbox_takes_no_more_than_20_mib(rig: Rig, engine: Docker
 
     server = await asyncio.start_unix_server(dialled, f"{gateway}/runner.sock")
     Path(gateway, "runner.sock").chmod(0o666)
-    pid, _ = await first_process(engine, record, rig)
+    pid, _ = await first_process(engine, record, rig, kind)
     async with server, asyncio.timeout(20):
         await connected.wait()
-        assert await asyncio.to_thread(memory_of, pid) <= 20 << 20
+        assert await asyncio.to_thread(memory_of, pid) <= mib << 20
 
 
 def memory_of(pid: int) -> int:

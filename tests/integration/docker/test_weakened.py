@@ -157,6 +157,10 @@ CASES: dict[str, tuple[Change, set[str]]] = {
     "the engine's socket": (extra_mount("/var/run/docker.sock", "/run/e.sock"), {"engine_socket", "other_mounts"}),
     "the engine's socket, bound": (host(Binds=["/var/run/docker.sock:/e.sock"]), {"engine_socket", "binds"}),
     "a host directory": (extra_mount("/etc", "/host"), {"other_mounts", "mounts"}),
+    "authorities that nobody configured": (
+        extra_mount("/etc/ssl/certs/ca-certificates.crt", "/etc/ssl/certs/perstack-ca.pem"),
+        {"other_mounts", "mounts"},
+    ),
     "a volume": (body(Volumes={"/volume": {}}), {"other_mounts", "mounts"}),
     "a device": (
         host(Devices=[{"PathOnHost": "/dev/zero", "PathInContainer": "/dev/extra", "CgroupPermissions": "r"}]),

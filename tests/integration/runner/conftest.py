@@ -34,6 +34,15 @@ def place() -> Iterator[Path]:
     shutil.rmtree(path, ignore_errors=True)
 
 
+@pytest.fixture(autouse=True)
+def home(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the runner may write: skills make directories of their own there."""
+    path = place / "home"
+    path.mkdir()
+    monkeypatch.setenv("HOME", str(path))
+    return path
+
+
 @pytest.fixture
 def workspace(place: Path) -> Path:
     path = place / "workspace"
@@ -69,7 +78,7 @@ async def as_program(socket_path: Path, *flags: str) -> AsyncIterator[asyncio.su
     with (socket_path.parent / "stderr").open("wb") as stderr:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "perstack_runner", str(socket_path), *flags),
-            env={**os.environ, "PYTHONPATH": PYTHONPATH, "HOME": str(socket_path.parent)},
+            env={**os.environ, "PYTHONPATH": PYTHONPATH},
             stderr=stderr,
         )
     try:

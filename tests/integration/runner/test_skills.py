@@ -174,8 +174,8 @@ async def test_contents_of_every_kind_are_handed_on(daemon: FakeDaemon, workspac
     assert daemon.blobs[image.content[0].blob.digest] == b"\x89PNG"
     assert "not valid base64" in image.content[1].text
     assert image.content[2].text == "resource text"
-    # Structured content repeats the text.
-    assert [part.text for part in echo.content] == ['{"x": 1}']
+    # Structured content that says something else than the text is kept beside it.
+    assert [(part.text, part.structured) for part in echo.content] == [('{"x": 1}', b""), ("", b'{"a":1}')]
     assert [progress.delta for progress in daemon.progress] == ["half way\n"]
 
 

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import anyio
 
+from perstackd.adapters.answer_schemas import JsonAnswerSchemas
 from perstackd.adapters.definition.parser import TomlDefinitions
 from perstackd.app.feed import Feed
+from perstackd.app.job_context import JobDefaults
 from perstackd.app.job_request import JobRequest
-from perstackd.app.jobs import JobDefaults, Jobs
+from perstackd.app.jobs import Jobs
 from perstackd.app.run_context import RunLimits, RunServices
 from perstackd.app.warm_pool import PoolPorts, WarmPool
 from perstackd.domain.events import Event
@@ -29,6 +31,7 @@ from tests.fakes.secrets import FakeSealer
 from tests.fakes.store import FakeStore
 from tests.fakes.workspaces import FakeWorkspaces
 
+SKILLS = Template("skills", "perstack/base:latest")
 TEAM = """
 [experts.lead]
 instruction = "Lead."
@@ -37,7 +40,7 @@ delegates = ["helper"]
 instruction = "Help."
 """
 TOOLS = tuple(
-    ToolSpec(name, name, {"type": "object"})
+    ToolSpec(name, name, {"type": "object"}, read_only=name == "readTextFile")
     for name in ("attemptCompletion", "clearTodo", "exec", "readTextFile", "todo")
 )
 
@@ -85,15 +88,23 @@ async def world(
     *,
     limits: RunLimits | None = None,
     store: FakeStore | None = None,
+    skills: Template | None = None,
 ) -> AsyncIterator[World]:
-    """A daemon whose models play `turns`, by a marker in the system prompt."""
+    """A daemon whose models play `turns`, by a marker in the system prompt. With `skills`, a template for the sandboxes
+    of skills.
+    """
     workspaces, sandboxes, egress, store = FakeWorkspaces(), FakeSandboxes(), FakeEgress(), store or FakeStore()
     links, clock, models = ActingRunnerLinks(workspaces), FakeClock(), ScriptedModels(turns)
     ports = PoolPorts(sandboxes, links, workspaces, egress, store.sandboxes, clock)
-    pool = WarmPool(ports, [template or Template("base", "perstack/base:latest")], str(runtime))
+    templates = [template or Template("base", "perstack/base:latest"), *([skills] if skills else [])]
+    pool = WarmPool(ports, templates, str(runtime))
     async with pool:
         services = RunServices(pool, workspaces, egress, models, store.blobs, clock, TOOLS)
-        defaults = JobDefaults(model=ModelChoice("scripted", "m", "low"), limits=limits or RunLimits())
+        defaults = JobDefaults(
+            model=ModelChoice("scripted", "m", "low"),
+            limits=limits or RunLimits(),
+            templates=frozenset(each.name for each in templates),
+        )
         jobs = Jobs(
             store,
             Feed(store),
@@ -102,6 +113,7 @@ async def world(
             sealer=FakeSealer(),
             defaults=defaults,
             check_provider=lambda _: None,
+            schemas=JsonAnswerSchemas(),
         )
         async with jobs:
             yield World(jobs, pool, store, sandboxes, links, workspaces, egress, models)

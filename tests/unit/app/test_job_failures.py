@@ -36,7 +36,7 @@ IMPATIENT = RunLimits(tool_timeout_ms=20, skill_start_timeout_ms=20, answer_marg
 FULL = PerstackError(Kind.UNAVAILABLE, "store_unavailable", "the disk is full; make room")
 SKILLED = (
     '[experts.lead]\ninstruction="Lead."\n[experts.lead.skills.web]\ntype="mcpStdioSkill"\ncommand="web"\n'
-    'allowedDomains=["example.com"]\n'
+    'allowedDomains=["example.com"]\nisolation="shared"\n'
 )
 KEYED = (
     '[experts.lead]\ninstruction="Lead."\n[experts.lead.skills."@perstack/base"]\n'
@@ -99,7 +99,7 @@ async def test_a_slow_model_does_not_count_against_the_sandbox(tmp_path: Path) -
 
 
 async def test_a_flood_of_skill_news_does_not_fill_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_opening.Opening, "__init__", _small_opening)
+    monkeypatch.setattr(run_opening, "NEWS_KEPT", 4096)
     noise = SkillReport("web", SkillPhase.STDERR, detail="x" * 1000)
     up = SkillReport("web", SkillPhase.CONNECTED)
     play(monkeypatch, (READY, up, *(noise,) * 500, NextTurn(1)))
@@ -107,10 +107,6 @@ async def test_a_flood_of_skill_news_does_not_fill_the_store(tmp_path: Path, mon
         record, events = await daemon.finished(SKILLED)
     assert record.state is JobState.COMPLETED
     assert 1 <= [event.payload.type for event in events].count("skillStderr") <= 4
-
-
-def _small_opening(self: run_opening.Opening) -> None:
-    self.served, self.failed, self.lost, self.room = {}, None, None, 4096
 
 
 async def test_news_of_a_skill_that_the_job_does_not_have_is_misbehaviour(
@@ -280,41 +276,6 @@ async def test_a_cancel_before_the_job_has_begun_ends_it(tmp_path: Path) -> None
     assert events[-1].payload.type == "jobFinished"
 
 
-async def test_jobs_end_in_the_log_when_the_daemon_stops_or_breaks(tmp_path: Path) -> None:
-    held = Held(says("never"))
-    store = FakeStore()
-    with pytest.raises(ExceptionGroup):  # noqa: PT012 - what breaks is the body
-        async with world(tmp_path, {LEAD: [held]}, store=store) as daemon:
-            record = await daemon.start()
-            with anyio.fail_after(5):
-                await held.reached.wait()
-            raise RuntimeError("broken")
-    ended = store.records[record.id]
-    assert (ended.state, ended.error_reason) == (JobState.FAILED, "daemon_stopped")
-    assert store.log[record.id][-1].event.payload.type == "jobFinished"
-
-
-async def test_jobs_of_an_earlier_process_and_their_runs_end_and_their_secrets_go(tmp_path: Path) -> None:
-    turns: dict[str, list[Entry]] = {LEAD: [Held(says("never"))]}
-    store = FakeStore()
-    async with world(tmp_path, turns) as first:
-        records = [await first.start(KEYED, env={"TOKEN": "t"}, idempotency_key=str(n)) for n in range(3)]
-        with anyio.fail_after(5):
-            while any(first.store.records[record.id].runs == 0 for record in records[:2]):
-                await anyio.lowlevel.checkpoint()
-        store.records, store.log = dict(first.store.records), {k: list(v) for k, v in first.store.log.items()}
-        store.envs = dict(first.store.envs)
-    assert any(store.envs.values())
-    async with world(tmp_path, {}, store=store) as second:
-        for record in records:
-            events = await second.events(record.id)
-            ended = await second.jobs.get(record.id)
-            assert (ended.state, ended.error_reason) == (JobState.FAILED, "daemon_restarted")
-            assert [event.seq for event in events] == list(range(1, ended.last_seq + 1))
-            assert all(run.outcome == "failed" for run in await second.jobs.runs(record.id))
-            assert await store.jobs.sealed_env(record.id) == b""
-
-
 async def test_ended_children_are_let_go(tmp_path: Path) -> None:
     held = Held(says("done"))
     turns: dict[str, list[Entry]] = {LEAD: [calls(("d", "helper", {"query": "x"})), held], HELPER: [says("x")]}
@@ -376,7 +337,7 @@ async def test_connections_told_of_in_a_runs_last_moment_are_in_its_log(tmp_path
         (run,) = daemon.jobs._workers[record.id].runs.values()
         await daemon.jobs.cancel(record.id, "enough")
         for port in (1, 2):
-            run.saw(EgressAccess(claimed.id, "example.com", port, allowed=False, reason="not_allowed"))
+            run.inbox.saw(EgressAccess(claimed.id, "example.com", port, allowed=False, reason="not_allowed"))
         events = await daemon.events(record.id)
     denied = [event.payload.port for event in events if isinstance(event.payload, EgressDenied)]
     assert denied == [1, 2]

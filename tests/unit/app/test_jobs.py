@@ -5,6 +5,7 @@ from pathlib import Path
 import anyio
 import pytest
 
+from perstackd.domain.budget import Budgets
 from perstackd.domain.errors import Kind, PerstackError
 from perstackd.domain.job import JobState
 from perstackd.domain.messages import FinishReason, TextPart, ToolCallPart, Turn, Usage
@@ -116,22 +117,6 @@ async def test_cancel_reaches_a_child(tmp_path: Path) -> None:
     assert [event.payload.type for event in events].count("stopRunByCancel") == 2
 
 
-async def test_a_sandbox_that_dies_ends_the_run_in_order_and_says_why(tmp_path: Path) -> None:
-    held = Held(says("never"))
-    async with world(tmp_path, {LEAD: [held]}) as daemon:
-        record = await daemon.start()
-        with anyio.fail_after(5):
-            await held.reached.wait()
-        (claimed,) = [row for row in daemon.pool.records() if row.job_id]
-        daemon.sandboxes.kill(claimed.id)
-        daemon.links.made[claimed.id].lose()
-        events = await daemon.events(record.id)
-        record = await daemon.jobs.get(record.id)
-    assert (record.state, record.error_reason) == (JobState.FAILED, "sandbox_lost")
-    assert "137" in record.error_message
-    assert [event.payload.type for event in events[-3:]] == ["stopRunByError", "sandboxReleased", "jobFinished"]
-
-
 async def test_the_same_key_gives_the_same_job_and_another_request_is_refused(tmp_path: Path) -> None:
     async with world(tmp_path, {LEAD: [says("done")]}) as daemon:
         first = await daemon.start(idempotency_key="k")
@@ -144,7 +129,7 @@ async def test_the_same_key_gives_the_same_job_and_another_request_is_refused(tm
 
 async def test_the_jobs_step_limit_stops_it_with_exit_code_3(tmp_path: Path) -> None:
     async with world(tmp_path, {LEAD: [calls((f"a{step}", "exec", {})) for step in range(5)]}) as daemon:
-        record, events = await daemon.finished(max_steps=2)
+        record, events = await daemon.finished(budgets=Budgets(max_steps=2))
     assert (record.state, record.exit_code, record.steps) == (JobState.STOPPED, 3, 2)
     assert "stopRunByExceededMaxSteps" in [event.payload.type for event in events]
 

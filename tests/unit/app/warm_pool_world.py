@@ -132,6 +132,12 @@ class World:
         run_id = RunId(f"run-{self._jobs}")
         return ClaimRequest(DEFAULT_TENANT, job_id, run_id, template, depth, fence, self._jobs)
 
+    def group(self, *templates: str, depth: int = 0, job: str = "") -> tuple[ClaimRequest, ...]:
+        """Of one run: its expert's, then one for each skill."""
+        first = self.request(templates[0], depth, job)
+        skills = (replace(first, template=name, role=f"skill-{at}") for at, name in enumerate(templates[1:], 1))
+        return (first, *skills)
+
     def directories(self) -> set[str]:
         top = self.runtime / "s"
         return {entry.name for entry in top.iterdir()} if top.exists() else set()

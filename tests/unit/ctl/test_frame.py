@@ -8,7 +8,7 @@ from perstackctl.terminal import width
 from perstackctl.watch.frame import Size, frame
 from perstackctl.watch.screen import Screen
 from perstackctl.watch.trace import Trace, fold
-from tests.fakes.daemon_api import BEGIN, CHILD, PARENT, EventLog, Item, story
+from tests.fakes.daemon_api import BEGIN, CHILD, PARENT, EventLog, Item, asking, question, story
 from tests.unit.ctl.test_trace import of
 
 SIZES = [(200, 60), (100, 30), (60, 12), (40, 8), (24, 5), (12, 3)]
@@ -69,6 +69,16 @@ def test_a_picture_fits_the_terminal(columns: int, rows: int) -> None:
     assert all(width(row) <= columns for row in picture)
 
 
+def test_open_questions_stand_below_their_run() -> None:
+    assert drawn(asking(of="approval"), columns=120, now=BEGIN + 1000) == [
+        "job 01JD3Z0000000000000000JOB0  waits for an answer  990ms  1.0k↑ 50↓",
+        "└── ⠋ fitness-assistant  asks #2  970ms  1.0k↑ 50↓",
+        '    ├── • createIssue  550ms  body=It crashes. Every time. labels=["bug"] title=Crash on start',
+        "    └── ? asks for approval: github.createIssue body=It crashes. Every time. "
+        'labels=["bug"] title=Crash on start  [2-1]',
+    ]
+
+
 def test_runs_that_ended_give_way_to_those_at_work() -> None:
     log = at_work()
     for number in range(30):
@@ -95,6 +105,7 @@ def test_what_models_and_tools_write_cannot_act_on_the_terminal() -> None:
     log.stream(evil, run=PARENT, step=1, offset=0, kind="streamToolOutput", call="c")
     log.stream(evil, run=PARENT, step=1, offset=0)
     log.add("egressDenied", {"host": evil, "reason": evil}, run=PARENT, step=1)
+    log.asks(PARENT, 1, question(evil, "tool", evil, evil, evil, arguments={evil: evil}))
     picture = "\n".join(drawn(log.items))
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", picture)
     assert "[bold]x[/bold]" in picture  # rich's markup is text here

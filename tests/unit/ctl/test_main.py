@@ -30,14 +30,22 @@ def test_every_command_of_the_grammar_is_there() -> None:
         "job ls",
         "job get",
         "job watch",
+        "job questions",
+        "job answer",
+        "job pause",
+        "job resume",
         "job cancel",
         "job runs",
+        "job log",
+        "job tree",
         "sandbox ls",
         "sandbox get",
         "sandbox posture",
         "pool status",
         "system info",
         "expert validate",
+        "expert show",
+        "expert new",
     }
 
 
@@ -88,7 +96,9 @@ def imported_by(*args: str) -> set[str]:
     return {name.partition(".")[0] for name in done.stderr.split()}
 
 
-@pytest.mark.parametrize("args", [("--help",), ("run", "--help"), ("job", "--help"), ("version",)])
+@pytest.mark.parametrize(
+    "args", [("--help",), ("run", "--help"), ("job", "--help"), ("job", "log", "--help"), ("version",)]
+)
 def test_help_imports_nothing_that_is_slow(args: tuple[str, ...]) -> None:
     assert not imported_by(*args) & set(SLOW)
 

@@ -8,7 +8,18 @@ from perstackctl.client import Batch, ProtocolError
 from perstackctl.client.convert import batch
 from perstackctl.watch.run_trace import CALLS_KEPT, TEXT_KEPT
 from perstackctl.watch.trace import Trace, fold
-from tests.fakes.daemon_api import CHILD, JOB, PARENT, EventLog, Item, result, story
+from tests.fakes.daemon_api import (
+    CHILD,
+    DATABASE,
+    ISSUE,
+    JOB,
+    MOVE,
+    PARENT,
+    EventLog,
+    Item,
+    asking,
+    story,
+)
 
 
 def folded(log: EventLog) -> Trace:
@@ -116,6 +127,12 @@ def test_what_is_kept_is_bounded_however_long_a_job_is() -> None:
             "stopped",
             "the job's limit of 9 tokens is reached",
         ),
+        (
+            "stopRunByExceededBudget",
+            {"budget": "money", "limit": 500_000},
+            "stopped",
+            "the job's limit of $0.5000 is reached",
+        ),
         ("stopRunByCancel", {}, "cancelled", "cancelled"),
     ],
 )
@@ -129,15 +146,56 @@ def test_every_way_to_stop_says_why_and_ends_open_calls(
     assert (run.outcome, run.detail, run.calls[0].is_error) == (outcome, detail, True)
 
 
-def test_a_question_is_seen_until_it_is_answered() -> None:
+def test_a_question_is_open_until_it_is_answered() -> None:
     log = running()
-    log.turn(PARENT, 1, [("c", "askMove", {"board": "…"})])
-    log.add(
-        "callInteractiveTool", {"arguments": {"board": "…"}, "callId": "c", "skill": "s", "tool": "askMove"}, run=PARENT
-    )
-    assert folded(log).asking
-    log.add("finishToolCall", {"results": [result("c", "b2")]}, run=PARENT)
-    assert not folded(log).asking
+    log.turn(PARENT, 1, [("c1-1", "askMove", {"board": "…"})])
+    log.asks(PARENT, 1, MOVE)
+    (asked,) = folded(log).questions
+    assert (asked.id, asked.short_id, asked.kind, asked.message) == (f"{PARENT}.1-1", "1-1", "tool", "Your move?")
+    assert folded(log).runs[PARENT].phase == "asking"
+    answer = {"action": "answer", "callId": "c1-1", "content": "b2", "id": "1-1", "kind": "tool"}
+    log.add("questionAnswered", answer, run=PARENT, step=1)
+    assert (folded(log).questions, folded(log).runs[PARENT].phase) == ((), "calling")
+
+
+def test_a_question_that_is_asked_again_after_a_restart_is_one_question() -> None:
+    log = running()
+    log.asks(PARENT, 1, MOVE)
+    log.asks(PARENT, 1, MOVE)
+    assert len(folded(log).questions) == 1
+
+
+@pytest.mark.parametrize("kind", ["finishToolCall", "continueToNextStep", "completeRun", "stopRunByCancel"])
+def test_questions_do_not_outlive_their_step(kind: str) -> None:
+    log = EventLog()
+    log.created()
+    log.started(PARENT, "q")
+    log.elicits(PARENT, 1, DATABASE)
+    log.add(kind, run=PARENT, step=1)
+    assert folded(log).questions == ()
+
+
+def test_several_runs_ask_at_the_same_time_and_the_oldest_question_comes_first() -> None:
+    trace = fold(Trace(), of(asking(of="all")))
+    assert [question.short_id for question in trace.questions] == ["1-1", "2-1"]
+    assert trace.stalled
+
+
+def test_a_job_is_not_stalled_while_another_run_works() -> None:
+    log = running()
+    log.asks(PARENT, 1, MOVE)
+    log.started(CHILD, "A menu", "c")
+    assert not folded(log).stalled
+    log.wants_approval(CHILD, 1, ISSUE)
+    assert folded(log).stalled
+
+
+def test_a_pause_is_seen_until_the_job_goes_on() -> None:
+    log = running()
+    log.add("jobPaused")
+    assert folded(log).paused
+    log.add("jobResumed")
+    assert not folded(log).paused
 
 
 def test_a_queued_job_says_its_place_and_why() -> None:

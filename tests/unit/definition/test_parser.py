@@ -114,20 +114,24 @@ def test_a_stdio_skill_is_read() -> None:
 @pytest.mark.parametrize(
     ("lines", "isolation", "workspace"),
     [
-        ("", Isolation.SHARED, ""),
+        ('command = "tool"', Isolation.SHARED, ""),
+        ('command = "npx"\npackageName = "p"', Isolation.OWN, "ro"),
+        ('command = "/usr/bin/uvx"\nargs = ["p"]', Isolation.OWN, "ro"),
+        ('command = "npx"\npackageName = "p"\nisolation = "shared"', Isolation.SHARED, ""),
         ('requiredEnv = ["X"]', Isolation.OWN, "ro"),
         ('allowedDomains = ["x.example"]', Isolation.OWN, "ro"),
         ('approval = "always"', Isolation.OWN, "ro"),
+        ('approval = ["send"]', Isolation.OWN, "ro"),
+        ("approval = []", Isolation.SHARED, ""),
         ('approval = "never"', Isolation.SHARED, ""),
         ('isolation = "own"\nworkspace = "none"', Isolation.OWN, "none"),
-        ('requiredEnv = ["X"]\nisolation = "shared"', Isolation.SHARED, ""),
     ],
 )
 def test_a_skill_with_something_to_keep_has_a_sandbox_of_its_own(
     lines: str, isolation: Isolation, workspace: str
 ) -> None:
-    text = f'[experts.a.skills.s]\ntype = "mcpStdioSkill"\ncommand = "npx"\npackageName = "p"\n{lines}\n'
-    skill = expert(text).skills[0]
+    command = "" if "command" in lines else 'command = "tool"\n'
+    skill = expert(f'[experts.a.skills.s]\ntype = "mcpStdioSkill"\n{command}{lines}\n').skills[0]
     assert isinstance(skill, StdioSkill)
     assert (skill.isolation, skill.workspace) == (isolation, workspace)
 
@@ -188,10 +192,17 @@ def test_plain_http_is_for_loopback_and_hosts_that_the_operator_allows(url: str)
     ("text", "key", "place", "says"),
     [
         ("x = \n", "", (1, 5), "not TOML"),
-        ("a = 1\na = 2\n", "", (2, 6), "not TOML"),
+        ("a = 1\na = 2\n", "a", (2, 1), "a is there twice, first in line 1"),
+        (HEAD + "[experts.b]\n" + HEAD, "experts.a", (4, 10), "experts.a is there twice, first in line 1"),
+        (HEAD + 'x.y = 1\nx.y = """\n"""\n', "experts.a.x.y", (4, 3), "is there twice, first in line 3"),
+        ('a = { "b" = 1, b = 2 }\n', "a.b", (1, 16), "a.b is there twice"),
+        ("a = 1\na = 2\nb = \n", "a", (2, 1), "a is there twice"),
+        ("b = \na = 1\na = 2\n", "", (1, 5), "not TOML"),
+        ('"\\UFFFFFFFF" = 1\n', "", (1, 12), "not TOML"),
         ("a = [1,\n", "", (2, 1), "not TOML"),
         ("maxSteps = 1\n", "experts", (0, 0), "no experts"),
         ("experts = 1\n", "experts", (1, 1), "must be a table, not a number"),
+        ("".join(f"[experts.e{n}]\n" for n in range(10_001)), "experts", (1, 2), "10,001 experts, 10,000 are allowed"),
         ('[experts.a]\ndescription = "x"\n', "experts.a", (1, 10), "no instruction"),
         ('[experts.a]\ninstruction = " "\n', "experts.a.instruction", (2, 1), "is empty"),
         ("[experts.a]\ninstruction = 5\n", "experts.a.instruction", (2, 1), "must be a string, not a number"),
@@ -200,8 +211,13 @@ def test_plain_http_is_for_loopback_and_hosts_that_the_operator_allows(url: str)
         (f'[experts."{"x" * 512}"]\ninstruction = "x"\n', f"experts.{'x' * 512}", (1, 10), "not an expert's key"),
         (HEAD + 'version = "1.0"\n', "experts.a.version", (3, 1), "not a version"),
         (HEAD + 'minRuntimeVersion = "v9.1"\n', "experts.a.minRuntimeVersion", (3, 1), "needs the runtime v9.1"),
-        (HEAD + 'description = """' + "x" * 2049 + '"""\n', "experts.a.description", (3, 1), "2049 characters, 2048"),
-        ('[experts.a]\ninstruction = "' + "x" * 20481 + '"\n', "experts.a.instruction", (2, 1), "20481 characters"),
+        (HEAD + 'description = """' + "x" * 2049 + '"""\n', "experts.a.description", (3, 1), "2,049 characters, 2,048"),
+        (
+            '[experts.a]\ninstruction = "' + "x" * 20481 + '"\n',
+            "experts.a.instruction",
+            (2, 1),
+            "20,481 characters, 20,480",
+        ),
         (HEAD + f"delegates = {['d'] * 256}\n", "experts.a.delegates", (3, 1), "256 entries, 255"),
         (HEAD + 'delegates = [\n  "b c"]\n', "experts.a.delegates[0]", (4, 3), "not an expert's key"),
         (HEAD + f"tags = {[str(n) for n in range(9)]}\n", "experts.a.tags", (3, 1), "9 entries, 8"),
@@ -266,7 +282,7 @@ def test_a_header_that_could_break_the_request_is_an_error(header: str, says: st
     assert says in finding.message
 
 
-STDIO = '[experts.a.skills.s]\ntype = "mcpStdioSkill"\ncommand = "npx"\n'
+STDIO = '[experts.a.skills.s]\ntype = "mcpStdioSkill"\ncommand = "tool"\n'
 REMOTE = '[experts.a.skills.s]\ntype = "mcpHttpSkill"\n'
 ASK = '[experts.a.skills.s]\ntype = "interactiveSkill"\n[experts.a.skills.s.tools.move]\n'
 
@@ -316,10 +332,9 @@ def test_a_skill_that_cannot_work_is_an_error(text: str, key: str, says: str) ->
         ('instruction = "x"\n' + HEAD, "instruction", "it belongs under [experts.KEY]"),
         (HEAD + "xyzzy = 1\n", "experts.a.xyzzy", "unknown key 'xyzzy' is ignored"),
         (HEAD + STDIO + 'alowedDomains = ["x.example"]\n', "experts.a.skills.s.alowedDomains", "'allowedDomains'"),
-        (HEAD + 'modelTier = "low"\n', "experts.a.modelTier", "no effect yet"),
         ('runtime = "docker"\n' + HEAD, "runtime", "default template is used"),
         ('model = "claude-3-5-haiku-20241022"\n' + HEAD, "model", "is retired"),
-        (HEAD + 'delegates = ["@acme/coach"]\n', "experts.a.delegates", "no registry is configured"),
+        (HEAD + 'delegates = ["@acme/coach"]\n', "experts.a.delegates[0]", "no registry is configured"),
         (HEAD + STDIO + 'workspace = "rw"\n', "experts.a.skills.s.workspace", "shares the expert's sandbox"),
         (
             HEAD + '[experts.a.skills."@perstack/base"]\npick = ["think"]\n',
@@ -338,7 +353,8 @@ def test_what_is_passed_over_is_a_warning_at_its_place(text: str, key: str, says
     assert finding.severity is Severity.WARNING
     assert says in finding.message
     assert finding.key == key
-    assert text.split("\n")[finding.line - 1][finding.column - 1 :].startswith(key.rpartition(".")[2].strip('"'))
+    rest = text.split("\n")[finding.line - 1][finding.column - 1 :]
+    assert rest.startswith('"' if key.endswith("]") else key.rpartition(".")[2].strip('"'))
 
 
 def test_all_problems_are_told_at_once_in_the_order_of_the_file() -> None:

@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import pytest
+from perstack_runner.environment import child_environment
 
 from perstackd.adapters.docker.hardening import container_name, container_options, tmpfs_of
 from perstackd.domain.ids import SandboxId
@@ -22,9 +23,15 @@ TEMPLATE = Template("base", "perstack/base", cpus=1.5, nofile=2048)
 DIRECTORIES = SandboxDirectories("/run/p/gw", "/run/p/slot", "/run/p/id")
 
 
-def options(template: Template = TEMPLATE) -> dict[str, Any]:
+def options(template: Template = TEMPLATE, ca_bundle: str = "") -> dict[str, Any]:
     return container_options(
-        RECORD, template, DIRECTORIES, image_id="sha256:1", seccomp='{"x":1}', daemon_id="daemon-1"
+        RECORD,
+        template,
+        DIRECTORIES,
+        image_id="sha256:1",
+        seccomp='{"x":1}',
+        daemon_id="daemon-1",
+        ca_bundle=ca_bundle,
     )
 
 
@@ -96,7 +103,22 @@ def test_the_engine_keeps_no_log_and_starts_nothing_again() -> None:
 
 
 def test_the_environment_says_nothing_but_where_things_are() -> None:
-    assert {word.partition("=")[0] for word in options()["Env"]} == {"PATH", "HOME", "LANG"}
+    assert {word.partition("=")[0] for word in options()["Env"]} == {"PATH", "HOME", "LANG", "NODE_USE_ENV_PROXY"}
+
+
+def test_authorities_of_the_operator_are_mounted_read_only_and_every_program_is_told_of_them() -> None:
+    found = options(ca_bundle="/run/p/ca-1.pem")
+    (mount,) = (one for one in found["HostConfig"]["Mounts"] if one["Source"] == "/run/p/ca-1.pem")
+    assert mount["ReadOnly"] is True
+    assert mount["BindOptions"] == {"Propagation": "rprivate"}
+    named = dict(word.split("=", 1) for word in found["Env"])
+    names = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS", "GIT_SSL_CAINFO")
+    assert {named[name] for name in names} == {mount["Target"]}
+
+
+def test_what_the_sandbox_is_told_reaches_what_the_runner_starts() -> None:
+    own = dict(word.split("=", 1) for word in options(ca_bundle="/run/p/ca-1.pem")["Env"])
+    assert own.items() <= child_environment(own, 3128, ()).items()
 
 
 def test_nothing_of_the_record_but_id_and_uid_reaches_the_engine() -> None:

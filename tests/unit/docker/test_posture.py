@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from perstackd.adapters.docker import kernel
-from perstackd.adapters.docker.hardening import MASKED, READ_ONLY
+from perstackd.adapters.docker.hardening import CA_BUNDLE, MASKED, READ_ONLY, environment_of
 from perstackd.adapters.docker.posture import Expected, compare, not_running, weights
 from perstackd.domain.ids import SandboxId
 from perstackd.domain.sandbox import Posture, SandboxRecord, SandboxState, Template
@@ -56,6 +56,45 @@ def judged(
 
 def failed(posture: Posture) -> set[str]:
     return {check.name for check in posture.failed}
+
+
+BUNDLE = "/run/p/ca-1.pem"
+
+
+def with_bundle(source: str = BUNDLE, options: str = "ro", expected: Expected = EXPECTED) -> Posture:
+    """The recorded sandbox, with authorities of the operator mounted from `source`."""
+    mounts = [
+        *INSPECTED["Mounts"],
+        {"Type": "bind", "Source": source, "Destination": CA_BUNDLE, "RW": "rw" in options, "Propagation": "rprivate"},
+    ]
+    config = {**INSPECTED["Config"], "Env": [*environment_of(BUNDLE)]}
+    inspected = {**INSPECTED, "Mounts": mounts, "Config": config}
+    return compare(RECORD, TEMPLATE, replace(expected, ca_bundle=BUNDLE), inspected, extra(CA_BUNDLE, BUNDLE, options))
+
+
+def test_the_operators_authorities_pass_where_they_are_configured() -> None:
+    assert with_bundle().failed == ()
+
+
+def test_a_sandbox_of_an_earlier_daemon_passes_with_the_same_authorities_only() -> None:
+    earlier = replace(EXPECTED, directories=None)
+    assert with_bundle(expected=earlier).failed == ()
+    assert failed(with_bundle("/run/p/ca-2.pem", expected=earlier)) == {"mounts"}
+
+
+def test_authorities_that_can_be_written_are_named() -> None:
+    assert failed(with_bundle(options="rw")) == {"ca_bundle", "mounts"}
+
+
+def test_missing_authorities_are_named() -> None:
+    posture = compare(RECORD, TEMPLATE, replace(EXPECTED, ca_bundle=BUNDLE), INSPECTED, observed())
+    assert failed(posture) == {"ca_bundle", "mounts"}
+
+
+def test_authorities_that_nobody_configured_are_named() -> None:
+    env = {**INSPECTED["Config"], "Env": [*environment_of(BUNDLE)]}
+    posture = compare(RECORD, TEMPLATE, EXPECTED, {**INSPECTED, "Config": env}, extra(CA_BUNDLE, BUNDLE))
+    assert failed(posture) == {"other_mounts", "other_environment"}
 
 
 @pytest.mark.parametrize("version", [1, 2])

@@ -25,6 +25,12 @@ def build() -> ModuleType:
     return module
 
 
+@pytest.fixture
+def apt_sources(build: ModuleType) -> ModuleType:
+    """Importable for the script alone."""
+    return sys.modules["apt_sources"]
+
+
 DEB822 = """Types: deb
 # a note
 URIs: http://mirror.invalid/debian
@@ -50,15 +56,15 @@ Components: main
 """
 
 
-def test_only_binary_sources_of_the_release_are_taken(build: ModuleType) -> None:
-    (stanza,) = build.from_deb822(DEB822, "bookworm")
+def test_only_binary_sources_of_the_release_are_taken(apt_sources: ModuleType) -> None:
+    (stanza,) = apt_sources.from_deb822(DEB822, "bookworm")
     assert stanza.splitlines()[0] == "Types: deb"
     assert "Suites: bookworm bookworm-updates" in stanza
     assert "Signed-By: /usr/share/keyrings/debian.gpg" in stanza
     assert "#" not in stanza
 
 
-def test_one_line_sources_become_stanzas(build: ModuleType) -> None:
+def test_one_line_sources_become_stanzas(apt_sources: ModuleType) -> None:
     text = """
 deb http://mirror.invalid/debian bookworm main contrib # a note
 deb [arch=amd64 signed-by=/k.gpg] http://mirror.invalid/security bookworm-security main
@@ -67,7 +73,7 @@ deb http://other.invalid/apt cloud-bookworm main
 # deb http://off.invalid/debian bookworm main
 deb http://short.invalid bookworm
 """
-    assert build.from_lines(text, "bookworm") == [
+    assert apt_sources.from_lines(text, "bookworm") == [
         "Types: deb\nURIs: http://mirror.invalid/debian\nSuites: bookworm\nComponents: main contrib",
         "Types: deb\nURIs: http://mirror.invalid/security\nSuites: bookworm-security\nComponents: main\n"
         "Signed-By: /k.gpg",
@@ -77,7 +83,7 @@ deb http://short.invalid bookworm
 def test_the_hash_follows_names_contents_and_executable_bits(
     build: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(build, "ROOT", tmp_path)
+    monkeypatch.setattr(sys.modules[build.content_hash.__module__], "ROOT", tmp_path)
     tree = tmp_path / "tree"
     tree.mkdir()
     (tree / "a.py").write_text("a")
@@ -104,3 +110,22 @@ def test_without_an_engine_the_remedy_is_told(
         build.require_engine()
     assert caught.value.code == 1
     assert "systemctl start docker" in capsys.readouterr().err
+
+
+def test_only_scripts_are_taken_out_of_installed_packages(build: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/script").write_text("#!/home/somebody/python\n")
+    (tmp_path / "bin/program").write_bytes(b"\x7fELF")
+    build.remove_scripts(tmp_path / "bin")
+    assert [path.name for path in (tmp_path / "bin").iterdir()] == ["program"]
+    (tmp_path / "bin/program").write_text("#!/bin/sh\n")
+    build.remove_scripts(tmp_path / "bin")
+    build.remove_scripts(tmp_path / "bin")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_parts_that_were_replaced_go_and_those_of_an_image_that_was_not_built_stay(build: ModuleType) -> None:
+    engine = sys.modules[build.remove_superseded.__module__]
+    tags = ["r:system-1", "r:system-2", "r:full-system-1", "r:origin-1"]
+    assert engine.superseded(tags, {"r:system-2", "r:origin-1"}, by_kind=True) == ["r:system-1"]
+    assert engine.superseded(tags, {"r:system-2"}, by_kind=False) == ["r:system-1", "r:full-system-1", "r:origin-1"]

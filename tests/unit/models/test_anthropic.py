@@ -75,7 +75,7 @@ async def test_input_counts_what_came_from_the_cache_and_what_went_into_it() -> 
         *_, turn = await ask(models)
         await models.close()
     assert isinstance(turn, Turn)
-    assert turn.usage == Usage(100, 5, 70, 2)
+    assert turn.usage == Usage(100, 5, 70, 2, 20)
 
 
 @pytest.mark.parametrize(

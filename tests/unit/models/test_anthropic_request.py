@@ -1,11 +1,12 @@
 """Our request as the body of the Messages API."""
 
+from datetime import UTC, datetime
 from typing import Any, cast
 
 import pytest
 
 from perstackd.adapters.models.anthropic_request import MAX_IMAGE_BYTES, body, wanted_blobs
-from perstackd.adapters.models.thinking import Off, family_of, nearest_level, thinking_for
+from perstackd.adapters.models.thinking import Off, family_of, mapped, nearest_level, thinking_for
 from perstackd.domain.messages import (
     BlobPart,
     Message,
@@ -18,6 +19,7 @@ from perstackd.domain.messages import (
     ToolSpec,
 )
 
+NOW = datetime(2026, 11, 21, tzinfo=UTC)
 TOOLS = (ToolSpec("exec", "Runs.", {"properties": {"command": {"type": "string"}}}), ToolSpec("todo", "Notes.", {}))
 IMAGE = BlobPart("sha256:aa", 1000, "image/png")
 
@@ -35,7 +37,7 @@ def step(number: int) -> tuple[Message, Message]:
 
 def made(*messages: Message, model: str = "claude-sonnet-5", blobs: dict[str, str] | None = None) -> dict[str, Any]:
     request = ModelRequest("anthropic", model, "Be kind.", TOOLS, messages)
-    return cast("dict[str, Any]", body(request, blobs or {}))
+    return cast("dict[str, Any]", body(request, blobs or {}, NOW))
 
 
 def marks(value: object) -> int:
@@ -107,7 +109,7 @@ def test_every_schema_is_of_an_object() -> None:
 
 
 def test_without_tools_and_system_prompt_the_fields_are_absent() -> None:
-    sent = body(ModelRequest("anthropic", "claude-sonnet-5", "", (), (user("Go"),)), {})
+    sent = body(ModelRequest("anthropic", "claude-sonnet-5", "", (), (user("Go"),)), {}, NOW)
     assert "tools" not in sent
     assert "system" not in sent
 
@@ -170,7 +172,7 @@ def test_an_adaptive_model_gets_an_effort_and_room_for_it() -> None:
 @pytest.mark.parametrize("reasoning", ["minimal", "low", "medium", "high", 1, 1024, 30_000])
 def test_a_budget_is_at_least_1024_and_leaves_the_answer_its_room(reasoning: str | int) -> None:
     request = ModelRequest("anthropic", "claude-haiku-4-5", "", (), (user("Go"),), reasoning)
-    sent = cast("dict[str, Any]", body(request, {}))
+    sent = cast("dict[str, Any]", body(request, {}, NOW))
     budget = sent["thinking"]["budget_tokens"]
     assert budget >= 1024
     assert sent["max_tokens"] == budget + 8192
@@ -195,3 +197,33 @@ def test_a_number_of_tokens_is_the_nearest_effort_on_an_adaptive_model(tokens: i
     assert nearest_level(tokens) == level
     effort = {"minimal": "low"}.get(level, level)
     assert thinking_for("claude-opus-5", tokens).fields["output_config"] == {"effort": effort}
+
+
+@pytest.mark.parametrize(
+    ("model", "reasoning", "says"),
+    [
+        ("claude-sonnet-5-5", 5000, "asked for as the effort low: it takes no number"),
+        ("claude-opus-5-5", 8000, "asked for as the effort medium: it takes no number"),
+        ("claude-sonnet-5", "minimal", "asked for as the effort low: it is the least one"),
+        ("claude-opus-5-5", "none", "asked for as the effort low: it always thinks"),
+        ("claude-opus-5-5", 0, "asked for as the effort low: it always thinks"),
+        ("claude-haiku-4-5", 5, "asked for as a budget of 1024: it is the least one"),
+        ("another-model", 5000, "has no effect: the model 'another-model' is not known to take one"),
+    ],
+)
+def test_a_budget_that_is_asked_for_in_another_form_is_told(model: str, reasoning: str | int, says: str) -> None:
+    assert says in mapped(model, reasoning)
+    assert f"reasoningBudget {reasoning} " in mapped(model, reasoning)
+    assert repr(model) in mapped(model, reasoning)
+
+
+@pytest.mark.parametrize(
+    ("model", "reasoning"),
+    [
+        *(("claude-sonnet-5-5", said) for said in ("none", 0, "low", "medium", "high")),
+        *(("claude-haiku-4-5", said) for said in ("none", 0, "minimal", "low", "high", 1024, 20_000)),
+        *(("another-model", said) for said in ("none", 0, "low", "high")),
+    ],
+)
+def test_a_budget_that_is_asked_for_as_it_is_needs_no_note(model: str, reasoning: str | int) -> None:
+    assert mapped(model, reasoning) == ""

@@ -432,15 +432,6 @@ async def test_azure_is_asked_by_deployments_if_it_has_an_api_version() -> None:
     assert "authorization" not in received.headers
 
 
-async def test_azure_is_asked_as_openai_is_without_one() -> None:
-    async with serving(answer(TURN)) as api:
-        models = OpenAiModels(lambda: KEY, replace(DEFAULTS["azure-openai"], base_url=api.url))
-        assert (await ask(models))[-1] == TURN
-        await models.close()
-    assert api.received[0].path == "/openai/v1/chat/completions"
-    assert api.received[0].headers["authorization"] == f"Bearer {KEY}"
-
-
 def test_a_provider_without_an_address_is_a_mistake_of_the_wiring() -> None:
     with pytest.raises(ValueError, match="azure-openai has no base URL"):
         OpenAiModels(lambda: KEY, DEFAULTS["azure-openai"])

@@ -6,6 +6,8 @@ import pytest
 from perstackd.domain import pool, pool_status
 from perstackd.domain.ids import JobId, SandboxId
 from perstackd.domain.pool import Action, Expire, Halt, Hand, PoolState, Seat, Stage, Start, WaitingClaim
+from perstackd.domain.pool_plan import plan
+from perstackd.domain.pool_status import Place
 from perstackd.domain.sandbox import Template
 
 NOW = 1000.0
@@ -31,7 +33,12 @@ def state(*stages: Stage, waiting: Sequence[tuple[str, int]] = ()) -> PoolState:
 
 
 def planned(before: PoolState, of: Template, now: float = NOW) -> tuple[Action, ...]:
-    return pool.plan(before, of, now, pool.shared({of.name: before}, {of.name: of}, now))
+    planned = plan({of.name: before}, {of.name: of}, now, (of.name,))
+    return tuple(action for _, action in planned)
+
+
+def told(before: PoolState, of: Template) -> tuple[Place, ...]:
+    return pool_status.places({of.name: before}, {of.name: of})
 
 
 def test_an_empty_pool_is_filled_to_min_idle() -> None:
@@ -41,8 +48,8 @@ def test_an_empty_pool_is_filled_to_min_idle() -> None:
 def test_at_most_three_starts_are_under_way_over_all_pools() -> None:
     first, second = template("a", 5, 9), template("b", 5, 9)
     states = {"a": state(Stage.STARTING, Stage.STARTING), "b": state()}
-    among = pool.shared(states, {"a": first, "b": second}, NOW)
-    assert pool.plan(states["b"], second, NOW, among) == (Start(1),)
+    assert plan(states, {"a": first, "b": second}, NOW, "ba") == (("b", Start(1)),)
+    assert plan(states, {"a": first, "b": second}, NOW, "ab") == (("a", Start(1)),)
 
 
 def test_never_more_than_max_are_alive_and_those_being_removed_count() -> None:
@@ -58,7 +65,7 @@ def test_a_few_stuck_removals_do_not_stop_a_small_pool_but_many_do_and_it_says_s
     assert planned(few, template(min_idle=1, maximum=2)) == (Start(1),)
     many = state(*[Stage.QUARANTINED] * 8, waiting=[("j", 0)])
     assert planned(many, template(min_idle=1, maximum=2)) == ()
-    assert pool.places(many, template(maximum=2))[0].reason.endswith("8 sandboxes resist their removal")
+    assert told(many, template(maximum=2))[0].reason.endswith("8 sandboxes resist their removal")
 
 
 def test_children_are_served_before_new_jobs_and_each_in_order_of_arrival() -> None:
@@ -70,14 +77,14 @@ def test_children_are_served_before_new_jobs_and_each_in_order_of_arrival() -> N
 
 def test_waiting_claims_know_their_place_and_what_they_wait_for() -> None:
     before = state(Stage.CLAIMED, Stage.CLAIMED, waiting=[("a", 0), ("b", 1)])
-    told = pool.places(before, template(maximum=2))
-    assert [(place.claim_id, place.place) for place in told] == [(2, 1), (1, 2)]
-    assert told[0].reason == "all 2 sandboxes of the template 'base' are in use"
+    places = told(before, template(maximum=2))
+    assert [(place.party, place.place) for place in places] == [(2, 1), (1, 2)]
+    assert places[0].reason == "all 2 sandboxes of the template 'base' are in use"
 
 
 def test_only_those_for_whom_one_is_coming_are_told_so() -> None:
-    told = pool.places(state(Stage.CLAIMED, Stage.STARTING, waiting=[("a", 0), ("b", 0)]), template(maximum=2))
-    assert [place.reason for place in told] == [
+    places = told(state(Stage.CLAIMED, Stage.STARTING, waiting=[("a", 0), ("b", 0)]), template(maximum=2))
+    assert [place.reason for place in places] == [
         "a sandbox of the template 'base' is being started",
         "all 2 sandboxes of the template 'base' are in use",
     ]
@@ -96,7 +103,7 @@ def test_before_late_binding_is_proven_one_sandbox_is_started_at_a_time_even_wit
 def test_a_blocked_pool_starts_nothing_and_tells_why() -> None:
     blocked = PoolState(blocked="the engine sleeps", waiting=claims(("a", 0)))
     assert planned(blocked, template()) == ()
-    assert "the engine sleeps" in pool.places(blocked, template())[0].reason
+    assert "the engine sleeps" in told(blocked, template())[0].reason
 
 
 def failing(times: int, now: float = NOW) -> PoolState:
@@ -215,8 +222,8 @@ def test_the_holder_is_the_same_for_all_pools() -> None:
         "one": PoolState(seats=(*seats(Stage.CLAIMED), held), proven=True),
         "other": state(Stage.CLAIMED, waiting=[("older", 1), ("holder", 2)]),
     }
-    among = pool.shared(states, {"one": one, "other": other}, NOW)
-    assert pool.plan(states["other"], other, NOW, among) == (Start(1, level=2, job_id=JobId("holder")),)
+    planned = plan(states, {"one": one, "other": other}, NOW, states)
+    assert planned == (("other", Start(1, level=2, job_id=JobId("holder"))),)
 
 
 def test_a_reserve_sandbox_whose_claim_was_served_meanwhile_is_given_up() -> None:
@@ -238,8 +245,7 @@ def test_status_shows_counts_and_refill_times() -> None:
 def test_after_a_claim_nothing_is_started_for_a_moment_while_another_sandbox_is_idle() -> None:
     claimed = pool.handed(state(Stage.IDLE, Stage.IDLE), pool.Hand(1, state(Stage.IDLE).seats[0].sandbox_id), NOW)
     calm, after = NOW + pool.CALM_SECONDS / 2, NOW + pool.CALM_SECONDS
-    among = pool.Shared(pool.MAX_STARTS, pool.NO_JOB)
-    assert pool.plan(claimed, template(min_idle=2), calm, among) == ()
-    assert pool.plan(claimed, template(min_idle=2), after, among) == (pool.Start(1),)
+    assert planned(claimed, template(min_idle=2), calm) == ()
+    assert planned(claimed, template(min_idle=2), after) == (Start(1),)
     nobody_idle = replace(claimed, seats=tuple(seat for seat in claimed.seats if seat.stage is not Stage.IDLE))
-    assert pool.plan(nobody_idle, template(min_idle=1), calm, among) == (pool.Start(1),)
+    assert planned(nobody_idle, template(min_idle=1), calm) == (Start(1),)

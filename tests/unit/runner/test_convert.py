@@ -1,3 +1,5 @@
+from typing import Any
+
 from perstack.v1 import runner_pb2 as pb
 from perstack_runner import convert
 from perstack_runner.messages import (
@@ -7,6 +9,8 @@ from perstack_runner.messages import (
     BlobChunk,
     Call,
     CancelCalls,
+    Elicit,
+    Elicited,
     Failure,
     Finish,
     Hello,
@@ -17,6 +21,7 @@ from perstack_runner.messages import (
     Progress,
     Ready,
     Refused,
+    Remote,
     SkillOrder,
     SkillState,
     ToolSpec,
@@ -35,6 +40,10 @@ def test_every_order_of_the_protocol_is_understood() -> None:
         "ack": (pb.ToRunner(ack=pb.Ack(counter=9)), Acknowledged(9)),
         "probe": (pb.ToRunner(probe=pb.Probe(path="/mnt/x")), Probe("/mnt/x")),
         "cancel_calls": (pb.ToRunner(cancel_calls=pb.CancelCalls(call_ids=["c"])), CancelCalls(("c",))),
+        "elicited": (
+            pb.ToRunner(elicited=pb.Elicited(elicitation_id=3, action="accept", content=b"{}")),
+            Elicited(3, "accept", b"{}"),
+        ),
         "refused": (pb.ToRunner(refused=pb.Refused(counter=1, reason="r")), Refused(1, "r")),
         "finish": (pb.ToRunner(finish=pb.Finish(reason="r")), Finish("r")),
         "assign": (pb.ToRunner(assign=pb.Assign(workspace_path="/w", step=1)), Assign("/w", limits=Limits(0, 0))),
@@ -53,6 +62,7 @@ def test_every_message_of_the_runner_can_be_sent() -> None:
         "progress": Progress("c", 5, "text"),
         "blob_chunk": BlobChunk("sha256:0", 1, b"x", True),
         "failure": Failure("r", "m"),
+        "elicit": Elicit("c", "s", 1, "m", b"{}"),
         "probe_result": ProbeResult(b"x"),
     }
     for name, ask in asks.items():
@@ -71,7 +81,30 @@ def test_hello_carries_the_token_and_what_was_seen() -> None:
 
 
 def test_secrets_are_not_in_a_representation() -> None:
-    skill = SkillOrder("s", ("x",), (("KEY", "secret-value"),))
+    remote = Remote("http", "https://host/mcp", (("Authorization", "secret-value"),))
+    skill = SkillOrder("s", ("x",), (("KEY", "secret-value"),), remote)
     assign = Assign("/w", skills=(skill,), exec_env=(("KEY", "secret-value"),))
-    shown = f"{assign!r} {assign} {skill!r} {Welcome('secret-value', 1)!r}"
+    shown = f"{assign!r} {assign} {skill!r} {remote!r} {Welcome('secret-value', 1)!r}"
+    shown += f" {Elicited(1, 'accept', b'secret-value')!r}"
     assert "secret-value" not in shown
+
+
+def test_when_a_skill_starts_is_told_by_its_mode_and_else_by_the_old_field() -> None:
+    def start(**fields: Any) -> str:
+        order = convert.order_from_pb(pb.ToRunner(assign=pb.Assign(skills=[pb.SkillSpec(name="s", **fields)])))
+        assert isinstance(order, Assign)
+        return order.skills[0].start
+
+    assert start() == start(start=pb.START_MODE_FIRST) == start(start=pb.START_MODE_FIRST, lazy_init=True) == "first"
+    assert start(start=99) == "first"
+    assert start(start=pb.START_MODE_BESIDE) == start(start=pb.START_MODE_BESIDE, lazy_init=True) == "beside"
+    assert start(lazy_init=True) == start(start=pb.START_MODE_AT_CALL) == "atCall"
+
+
+def test_a_remote_server_and_private_directories_are_understood() -> None:
+    remote = pb.RemoteServer(transport="sse", endpoint="https://host/sse", headers={"A": "1"})
+    spec = pb.SkillSpec(name="s", remote=remote, private_directories=True, pick=["p"])
+    order = convert.order_from_pb(pb.ToRunner(assign=pb.Assign(skills=[spec])))
+    assert isinstance(order, Assign)
+    expected = Remote("sse", "https://host/sse", (("A", "1"),))
+    assert order.skills == (SkillOrder("s", remote=expected, pick=("p",), private=True),)

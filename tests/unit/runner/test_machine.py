@@ -35,7 +35,7 @@ MESSAGES: dict[type, str] = {
     AskTurn: "next_turn",
     Report: "tool_results",
 }
-SKILLS = (SkillOrder("a", ("x",)), SkillOrder("b", ("x",)), SkillOrder("lazy", ("x",), lazy_init=True))
+SKILLS = (SkillOrder("a", ("x",)), SkillOrder("b", ("x",)), SkillOrder("beside", ("x",), start="beside"), SkillOrder("late", ("x",), start="atCall"))
 
 
 def calls(count: int) -> tuple[Call, ...]:
@@ -60,8 +60,8 @@ def test_a_step_goes_from_assignment_to_the_next_question() -> None:
     assert session == Session("waiting", 2)
 
 
-def test_the_first_question_waits_for_skills_that_are_not_lazy() -> None:
-    begun: list[Event] = [Welcomed(), Assign("/w", skills=SKILLS), TakenOver(), SkillSettled("lazy"), SkillSettled("b")]
+def test_the_first_question_waits_for_the_skills_that_start_before_it() -> None:
+    begun: list[Event] = [Welcomed(), Assign("/w", skills=SKILLS), TakenOver(), SkillSettled("beside"), SkillSettled("b")]
     assert AskTurn(1) not in run(begun)[1]
     assert run([*begun, SkillSettled("a")])[1][-1] == AskTurn(1)
     assert run([*begun, SkillSettled("a"), SkillSettled("a")])[1].count(AskTurn(1)) == 1

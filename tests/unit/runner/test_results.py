@@ -3,7 +3,16 @@ import json
 import pytest
 from perstack_runner.convert import ask_to_pb
 from perstack_runner.messages import Blob, BlobRef, Limits, Part, Result, Structured, Text, ToolResults
-from perstack_runner.results import CHUNK_BYTES, MAX_PARTS, TURN_BLOB_BYTES, canonical, failed, from_outcome, pack
+from perstack_runner.results import (
+    CHUNK_BYTES,
+    MAX_PARTS,
+    MEDIA_BYTES,
+    TURN_BLOB_BYTES,
+    canonical,
+    failed,
+    from_outcome,
+    pack,
+)
 from perstack_runner.tools.outcome import Outcome
 
 pytestmark = pytest.mark.anyio
@@ -37,13 +46,21 @@ async def test_what_is_over_goes_up_in_ordered_chunks_once() -> None:
 
 
 async def test_text_over_a_results_limit_is_cut_with_a_note_and_anything_else_is_left_out() -> None:
-    packed = await pack(1, (result(Text("ä" * 10_000)), result(Blob(b"x" * 10_001, "image/png"))), LIMITS)
+    packed = await pack(1, (result(Text("ä" * 10_000)), result(Blob(b"x" * 10_001, "application/zip"))), LIMITS)
     blob, note = packed.report.results[0].content
     assert isinstance(blob, BlobRef)
     assert blob.size == 10_000
     assert note == Text("[truncated: 20000 bytes, 10000 of them are kept]")
     (left_out,) = packed.report.results[1].content
-    assert left_out == Text("[left out: 10001 bytes of image/png, over the limit of a result]")
+    assert left_out == Text("[left out: 10001 bytes of application/zip, over the limit of a result]")
+
+
+@pytest.mark.parametrize("media_type", ["image/png", "application/pdf"])
+async def test_an_image_or_a_document_is_bounded_by_the_turn_alone(media_type: str) -> None:
+    packed = await pack(1, (result(Text("x" * 900), Blob(b"x" * MEDIA_BYTES, media_type)),), LIMITS)
+    assert [type(part) for part in packed.report.results[0].content] == [Text, BlobRef]
+    (over,) = (await pack(1, (result(Blob(b"x" * (MEDIA_BYTES + 1), media_type)),), LIMITS)).report.results[0].content
+    assert isinstance(over, Text)
 
 
 async def test_the_blobs_of_a_turn_are_bounded() -> None:

@@ -3,6 +3,7 @@
 from typing import Final
 
 import anyio
+import httpx2
 from mcp.shared.exceptions import MCPError
 from pydantic import ValidationError
 
@@ -14,24 +15,35 @@ _CLOSED: Final = (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.En
 
 def reason(error: BaseException) -> str:
     """A sentence about `error`; of a group, about what is most telling in it."""
-    match _cause(error):
-        case BlockingIOError():
-            return f"could not be started: {PROCESS_LIMIT}"
-        case FileNotFoundError() as missing:
-            return f"{missing.filename or 'its program'}: no such program in the sandbox's image"
-        case anyio.BrokenResourceError() | anyio.ClosedResourceError() | anyio.EndOfStream() | ConnectionError():
-            return "its server closed the connection"
-        case OSError() as refused:
-            return f"could not be started: {refused.strerror or 'the system refused it'}"
+    cause = _cause(error)
+    match cause:
+        case OSError() | anyio.BrokenResourceError() | anyio.ClosedResourceError() | anyio.EndOfStream():
+            return _of_process(cause)
         case MCPError() as answered:
             return f"its server answered: {answered.message}"
         case ValidationError() as invalid:
             return f"its server's answer is not what the protocol asks for: {_first(invalid)}"
-        case ValueError() as unusable if str(unusable):
+        case httpx2.HTTPStatusError() as answered if answered.response.is_redirect:
+            return "its server redirects to another host, which is not followed; use that address as the endpoint"
+        case httpx2.HTTPError() as broken:
+            return f"its event stream cannot be used: {str(broken)[:200]}"
+        case ValueError() as unusable if str(unusable) and not isinstance(unusable, UnicodeError):
             return str(unusable)
         case other:
             log(f"a skill's server failed in the runner: {type(other).__name__}")
             return "its server could not be used; the sandbox's log says more"
+
+
+def _of_process(error: BaseException) -> str:
+    match error:
+        case BlockingIOError():
+            return f"could not be started: {PROCESS_LIMIT}"
+        case FileNotFoundError() as missing:
+            return f"{missing.filename or 'its program'}: no such program in the sandbox's image"
+        case OSError() as refused if not isinstance(refused, ConnectionError):
+            return f"could not be started: {refused.strerror or 'the system refused it'}"
+        case _:
+            return "its server closed the connection"
 
 
 def _cause(error: BaseException) -> BaseException:

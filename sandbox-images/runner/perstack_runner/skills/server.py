@@ -1,175 +1,168 @@
-"""One life of an MCP server: process, pipes, handshake, tool list; until it ends or is no longer wanted."""
+"""One life of an MCP server: connection, handshake, tool list; until it ends or is no longer wanted."""
 
-import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from typing import Final, NamedTuple
 
-import anyio
 import mcp_types as mcp
-from mcp.client.session import ClientRequestContext, ClientSession, ListRootsFnT
+from mcp.client import ClientSession
 from mcp.shared.exceptions import MCPError
-from mcp.shared.message import SessionMessage
+from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, LATEST_HANDSHAKE_VERSION
 
 from perstack_runner import VERSION
-from perstack_runner.children import Child, Children, Spec
-from perstack_runner.messages import SkillOrder, ToolSpec
+from perstack_runner.children import Children, Spec
+from perstack_runner.messages import Remote, SkillOrder, ToolSpec
 from perstack_runner.skills.content import MAX_TOOLS, tool_specs
-from perstack_runner.skills.pipes import Incoming, LastWords, read_messages, write_messages
+from perstack_runner.skills.http_client import Way
+from perstack_runner.skills.last_words import LastWords
+from perstack_runner.skills.server_requests import CAPABILITIES, ServerRequests
+from perstack_runner.skills.stdio import process_streams
+from perstack_runner.skills.streams import Streams
+from perstack_runner.threads import run_apart
 
 MAX_PAGES: Final = 100
-GRACE_SECONDS: Final = 1.0
-LAST_OUTPUT_SECONDS: Final = 0.05
+MAX_LISTED_BYTES: Final = 8 << 20
+"""Of a whole list, before pick and omit."""
 _NO_HANDSHAKE: Final = (mcp.METHOD_NOT_FOUND, mcp.UNSUPPORTED_PROTOCOL_VERSION)
+_ABOUT: Final = mcp.Implementation(name="perstack-runner", version=VERSION)
+
+
+class Place(NamedTuple):
+    """A working directory, and a home of its own unless it is ""."""
+
+    directory: str
+    home: str = ""
 
 
 class Setting(NamedTuple):
-    """Where a server lives. `directory` opens its working directory; `root` is the workspace it is told of, or ""."""
+    """Where a server lives: environment of a process, `place` makes or names its directories (blocking), `hidden` is
+    what it must not reach; the workspace that it is told of, or ""; the way to hosts.
+    """
 
     environment: dict[str, str]
-    directory: Callable[[], int]
+    place: Callable[[], Place]
+    hidden: str
     root: str
+    way: Way
+
+
+RemoteStreams = Callable[[Remote, Way], AbstractAsyncContextManager[Streams]]
 
 
 class Server(NamedTuple):
-    """A server that answered. `ended` is set when its process or its output has come to an end."""
+    """A server that answered."""
 
     session: ClientSession
-    ended: asyncio.Event
+    streams: Streams
     tools: tuple[ToolSpec, ...]
     name: str
     version: str
 
 
-class _Pipes:
-    """Three pipes to a child; each descriptor is closed once."""
+@asynccontextmanager
+async def streams_of(
+    order: SkillOrder, setting: Setting, children: Children, words: LastWords
+) -> AsyncIterator[Streams]:
+    """Its connection. Raises ValueError when the order names neither a command nor an endpoint, and as those do."""
+    if order.remote is not None:
+        remote_streams = await run_apart(_with_http)
+        async with remote_streams(order.remote, setting.way) as streams:
+            yield streams
+    elif order.command:
+        place = await run_apart(setting.place)
+        home = {"HOME": place.home} if place.home else {}
+        environment = {**setting.environment, **home, **dict(order.env)}
+        spec = Spec(order.command, environment, partial(_open_directory, place.directory), hidden=setting.hidden)
+        async with process_streams(spec, children, words) as streams:
+            yield streams
+    else:
+        raise ValueError("it has neither a command nor an endpoint")
 
-    def __init__(self) -> None:
-        self.child_in, self.stdin = os.pipe2(os.O_CLOEXEC)
-        self.stdout, self.child_out = os.pipe2(os.O_CLOEXEC)
-        self.stderr, self.child_err = os.pipe2(os.O_CLOEXEC)
-        self._open = {self.child_in, self.stdin, self.stdout, self.child_out, self.stderr, self.child_err}
-        for descriptor in (self.stdin, self.stdout, self.stderr):
-            os.set_blocking(descriptor, False)
 
-    def close(self, *descriptors: int) -> None:
-        """Close these, or all; again is nothing."""
-        for descriptor in descriptors or tuple(self._open):
-            if descriptor in self._open:
-                self._open.discard(descriptor)
-                os.close(descriptor)
+def _with_http() -> RemoteStreams:
+    """What an assignment without a remote skill does without: reads files, not on the loop."""
+    import httpcore2  # noqa: F401 - the client would import it on the loop
+
+    from perstack_runner.skills.remote import remote_streams
+
+    return remote_streams
+
+
+def _open_directory(path: str) -> int:
+    return os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
 @asynccontextmanager
-async def connected(order: SkillOrder, setting: Setting, children: Children, words: LastWords) -> AsyncIterator[Server]:
-    """A server, started and asked for its tools. On leaving: its input is closed, 1 s, SIGTERM, 1 s, SIGKILL.
+async def connected(
+    connection: AbstractAsyncContextManager[Streams], order: SkillOrder, requests: ServerRequests
+) -> AsyncIterator[Server]:
+    """A server, reached and asked for its tools. On leaving: its session, then its connection.
 
     Raises:
-        OSError, ValueError: it could not be started, or its list is not usable.
+        OSError, ValueError: it could not be started or reached, or its list is not usable.
         MCPError, pydantic.ValidationError: it answered with an error or with nonsense.
         ExceptionGroup: several of them.
     """
-    pipes = _Pipes()
-    try:
-        child = await children.start(_spec(order, setting, pipes))
-        pipes.close(pipes.child_in, pipes.child_out, pipes.child_err)
-        try:
-            async with anyio.create_task_group() as pumps:
-                incoming, read_stream = anyio.create_memory_object_stream[SessionMessage | Exception](16)
-                write_stream, outgoing = anyio.create_memory_object_stream[SessionMessage](16)
-                ended = asyncio.Event()
-                pumps.start_soon(_until_the_end, child, pipes.stdout, incoming, ended)
-                pumps.start_soon(write_messages, pipes.stdin, outgoing)
-                pumps.start_soon(words.read, pipes.stderr)
-                async with ClientSession(
-                    read_stream,
-                    write_stream,
-                    list_roots_callback=_roots(setting.root) if setting.root else None,
-                    client_info=mcp.Implementation(name="perstack-runner", version=VERSION),
-                ) as session:
-                    yield await _introduced(session, ended, order)
-                pumps.cancel_scope.cancel()
-        finally:
-            pipes.close(pipes.stdin)
-            await _end(child, children)
-    finally:
-        pipes.close()
+    async with (
+        connection as streams,
+        ClientSession(
+            streams.read,
+            streams.write,
+            list_roots_callback=requests.list_roots,
+            elicitation_callback=requests.elicit,
+            logging_callback=requests.log,
+            message_handler=requests.notice,
+            client_info=_ABOUT,
+        ) as session,
+    ):
+        await _introduce(session)
+        about = session.server_info
+        name, version = (about.name, about.version) if about is not None else ("", "")
+        yield Server(session, streams, await listed(session, order), name[:200], version[:200])
 
 
-def _spec(order: SkillOrder, setting: Setting, pipes: _Pipes) -> Spec:
-    return Spec(
-        order.command,
-        {**setting.environment, **dict(order.env)},
-        setting.directory,
-        stdin=pipes.child_in,
-        stdout=pipes.child_out,
-        stderr=pipes.child_err,
+async def _introduce(session: ClientSession) -> None:
+    """The handshake; with a server that has none, the newer protocol's discovery."""
+    # Not initialize(): it announces that a person can be sent to an address, which is refused here.
+    params = mcp.InitializeRequestParams(
+        protocol_version=LATEST_HANDSHAKE_VERSION, capabilities=CAPABILITIES, client_info=_ABOUT
     )
-
-
-async def _until_the_end(child: Child, descriptor: int, incoming: Incoming, ended: asyncio.Event) -> None:
-    """Read until the output ends; a process that is gone ends it too, though a grandchild may hold the pipe."""
-    async with anyio.create_task_group() as either:
-        either.start_soon(_cancel_after, child.exited, either.cancel_scope)
-        try:
-            await read_messages(descriptor, incoming)
-        finally:
-            ended.set()
-        either.cancel_scope.cancel()
-
-
-async def _cancel_after(event: asyncio.Event, scope: anyio.CancelScope) -> None:
-    await event.wait()
-    await anyio.sleep(LAST_OUTPUT_SECONDS)
-    scope.cancel()
-
-
-async def _end(child: Child, children: Children) -> None:
-    # The shield holds off anyio's cancelling, not asyncio's own: that one cuts the wait short, but never the end.
-    with anyio.CancelScope(shield=True):
-        try:
-            with anyio.move_on_after(GRACE_SECONDS):
-                await child.exited.wait()
-        finally:
-            await children.end(child, grace=GRACE_SECONDS)
-
-
-async def _introduced(session: ClientSession, ended: asyncio.Event, order: SkillOrder) -> Server:
     try:
-        await session.initialize()
+        result = await session.send_request(mcp.InitializeRequest(params=params), mcp.InitializeResult)
     except MCPError as error:
         if error.code not in _NO_HANDSHAKE:
             raise
-        await session.discover()  # a server that speaks only the newer protocol has no handshake
-    tools = await _tools(session) if _has_tools(session) else []
-    about = session.server_info
-    name, version = (about.name, about.version) if about is not None else ("", "")
-    return Server(session, ended, tool_specs(order, tools), name[:200], version[:200])
+        await session.discover()
+        return
+    if result.protocol_version not in HANDSHAKE_PROTOCOL_VERSIONS:
+        raise ValueError(
+            f"its server speaks a version of the protocol that is not known: {result.protocol_version[:40]}"
+        )
+    session.adopt(result)
+    await session.send_notification(mcp.InitializedNotification())
 
 
-def _has_tools(session: ClientSession) -> bool:
+async def listed(session: ClientSession, order: SkillOrder) -> tuple[ToolSpec, ...]:
+    """The tools that the skill keeps. Raises ValueError past 1,000 tools, 100 pages or 8 MiB, and as tool_specs()."""
     capabilities = session.server_capabilities
-    return capabilities is None or capabilities.tools is not None
-
-
-async def _tools(session: ClientSession) -> list[mcp.Tool]:
+    if capabilities is not None and capabilities.tools is None:
+        return tool_specs(order, ())
     tools: list[mcp.Tool] = []
+    size = 0
     cursor: str | None = None
     for _ in range(MAX_PAGES):
-        params = mcp.PaginatedRequestParams(cursor=cursor) if cursor is not None else None
-        page = await session.list_tools(params=params)
+        page = await session.list_tools(
+            params=mcp.PaginatedRequestParams(cursor=cursor) if cursor is not None else None
+        )
         tools += page.tools
+        size += len(page.model_dump_json())
         if len(tools) > MAX_TOOLS:
             raise ValueError(f"the server lists more than {MAX_TOOLS} tools")
+        if size > MAX_LISTED_BYTES:
+            raise ValueError(f"the server's tool list is over {MAX_LISTED_BYTES >> 20} MiB")
         if page.next_cursor is None:
-            return tools
+            return tool_specs(order, tools)
         cursor = page.next_cursor
     raise ValueError(f"the server lists its tools on more than {MAX_PAGES} pages")
-
-
-def _roots(path: str) -> ListRootsFnT:
-    async def answer(context: ClientRequestContext) -> mcp.ListRootsResult:
-        return mcp.ListRootsResult(roots=[mcp.Root(uri=f"file://{path}", name="workspace")])
-
-    return answer

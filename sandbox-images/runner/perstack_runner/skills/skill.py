@@ -1,156 +1,235 @@
-"""A skill of the run: its server started, started again when it died and is called, stopped at the end.
+"""A skill of the run: its server reached, reached again when it is gone and is called, left at the end.
 
 run() is the owner of the server; calls come from anywhere and wait for it. A call that was under way when the server
-died is an error that says so; it is not repeated, since it may have taken effect.
+went is an error that says so; it is not repeated, since it may have taken effect. Only one that the server did not look
+at, because it did not know the session any more, is.
 """
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final, NamedTuple
 
 import mcp_types as mcp
 from mcp.shared.exceptions import MCPError
 
 from perstack_runner.children import Children
-from perstack_runner.messages import Limits, Part, SkillOrder, SkillState
+from perstack_runner.clock import Clock
+from perstack_runner.elicitations import Elicitations
+from perstack_runner.messages import Limits, SkillOrder, SkillState
 from perstack_runner.results import clean
-from perstack_runner.skills.content import result_parts
 from perstack_runner.skills.failure import reason
-from perstack_runner.skills.pipes import LastWords
-from perstack_runner.skills.server import Server, Setting, connected
+from perstack_runner.skills.last_words import LastWords
+from perstack_runner.skills.server import Server, Setting, connected, listed, streams_of
+from perstack_runner.skills.server_requests import ServerRequests
+from perstack_runner.skills.tool_call import Answer, call_tool
 from perstack_runner.tools.outcome import ToolFailure
 
 MAX_STARTS: Final = 4
+MAX_LISTINGS: Final = 20
+LISTING_SECONDS: Final = 1.0
 LONGEST_START_SECONDS: Final = 600.0
 LONGEST_CALL_SECONDS: Final = 3600.0
+_LEAVING_SECONDS: Final = 5.0
+_CAUSE_SECONDS: Final = 1.5
 _DETAIL_CHARACTERS: Final = 4000
 
 Report = Callable[[SkillState], None]
 
 
-class Answer(NamedTuple):
-    """What a tool of a server gave back."""
+class Shared(NamedTuple):
+    """What the skills of a sandbox have in common."""
 
-    parts: tuple[Part, ...]
-    is_error: bool
+    children: Children
+    limits: Limits
+    elicitations: Elicitations
+    report: Report
+
+
+class _Life:
+    """A server on its way, up, or gone: `why` it went is known when `over` is set."""
+
+    def __init__(self) -> None:
+        self.ready: asyncio.Future[Server] = asyncio.get_running_loop().create_future()
+        self.over = asyncio.Event()
+        self.why = ""
+
+    @property
+    def is_gone(self) -> bool:
+        ready = self.ready
+        return self.over.is_set() or (
+            ready.done() and ready.exception() is None and ready.result().streams.ended.is_set()
+        )
+
+    def end(self, skill: str, why: str) -> None:
+        """Tell who waits. Idempotent; the first cause holds."""
+        self.why = self.why or why
+        self.over.set()
+        if not self.ready.done():
+            self.ready.set_exception(ToolFailure("skill_unavailable", f"{skill}: {why}"))
+            self.ready.exception()  # whoever waits gets it; that nobody does is no fault
 
 
 class Skill:
     """One skill. Each news of it goes to `report`; `settled` is set when its first start has succeeded or failed."""
 
-    def __init__(self, order: SkillOrder, setting: Setting, children: Children, limits: Limits, report: Report) -> None:
+    def __init__(self, order: SkillOrder, setting: Setting, shared: Shared) -> None:
         self.name = order.name
         self.settled = asyncio.Event()
         self._order = order
         self._setting = setting
-        self._children = children
-        self._limits = limits
-        self._report = report
+        self._shared = shared
+        self._words = LastWords(lambda text: self._say("stderr", text))
+        self._requests = ServerRequests(order.name, setting.root, shared.elicitations, self._words)
         self._starts = 0
+        self._listings = 0
         self._wanted = asyncio.Event()
-        self._server: asyncio.Future[Server] | None = None
+        self._life: _Life | None = None
 
     async def run(self) -> None:
-        """Start the server, and again each time it is called after its end. Runs until it is cancelled."""
-        self._demand()
+        """Start the server in its time, and again when it is called after its end. Runs until it is cancelled."""
+        if self._order.start != "atCall":
+            self._demand()
         while True:
             await self._wanted.wait()
             self._wanted.clear()
-            ready = self._demand()
+            life = self._demand()
             try:
-                await self._live(ready)
+                await self._live(life)
             finally:
-                self._give_up(ready, "the skill's server has ended")
+                life.end(self.name, "the skill's server has ended")
 
-    def _demand(self) -> "asyncio.Future[Server]":
+    def _demand(self) -> _Life:
         """The server that is up or on its way; a new one when the last has ended."""
-        ready = self._server
-        if ready is not None and not (ready.done() and ready.result().ended.is_set()):
-            return ready
+        if self._life is not None and not self._life.is_gone:
+            return self._life
         if self._starts >= MAX_STARTS:
             raise ToolFailure("skill_unavailable", f"{self.name}: its server ended {self._starts} times; it stays off")
-        self._server = asyncio.get_running_loop().create_future()
+        self._life = _Life()
         self._wanted.set()
-        return self._server
+        return self._life
 
-    def _give_up(self, ready: "asyncio.Future[Server]", why: str) -> None:
-        if self._server is ready:
-            self._server = None
-        if not ready.done():
-            ready.set_exception(ToolFailure("skill_unavailable", f"{self.name}: {why}"))
-            ready.exception()  # whoever waits gets it; that nobody does is no fault
-
-    async def _live(self, ready: "asyncio.Future[Server]") -> None:
+    async def _live(self, life: _Life) -> None:
         """One life of the server, from its start to its end, with what is reported of it."""
         self._starts += 1
+        self._words.text = ""
         self._say("starting")
-        words = LastWords(lambda text: self._say("stderr", text))
         state = "failed"
         try:
-            async with asyncio.timeout(self._start_seconds()) as starting:
-                async with connected(self._order, self._setting, self._children, words) as server:
+            async with asyncio.timeout(self.start_seconds()) as starting:
+                connection = streams_of(self._order, self._setting, self._shared.children, self._words)
+                async with connected(connection, self._order, self._requests) as server:
                     starting.reschedule(None)
                     state = "disconnected"
-                    self._connected(server, ready)
-                    await server.ended.wait()
-            why = "its server ended"
+                    self._connected(server, life)
+                    await self._attend(server)
+            why = "its server does not know the session any more" if server.streams.lost() else "its server ended"
         except TimeoutError:
-            why = f"not ready after {self._start_seconds():.0f} s"
+            why = f"not ready after {self.start_seconds():.0f} s"
         except Exception as error:
             why = reason(error)
-        said = f"; its last words: {words.text.strip()}" if words.text.strip() else ""
-        self._give_up(ready, why)
-        self._say(state, clean(why + said))
+        self._words.flush()
+        said = f"; its last words: {self._words.text.strip()}" if self._words.text.strip() else ""
+        life.end(self.name, why)
+        self._say(state, why + said)
         self.settled.set()
 
-    def _connected(self, server: Server, ready: "asyncio.Future[Server]") -> None:
+    def _connected(self, server: Server, life: _Life) -> None:
         news = SkillState(self.name, "connected", server.tools, "", clean(server.name), clean(server.version))
-        self._report(news)
+        self._shared.report(news)
         self.settled.set()
-        if not ready.done():
-            ready.set_result(server)
+        life.ready.set_result(server)
+
+    async def _attend(self, server: Server) -> None:
+        """Until its end."""
+        async with asyncio.TaskGroup() as group:
+            listing = group.create_task(self._list_again(server))
+            await server.streams.ended.wait()
+            listing.cancel()
+
+    async def _list_again(self, server: Server) -> None:
+        """When the server says that its tools changed: at most once a second and 20 times in the run."""
+        known = server.tools
+        while self._listings < MAX_LISTINGS:
+            await self._requests.tools_changed.wait()
+            await asyncio.sleep(LISTING_SECONDS)
+            self._requests.tools_changed.clear()
+            self._listings += 1
+            try:
+                async with asyncio.timeout(self.start_seconds()):
+                    tools = await listed(server.session, self._order)
+            except Exception as error:
+                self._say("stderr", f"[runner] its tools changed, and the new list cannot be used: {reason(error)}")
+                continue
+            if tools != known:
+                known = tools
+                self._shared.report(SkillState(self.name, "toolsChanged", tools))
 
     def _say(self, state: str, detail: str = "") -> None:
-        self._report(SkillState(self.name, state, (), clean(detail)[:_DETAIL_CHARACTERS]))
+        self._shared.report(SkillState(self.name, state, (), clean(detail)[:_DETAIL_CHARACTERS]))
 
-    def _start_seconds(self) -> float:
-        return self._limits.skill_start_timeout_ms / 1000 or LONGEST_START_SECONDS
+    def start_seconds(self) -> float:
+        """How long a start may take."""
+        return self._shared.limits.skill_start_timeout_ms / 1000 or LONGEST_START_SECONDS
 
     def call_seconds(self) -> float:
         """The time-out of its tools."""
-        return (self._order.tool_timeout_ms or self._limits.tool_timeout_ms) / 1000 or LONGEST_CALL_SECONDS
+        return (self._order.tool_timeout_ms or self._shared.limits.tool_timeout_ms) / 1000 or LONGEST_CALL_SECONDS
 
-    async def call(self, tool: str, arguments: dict[str, object], show: Callable[[str], None]) -> Answer:
+    async def call(self, call_id: str, tool: str, arguments: dict[str, object], show: Callable[[str], None]) -> Answer:
         """Call a tool. A cancelled or late call is cancelled at the server too.
 
         Raises:
             ToolFailure: skill_unavailable, skill_disconnected, timeout, tool_error.
         """
-        server = await asyncio.shield(self._demand())
+        for last in (False, True):
+            life = self._demand()
+            server = await self._up(life)
+            clock = Clock()
+            try:
+                async with clock:
+                    clock.start(self.call_seconds())
+                    with self._requests.during(call_id, clock):
+                        answer = await call_tool(server.session, tool, arguments, show)
+                self._answered()
+                return answer
+            except TimeoutError:
+                message = f"{self.name}: no answer in {self.call_seconds():.0f} s; the call was cancelled"
+                raise ToolFailure("timeout", message) from None
+            except MCPError as error:
+                if not server.streams.lost() or last:
+                    raise await self._failure(error, life) from None
+                server.streams.ended.set()
+            except (ValueError, RuntimeError) as error:
+                raise ToolFailure("tool_error", f"{self.name}: {reason(error)}") from None
+            finally:
+                if server.streams.worn(self._requests.running):
+                    server.streams.ended.set()
+        raise AssertionError("the last attempt returns or raises")
 
-        async def on_progress(progress: float, total: float | None, message: str | None) -> None:
-            if message:
-                show(message + "\n")
-
-        request = mcp.CallToolRequest(params=mcp.CallToolRequestParams(name=tool, arguments=arguments))
-        seconds = self.call_seconds()
+    async def _up(self, life: _Life) -> Server:
         try:
-            # Not call_tool(): it checks the result against the server's own schema, an expression of hostile origin.
-            result = await server.session.send_request(
-                request, mcp.CallToolResult, seconds, progress_callback=on_progress
-            )
-        except MCPError as error:
-            raise self._failure(error, seconds) from None
-        except (ValueError, RuntimeError) as error:
-            raise ToolFailure("tool_error", f"{self.name}: {reason(error)}") from None
-        return Answer(result_parts(result), result.is_error)
+            async with asyncio.timeout(self.start_seconds() + _LEAVING_SECONDS):  # the last one may still be leaving
+                return await asyncio.shield(life.ready)
+        except TimeoutError:
+            raise ToolFailure("skill_unavailable", f"{self.name}: its server is not ready") from None
 
-    def _failure(self, error: MCPError, seconds: float) -> ToolFailure:
-        match error.code:
-            case mcp.REQUEST_TIMEOUT:
-                return ToolFailure("timeout", f"{self.name}: no answer in {seconds:.0f} s; the call was cancelled")
-            case mcp.CONNECTION_CLOSED:
-                message = f"{self.name}: its server ended during the call, which may or may not have taken effect"
-                return ToolFailure("skill_disconnected", message)
-            case _:
-                return ToolFailure("tool_error", clean(error.message)[:_DETAIL_CHARACTERS])
+    def _answered(self) -> None:
+        """A remote server that answers is let go and come back as often as it likes."""
+        if self._order.remote is not None:
+            self._starts = min(self._starts, 1)
+
+    async def _failure(self, error: MCPError, life: _Life) -> ToolFailure:
+        if error.code != mcp.CONNECTION_CLOSED:
+            self._answered()
+            return ToolFailure("tool_error", clean(error.message)[:_DETAIL_CHARACTERS])
+        why = clean(error.message)[:_DETAIL_CHARACTERS]
+        if why == "Connection closed":
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_CAUSE_SECONDS):
+                    await life.over.wait()
+            why = life.why or "its server ended"
+        elif "byte limit" in why:
+            why = "its answer is over 16 MiB"
+        message = f"{self.name}: {why}, during the call, which may or may not have taken effect"
+        return ToolFailure("skill_disconnected", message)

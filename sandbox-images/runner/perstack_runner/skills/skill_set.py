@@ -2,18 +2,29 @@
 
 import asyncio
 import json
+import logging
 import os
-from collections.abc import Callable, Coroutine, Mapping
+import tempfile
+from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 from perstack_runner.children import Children
-from perstack_runner.environment import child_environment, home_directory
-from perstack_runner.messages import Assign, Result, SkillOrder
+from perstack_runner.elicitations import Elicitations
+from perstack_runner.environment import NO_USER_CONFIGURATION, child_environment, home_directory
+from perstack_runner.messages import Assign, Call, Result, SkillOrder
 from perstack_runner.results import failed
-from perstack_runner.skills.server import Setting
-from perstack_runner.skills.skill import Report, Skill
+from perstack_runner.skills.http_client import Way
+from perstack_runner.skills.server import Place, Setting
+from perstack_runner.skills.skill import Shared, Skill
 from perstack_runner.tools.outcome import ToolFailure
+
+if TYPE_CHECKING:
+    from perstack_runner.workplace import Outward
+
+SLOT: Final = "/mnt"
+"""Where a workspace is mounted; hidden from a skill that has none, whatever is there."""
+_NOISY: Final = ("mcp", "client", "httpx2", "httpcore2")
 
 Owner = Callable[[Callable[[], None]], Coroutine[Any, Any, None]]
 
@@ -21,12 +32,14 @@ Owner = Callable[[Callable[[], None]], Coroutine[Any, Any, None]]
 class SkillSet:
     """The skills by name. Runs nothing by itself: the caller owns one task per skill."""
 
-    def __init__(
-        self, assign: Assign, children: Children, proxy_port: int, own: Mapping[str, str], report: Report
-    ) -> None:
+    def __init__(self, assign: Assign, children: Children, proxy_port: int, outward: "Outward") -> None:
+        for name in _NOISY:  # what they log holds what servers said, and the sandbox's log is not to
+            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+        self.elicitations = Elicitations(outward.elicit)
+        shared = Shared(children, assign.limits, self.elicitations, outward.report)
         self._skills = {
-            order.name: Skill(order, _setting(index, order, assign, proxy_port, own), children, assign.limits, report)
-            for index, order in enumerate(assign.skills)
+            order.name: Skill(order, _setting(order, assign.workspace_path, proxy_port), shared)
+            for order in assign.skills
         }
 
     def owners(self) -> list[tuple[str, Owner]]:
@@ -37,15 +50,16 @@ class SkillSet:
         """How long a call of this skill may take, with the wait for its server."""
         return self._skills[skill].call_seconds() if skill in self._skills else 1.0
 
-    async def run(self, skill: str, tool: str, raw: bytes, progress: Callable[[str], None], call_id: str) -> Result:
+    async def run(self, call: Call, progress: Callable[[str], None]) -> Result:
         """Run a call to its result; a failure is a result too. Its duration is the caller's to fill in."""
         try:
-            if skill not in self._skills:
-                raise ToolFailure("unknown_skill", f"{skill}: this sandbox has no such skill")
-            answer = await self._skills[skill].call(tool, _arguments(raw), progress)
+            if call.skill not in self._skills:
+                raise ToolFailure("unknown_skill", f"{call.skill}: this sandbox has no such skill")
+            arguments = _arguments(call.arguments)
+            answer = await self._skills[call.skill].call(call.call_id, call.tool, arguments, progress)
         except ToolFailure as failure:
-            return failed(call_id, failure.name, failure.message)
-        return Result(call_id, answer.parts, answer.is_error)
+            return failed(call.call_id, failure.name, failure.message)
+        return Result(call.call_id, answer.parts, answer.is_error)
 
 
 def _arguments(raw: bytes) -> dict[str, object]:
@@ -58,24 +72,37 @@ def _arguments(raw: bytes) -> dict[str, object]:
     return arguments
 
 
-def _setting(index: int, order: SkillOrder, assign: Assign, port: int, own: Mapping[str, str]) -> Setting:
-    """A sandbox with base tools is the expert's own, and its skills share the workspace.
-
-    In a skill's own sandbox working directory and home are private and empty: package runners obey what they find
-    where they start.
+def _setting(order: SkillOrder, workspace: str, port: int) -> Setting:
+    """Beside the expert's shell a skill starts in the workspace. One of its own, or without a workspace, starts in an
+    empty directory and has an empty home: package runners obey what they find where they start.
     """
-    shared = bool(assign.base_tools) and bool(assign.workspace_path)
-    private = f"{home_directory()}/skills/{index}"
-    home = "" if shared else private
-    directory = assign.workspace_path if shared else private
-    environment = child_environment(own, port, order.env, home)
-    return Setting(environment, lambda: _opened(directory, make=not shared), assign.workspace_path)
+    told = (("PERSTACK_WORKSPACE", workspace),) if workspace else ()
+    private = order.private or not workspace
+    more = (*NO_USER_CONFIGURATION, *told) if private else told
+    return Setting(
+        environment=child_environment(os.environ, port, more),
+        place=_Private().place if private else lambda: Place(workspace),
+        hidden="" if workspace else SLOT,
+        root=workspace,
+        way=Way(port, os.environ.get("SSL_CERT_FILE", "")),
+    )
 
 
-def _opened(path: str, *, make: bool) -> int:
-    if make:
-        os.makedirs(path, mode=0o700, exist_ok=True)  # noqa: PTH103 - runs where a child is started, pathlib gains nothing
-    return os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+class _Private:
+    """A home and a working directory of a skill's own, made when its server first starts, and kept for later ones."""
+
+    def __init__(self) -> None:
+        self._made = Place("")
+
+    def place(self) -> Place:
+        """Both. Blocking."""
+        if not self._made.directory:
+            top = tempfile.mkdtemp(prefix="skill-", dir=home_directory())  # its mode is 0700
+            made = Place(os.path.join(top, "work"), os.path.join(top, "home"))  # noqa: PTH118 - pathlib gains nothing here
+            for path in made:
+                os.mkdir(path, mode=0o700)  # noqa: PTH102
+            self._made = made
+        return self._made
 
 
 async def drive(skill: Skill, settled: Callable[[], None]) -> None:

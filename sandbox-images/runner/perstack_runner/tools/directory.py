@@ -1,8 +1,10 @@
 """Directories: listing, making, deleting."""
 
+import heapq
 import os
 import stat
 import time
+from itertools import count
 from typing import Any, Final
 
 from perstack_runner.tools.file_entry import described
@@ -19,13 +21,15 @@ def list_items(tree: Tree, arguments: dict[str, Any]) -> Outcome:
     with tree.place(path) as place:
         descriptor = tree.open_directory(place)
     try:
-        names = sorted(os.listdir(descriptor))  # noqa: PTH208 - pathlib knows no descriptors
-        items = [item for name in names[:MAX_ITEMS] if (item := _item(descriptor, name)) is not None]
+        seen = count()
+        with os.scandir(descriptor) as entries:  # which may be millions
+            names = heapq.nsmallest(MAX_ITEMS, (entry.name for entry, _ in zip(entries, seen, strict=False)))
+        items = [item for name in names if (item := _item(descriptor, name)) is not None]
     finally:
         os.close(descriptor)
     value: dict[str, Any] = {"path": path, "items": items}
-    if len(names) > MAX_ITEMS:
-        value["truncated"] = f"{len(names)} entries, the first {MAX_ITEMS} are shown; use findFiles for the rest"
+    if (entries_in_all := next(seen)) > MAX_ITEMS:
+        value["truncated"] = f"{entries_in_all} entries, the first {MAX_ITEMS} are shown; use findFiles for the rest"
     return Outcome(value)
 
 

@@ -1,13 +1,14 @@
 """A file as a whole: what it is, moving it, deleting it, showing an image."""
 
 import ctypes
+import errno
 import os
 import stat
 import time
 from typing import Any, Final
 
 from perstack_runner.messages import Blob
-from perstack_runner.tools.outcome import Outcome, ToolFailure
+from perstack_runner.tools.outcome import Outcome, ToolFailure, from_os_error
 from perstack_runner.tools.tree import Place, Tree
 
 IMAGE_BYTES: Final = 15 << 20
@@ -46,17 +47,27 @@ def kind(mode: int) -> str:
 def move(tree: Tree, arguments: dict[str, Any]) -> Outcome:
     """Rename without replacing; a link is moved, not what it points to."""
     source, destination = arguments["source"], arguments["destination"]
+    with tree.place(source, follow=False) as place:  # before directories are made for nothing
+        os.stat(place.name, dir_fd=place.directory, follow_symlinks=False)
     with (
         tree.place(source, follow=False) as from_place,
         tree.place(destination, make_parents=True, follow=False) as to_place,
     ):
         for place in (from_place, to_place):
             _refuse_root(place)
-        _rename_without_replacing(from_place, to_place)
+        try:
+            rename_without_replacing(from_place, to_place)
+        except FileExistsError as error:
+            raise from_os_error(error, destination) from None
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            raise ToolFailure("invalid_arguments", f"{source}: cannot be moved into itself") from None
     return Outcome({"source": source, "destination": destination})
 
 
-def _rename_without_replacing(source: Place, destination: Place) -> None:
+def rename_without_replacing(source: Place, destination: Place) -> None:
+    """renameat2(2) with RENAME_NOREPLACE. Raises OSError, FileExistsError when the destination is there."""
     names = (os.fsencode(source.name), os.fsencode(destination.name))
     if _libc.renameat2(source.directory, names[0], destination.directory, names[1], _RENAME_NOREPLACE) == 0:
         return
@@ -81,9 +92,11 @@ def read_image(tree: Tree, arguments: dict[str, Any]) -> Outcome:
     with tree.place(path) as place:
         descriptor = tree.open_file(place, os.O_RDONLY)
     with os.fdopen(descriptor, "rb") as file:
-        content = file.read(IMAGE_BYTES + 1)
-    if len(content) > IMAGE_BYTES:
-        raise ToolFailure("file_too_large", f"{path}: images are shown up to {IMAGE_BYTES >> 20} MiB; make it smaller")
+        size = os.fstat(descriptor).st_size
+        content = file.read(IMAGE_BYTES + 1) if size <= IMAGE_BYTES else b""
+    if max(size, len(content)) > IMAGE_BYTES:
+        message = f"{path}: {size / (1 << 20):.1f} MiB, and images are shown up to {IMAGE_BYTES >> 20} MiB"
+        raise ToolFailure("file_too_large", f"{message}; make it smaller with exec")
     media_type = _image_type(content)
     if media_type is None:
         raise ToolFailure("not_an_image", f"{path}: neither png, jpeg, gif nor webp")

@@ -21,14 +21,14 @@ _TEMPORARY: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_
 
 
 @contextmanager
-def locked(tree: Tree, place: Place, flags: int) -> Iterator[int]:
-    """A descriptor of the file that has the name, locked for this caller alone.
+def locked(tree: Tree, place: Place, flags: int, deadline: float = 0.0) -> Iterator[int]:
+    """A descriptor of the file that has the name, locked for this caller alone; `deadline` is in monotonic seconds.
 
     Raises:
-        ToolFailure: file_busy after 10 s, not_a_file.
+        ToolFailure: file_busy after the deadline, or 10 s; not_a_file.
         OSError: as open(2).
     """
-    deadline = time.monotonic() + LOCK_SECONDS
+    deadline = deadline or time.monotonic() + LOCK_SECONDS
     while True:
         descriptor = tree.open_file(place, flags)
         try:
@@ -67,20 +67,39 @@ def replace(place: Place, content: bytes, mode: int | None) -> None:
     Raises:
         OSError: nothing was changed.
     """
-    temporary = f".perstack-{os.urandom(8).hex()}.tmp"
-    descriptor = os.open(temporary, _TEMPORARY, 0o666, dir_fd=place.directory)
+    temporary, descriptor = beside(place, content, mode)
+    os.close(descriptor)
     try:
-        try:
-            write_all(descriptor, content)
-            if mode is not None:
-                os.fchmod(descriptor, stat.S_IMODE(mode) & 0o777)
-        finally:
-            os.close(descriptor)
         os.rename(temporary, place.name, src_dir_fd=place.directory, dst_dir_fd=place.directory)
     except BaseException:
-        with suppress(OSError):  # the write's own error is the one that matters
-            os.unlink(temporary, dir_fd=place.directory)
+        discard(place, temporary)
         raise
+
+
+def beside(place: Place, content: bytes, mode: int | None) -> tuple[str, int]:
+    """A new file with `content` in the same directory: its name and a descriptor. Raises OSError, leaving none."""
+    temporary = temporary_name()
+    descriptor = os.open(temporary, _TEMPORARY, 0o666, dir_fd=place.directory)
+    try:
+        write_all(descriptor, content)
+        if mode is not None:
+            os.fchmod(descriptor, stat.S_IMODE(mode) & 0o777)
+    except BaseException:
+        os.close(descriptor)
+        discard(place, temporary)
+        raise
+    return temporary, descriptor
+
+
+def temporary_name() -> str:
+    """A name that nobody else uses; a runner that is killed may leave a file of it."""
+    return f".perstack-{os.urandom(8).hex()}.tmp"
+
+
+def discard(place: Place, temporary: str) -> None:
+    """Remove a file beside, if that can be done: it is never what the caller is about."""
+    with suppress(OSError):
+        os.unlink(temporary, dir_fd=place.directory)
 
 
 def write_all(descriptor: int, content: bytes) -> None:

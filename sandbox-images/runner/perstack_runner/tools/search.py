@@ -8,6 +8,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any, Final
 
 from perstack_runner.tools.outcome import Outcome, ToolFailure
@@ -18,6 +19,7 @@ FIND_SECONDS: Final = 20.0
 FIND_ENTRIES: Final = 500_000
 SEARCH_SECONDS: Final = 20.0
 SEARCH_ANSWER_BYTES: Final = 1 << 20
+SEARCH_MEMORY: Final = 384 << 20
 SKIPPED: Final = (".git", "node_modules")
 
 
@@ -58,7 +60,8 @@ class _Walk:
 
     def files(self, directory: int, above: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
         with os.scandir(directory) as entries:
-            listed = sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries)
+            looked_at = islice(entries, FIND_ENTRIES - self._seen + 1)  # a directory may have millions
+            listed = sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in looked_at)
         for name, is_directory in listed:
             self._seen += 1
             if self._seen > FIND_ENTRIES or time.monotonic() > self._deadline:
@@ -120,6 +123,7 @@ def request(arguments: dict[str, Any], only: str) -> bytes:
         "limit": arguments.get("limit", 100),
         "skipped": SKIPPED,
         "seconds": SEARCH_SECONDS,
+        "memory": SEARCH_MEMORY,
         "bytes": SEARCH_ANSWER_BYTES // 2,
     }
     return json.dumps(fields).encode()

@@ -7,6 +7,7 @@ from typing import Any, Final
 from perstack_runner.tools.outcome import Outcome, ToolFailure
 from perstack_runner.tools.replace import locked, replace, write_all
 from perstack_runner.tools.tree import Place, Tree
+from perstack_runner.tools.utf8 import without_cut_end
 
 READ_BYTES: Final = 256 << 10
 EDIT_BYTES: Final = 32 << 20
@@ -27,10 +28,18 @@ def read(tree: Tree, arguments: dict[str, Any]) -> Outcome:
         content, count, complete = lines.take(None if last is None else last - first)
     finally:
         os.close(descriptor)
-    value = {"path": path, "content": content.decode("utf-8", "replace"), "from": first, "to": first + count}
+    value = {"path": path, **_decoded(content), "from": first, "to": first + count}
     if not complete:
         value["truncated"] = f"stopped at {READ_BYTES >> 10} KiB; go on with from={first + count}"
     return Outcome(value)
+
+
+def _decoded(content: bytes) -> dict[str, str]:
+    try:
+        return {"content": content.decode()}
+    except UnicodeDecodeError:
+        note = "not all of it is UTF-8: what is not is shown as \ufffd, and cannot be edited as text"
+        return {"content": content.decode("utf-8", "replace"), "note": note}
 
 
 class _Lines:
@@ -72,7 +81,7 @@ class _Lines:
         if whole:
             return window, full + bool(parts[-1]), True
         # A line that is longer than a whole answer is shown in part: there is no smaller unit to ask for.
-        return (b"\n".join(parts[:full]) + b"\n", full, False) if full else (window, 1, False)
+        return (b"\n".join(parts[:full]) + b"\n", full, False) if full else (without_cut_end(window), 1, False)
 
     def _fill(self, count: int | None) -> bool:
         """Read until the answer is full; whether the file ended before."""
@@ -100,12 +109,17 @@ def write(tree: Tree, arguments: dict[str, Any]) -> Outcome:
 
 
 def append(tree: Tree, arguments: dict[str, Any]) -> Outcome:
-    """Append in one piece, under the lock."""
+    """Append in one piece, under the lock: all of it or nothing."""
     path, content = arguments["path"], _encoded(arguments["text"], "text")
     with tree.place(path, make_parents=True) as place:
         _refuse_root(place)
         with locked(tree, place, os.O_WRONLY | os.O_APPEND | os.O_CREAT) as descriptor:
-            write_all(descriptor, content)
+            before = os.fstat(descriptor).st_size
+            try:
+                write_all(descriptor, content)
+            except OSError:
+                os.ftruncate(descriptor, before)
+                raise
             size = os.fstat(descriptor).st_size
     return Outcome({"path": path, "bytes": len(content), "size": size})
 
@@ -115,7 +129,7 @@ def edit(tree: Tree, arguments: dict[str, Any]) -> Outcome:
     path = arguments["path"]
     old, new = _encoded(arguments["oldText"], "oldText"), _encoded(arguments["newText"], "newText")
     with tree.place(path) as place, locked(tree, place, os.O_RDONLY) as descriptor:
-        content = _whole(descriptor, path)
+        content = whole(descriptor, path)
         if old not in content and b"\r\n" in content:
             old, new = (text.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n") for text in (old, new))
         count = content.count(old)
@@ -126,16 +140,18 @@ def edit(tree: Tree, arguments: dict[str, Any]) -> Outcome:
     return Outcome({"path": path, "replaced": 1, "occurrences": count})
 
 
-def _whole(descriptor: int, shown: str) -> bytes:
-    if os.fstat(descriptor).st_size > EDIT_BYTES:
-        raise ToolFailure(
-            "file_too_large", f"{shown}: over {EDIT_BYTES >> 20} MiB; change it with a program through exec"
-        )
+def whole(descriptor: int, shown: str) -> bytes:
+    """All of a file that is to be changed. Raises ToolFailure file_too_large, also when it grows meanwhile."""
     blocks = []
-    size = 0
-    while size <= EDIT_BYTES and (block := os.read(descriptor, _BLOCK)):
-        blocks.append(block)
-        size += len(block)
+    size = os.fstat(descriptor).st_size
+    if size <= EDIT_BYTES:
+        size = 0
+        while size <= EDIT_BYTES and (block := os.read(descriptor, _BLOCK)):
+            blocks.append(block)
+            size += len(block)
+    if size > EDIT_BYTES:
+        message = f"{shown}: over {EDIT_BYTES >> 20} MiB; change it with a program through exec"
+        raise ToolFailure("file_too_large", message)
     return b"".join(blocks)
 
 

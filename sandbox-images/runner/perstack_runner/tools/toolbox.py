@@ -8,8 +8,10 @@ from typing import Any, Final
 from perstack_runner import VERSION
 from perstack_runner.threads import Threads
 from perstack_runner.tools import catalogue, directory, file_entry, search, text_file
-from perstack_runner.tools.command import Commands, Feed
+from perstack_runner.tools.attachments import Attachments
+from perstack_runner.tools.command import Commands
 from perstack_runner.tools.outcome import Outcome, ToolFailure, from_os_error
+from perstack_runner.tools.output import Feed
 from perstack_runner.tools.tree import Tree
 
 _THREADS: Final = 8
@@ -22,6 +24,12 @@ def _health(_tree: Tree, _arguments: dict[str, Any]) -> Outcome:
     return Outcome(
         {"status": "ok", "version": VERSION, "uptimeSeconds": round(time.monotonic() - _STARTED), "pid": os.getpid()}
     )
+
+
+def _apply_patch(tree: Tree, arguments: dict[str, Any]) -> Outcome:
+    from perstack_runner.tools import patch_files  # few runs patch, and a warm runner is to stay small
+
+    return patch_files.apply(tree, arguments)
 
 
 ON_TREE: Final[Mapping[str, OnTree]] = {
@@ -37,9 +45,10 @@ ON_TREE: Final[Mapping[str, OnTree]] = {
     "createDirectory": directory.create,
     "deleteDirectory": directory.delete,
     "findFiles": search.find,
+    "applyPatch": _apply_patch,
     "healthCheck": _health,
 }
-IN_PROCESSES: Final = ("exec", "searchText")
+IN_PROCESSES: Final = ("exec", "searchText", "readPdfFile")
 DECIDED_BY_DAEMON: Final = ("attemptCompletion", "todo", "clearTodo")
 """In the catalogue, never run here."""
 
@@ -53,6 +62,7 @@ class Toolbox:
         self._commands = commands
         self._schemas = schemas
         self._threads = Threads(_THREADS, "tool")
+        self._attached = Attachments()
 
     async def run(self, tool: str, raw: bytes, feed: Feed) -> Outcome:
         """Run a call to its outcome; whatever a tool cannot do is an outcome too. Cancelling ends its processes."""
@@ -60,7 +70,8 @@ class Toolbox:
             if tool not in self._allowed:
                 raise ToolFailure("unknown_tool", f"{tool}: this expert has no such tool")
             arguments = catalogue.checked(self._schemas[tool]["inputSchema"], raw)
-            return await self._run(tool, arguments, feed)
+            with self._attached:
+                return self._attached.kept(await self._run(tool, arguments, feed))
         except ToolFailure as failure:
             return failure.outcome()
 
@@ -69,7 +80,9 @@ class Toolbox:
             case "exec":
                 return await self._commands.execute(arguments, feed)
             case "searchText":
-                return await self._commands.search(arguments, feed)
+                return await self._commands.programs.search(arguments)
+            case "readPdfFile":
+                return await self._commands.programs.read_pdf(arguments)
             case _:
                 return await self._apart(ON_TREE[tool], arguments)
 

@@ -93,6 +93,10 @@ class Tree:
     def _components(self, path: str, shown: str) -> list[str]:
         if not path or len(path) > MAX_PATH or "\0" in path:
             raise ToolFailure("invalid_path", f"a path has 1 to {MAX_PATH} characters and no NUL: {shown[:80]!r}")
+        try:
+            os.fsencode(path)
+        except UnicodeEncodeError:
+            raise ToolFailure("invalid_path", f"{shown[:80]!r}: half of a surrogate pair, which is no text") from None
         if path.startswith("/"):
             inside = next((p for p in self._prefixes if path == p or path.startswith(p + "/")), None)
             if inside is None:

@@ -1,0 +1,130 @@
+"""Jobs that an earlier process began and did not end: read back from the store, with what they were started with."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from perstackd.app.begun_run import awaited, begun_runs
+from perstackd.app.job_context import JobDefaults, job_context
+from perstackd.app.job_log import JOB, Entry, JobLog, numbered
+from perstackd.app.job_request import resolved
+from perstackd.app.job_worker import JobTask
+from perstackd.app.run_context import JobContext
+from perstackd.domain.errors import Kind, PerstackError
+from perstackd.domain.events import (
+    Event,
+    JobCreated,
+    JobFinished,
+    Origin,
+    SandboxAssigned,
+    SandboxReleased,
+    StopRunByError,
+)
+from perstackd.domain.ids import JobId, SandboxId
+from perstackd.domain.job import EXIT_CODES, JobRecord, JobState
+from perstackd.ports.clock import Clock
+from perstackd.ports.definitions import Definitions
+from perstackd.ports.event_store import Store
+from perstackd.ports.secrets import Sealer
+
+UNFINISHED: Final = (JobState.QUEUED, JobState.RUNNING, JobState.WAITING)
+_PAGE: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Archives:
+    """Where a job is read back from."""
+
+    store: Store
+    definitions: Definitions
+    sealer: Sealer
+    clock: Clock
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """A job that can go on."""
+
+    context: JobContext
+    task: JobTask
+
+
+async def unfinished(store: Store) -> tuple[JobRecord, ...]:
+    """Every job without an end, oldest first."""
+    found: list[JobRecord] = []
+    before: JobId | None = None
+    while page := await store.jobs.page(None, UNFINISHED, before, _PAGE):
+        found += page
+        before = page[-1].id
+    return tuple(reversed(found))
+
+
+async def events_of(store: Store, job_id: JobId) -> list[Event]:
+    """All events of a job, in order."""
+    events: list[Event] = []
+    while stored := await store.read(job_id, len(events), _PAGE):
+        events.extend(each.event for each in stored)
+    return events
+
+
+async def recovered(archives: Archives, defaults: JobDefaults, log: JobLog) -> Recovered:
+    """The job as it was when its process ended. Sandboxes that it held are told to be gone.
+
+    Raises:
+        PerstackError: INTERNAL `job_unreadable` when its log does not begin as logs do; what reading the definition or
+            its sealed values raises.
+    """
+    record = log.record
+    events = await events_of(archives.store, record.id)
+    created = events[0].payload if events else None
+    if not isinstance(created, JobCreated):
+        message = f"the log of job {record.id} does not begin with its creation"
+        raise PerstackError(Kind.INTERNAL, "job_unreadable", message)
+    toml = (await archives.store.blobs.get(record.definition_digest)).decode()
+    found = resolved(archives.definitions, toml, "perstack.toml", record.expert_key)
+    env = await _env(archives, record.id)
+    await log.append(_gone(events))
+    task = JobTask(found.experts, record.query, record.workspace, awaited(begun_runs(events)))
+    return Recovered(job_context(created, found, defaults, log, env), task)
+
+
+async def write_off(archives: Archives, record: JobRecord, why: PerstackError) -> None:
+    """End a job that cannot go on."""
+    events = await events_of(archives.store, record.id)
+    message = f"the job could not be taken up again after a restart: {why.message}"
+    stopped = StopRunByError(why.reason, message)
+    open_runs = {event.origin.run_id: event.origin for event in events if event.origin.run_id}
+    for run in begun_runs(events):
+        if run.state.end is not None:
+            del open_runs[run.run_id]
+    entries: list[Entry] = [(origin, stopped) for origin in reversed(open_runs.values())]
+    entries.append((JOB, JobFinished("failed", EXIT_CODES[JobState.FAILED], "", why.reason, message)))
+    new = numbered(record, entries, archives.clock)
+    ended = record.finished(JobState.FAILED, archives.clock.now_ms(), reason=why.reason, message=message)
+    await archives.store.jobs.forget_env(record.id)
+    await archives.store.append(replace(ended, last_seq=new[-1].seq), new)
+
+
+async def _env(archives: Archives, job_id: JobId) -> Mapping[str, str]:
+    sealed = await archives.store.jobs.sealed_env(job_id)
+    if not sealed:
+        return {}
+    opened = json.loads(archives.sealer.open(sealed, f"job:{job_id}"))
+    return {str(name): str(value) for name, value in opened.items()}
+
+
+def _gone(events: Sequence[Event]) -> list[Entry]:
+    """The ends of sandboxes that nobody told of."""
+    held: dict[SandboxId, Origin] = {}
+    for event in events:
+        match event.payload:
+            case SandboxAssigned(sandbox_id=sandbox_id):
+                held[sandbox_id] = event.origin
+            case SandboxReleased(sandbox_id=sandbox_id):
+                held.pop(sandbox_id, None)
+            case _:
+                pass
+    return [
+        (origin, SandboxReleased(sandbox_id, "lost", "perstackd was restarted")) for sandbox_id, origin in held.items()
+    ]

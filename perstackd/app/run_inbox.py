@@ -1,0 +1,105 @@
+"""What comes to a run, in one order: asks of its sandboxes, commands, connections that its sandboxes tried."""
+
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+import anyio
+import structlog
+
+from perstackd.app.run_member import RunMember
+from perstackd.domain.commands import Command
+from perstackd.domain.errors import Kind, PerstackError
+from perstackd.domain.events import EgressDenied, Payload, ProxyAccess
+from perstackd.domain.session import Ask
+from perstackd.ports.egress import EgressAccess
+
+MAX_ACCESSES: Final = 500  # connections of one run that its events tell of: a sandbox must not fill the store
+TELL_SECONDS: Final = 30.0
+_ROOM: Final = 64
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """An ask, and the sandbox that it came from."""
+
+    member: RunMember
+    ask: Ask
+
+
+@dataclass(slots=True)
+class Told:
+    """A command of somebody who waits until it is carried out; `error` is why it was not."""
+
+    command: Command
+    done: anyio.Event
+    error: PerstackError | None = None
+
+
+Item: TypeAlias = Heard | Told | Command | EgressAccess
+
+
+class RunInbox:
+    """Bounded; read by the run's worker alone."""
+
+    def __init__(self, run_id: str) -> None:
+        self._run_id = run_id
+        self._accesses = 0
+        self._send, self._receive = anyio.create_memory_object_stream[Item](_ROOM)
+
+    async def put(self, item: Item) -> None:
+        """Waits while it is full."""
+        await self._send.send(item)
+
+    async def next(self) -> Item:
+        """Waits while it is empty."""
+        return await self._receive.receive()
+
+    async def tell(self, command: Command) -> None:
+        """Have a command carried out; its facts are durable on return.
+
+        Raises:
+            PerstackError: what recording it raised; UNAVAILABLE `run_busy` when it was not taken up in time.
+        """
+        told = Told(command, anyio.Event())
+        try:
+            with anyio.fail_after(TELL_SECONDS):
+                await self.put(told)
+                await told.done.wait()
+        except (TimeoutError, anyio.ClosedResourceError, anyio.BrokenResourceError) as error:
+            message = "the run did not take this up: it has ended or is very busy; look at the job and try again"
+            raise PerstackError(Kind.UNAVAILABLE, "run_busy", message, retryable=True) from error
+        if told.error is not None:
+            raise told.error
+
+    def saw(self, access: EgressAccess) -> None:
+        """A sandbox tried to connect somewhere. What comes too fast or too often goes to the log only."""
+        self._accesses += 1
+        try:
+            if self._accesses > MAX_ACCESSES:
+                raise anyio.WouldBlock
+            self._send.send_nowait(access)
+        except (anyio.WouldBlock, anyio.ClosedResourceError, anyio.BrokenResourceError):
+            _log.warning("egress access not recorded", run_id=self._run_id, host=access.host)
+
+    def unheard(self) -> list[Payload]:
+        """Empties it; the events of connections that were still in it."""
+        waiting = range(self._receive.statistics().current_buffer_used)
+        items = [self._receive.receive_nowait() for _ in waiting]
+        for item in items:
+            if isinstance(item, Told):
+                item.error = PerstackError(Kind.UNAVAILABLE, "run_busy", "the run ended before this was taken up")
+                item.done.set()
+        return [access_event(item) for item in items if isinstance(item, EgressAccess)]
+
+    def close(self) -> None:
+        """Nothing comes any more. Idempotent."""
+        self._send.close()
+        self._receive.close()
+
+
+def access_event(access: EgressAccess) -> Payload:
+    """The event of a connection that a sandbox tried."""
+    if not access.allowed:
+        return EgressDenied(access.host[:255], access.port, access.reason)
+    return ProxyAccess(access.host[:255], access.port, access.bytes_up, access.bytes_down, access.duration_ms)

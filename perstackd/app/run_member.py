@@ -1,0 +1,89 @@
+"""One sandbox of a run: its session, its patience, its uploads. What an ask means is the run worker's affair."""
+
+import structlog
+
+from perstackd.app.blob_intake import BlobIntake
+from perstackd.app.run_context import RunLimits
+from perstackd.app.run_patience import Patience
+from perstackd.app.warm_pool import Lease
+from perstackd.domain.assignment import ServedSkill
+from perstackd.domain.dispatch import EXPERT
+from perstackd.domain.errors import PerstackError
+from perstackd.domain.events import SandboxReleased
+from perstackd.domain.session import Ask, LinkLost, Order, RoutedCall, Session, TurnOrder, asked, ordered
+from perstackd.ports.event_store import Blobs
+
+_log = structlog.get_logger()
+
+
+class RunMember:
+    """The sandbox of the expert itself (`skill` is None), or of one skill that has its own."""
+
+    def __init__(self, lease: Lease, skill: ServedSkill | None, limits: RunLimits, tool_ms: int, blobs: Blobs) -> None:
+        self.lease = lease
+        self.skill = skill
+        self.session = Session("idle")
+        self.blobs = BlobIntake(blobs, limits.result_bytes)
+        self.lost: LinkLost | None = None
+        self.silent = False
+        self._patience = Patience(limits, max(tool_ms, limits.tool_timeout_ms))
+        self._calls: tuple[RoutedCall, ...] = ()
+
+    @property
+    def place(self) -> str:
+        """EXPERT, or the skill's name."""
+        return EXPERT if self.skill is None else self.skill.name
+
+    @property
+    def deadline(self) -> float:
+        """When its silence is too long, by the event loop's clock."""
+        return self._patience.deadline
+
+    def hear(self, ask: Ask) -> str:
+        """Take note of an ask; why it was refused, empty when it is legal."""
+        self.session, refusal = asked(self.session, ask)
+        self._patience.watch(self.session)
+        if isinstance(ask, LinkLost):
+            self.lost = ask
+        return refusal
+
+    async def order(self, order: Order) -> None:
+        """Send an order. A lost link is told by LinkLost, which the listener is about to read."""
+        self.session = ordered(self.session, order)
+        self._patience.watch(self.session)
+        try:
+            await self.lease.link.send(order)
+        except PerstackError as error:
+            _log.info("order not delivered", reason=error.reason, sandbox_id=self.lease.record.id)
+
+    def give(self, calls: tuple[RoutedCall, ...]) -> None:
+        """Calls for it, to be delivered when it asks."""
+        self._calls = (*self._calls, *calls)
+
+    async def deliver(self) -> tuple[str, ...]:
+        """Hand over the calls that it was given, once it waits for some; the ids of those that went."""
+        if not self._calls or self.session.state != "waiting":
+            return ()
+        calls, self._calls = self._calls, ()
+        await self.order(TurnOrder(self.session.step, calls))
+        return tuple(call.call_id for call in calls)
+
+    def known_cause(self, *, cancelled: bool) -> tuple[str, str] | None:
+        """Why the sandbox ends, with a detail; None when only the engine can tell."""
+        if self.silent:
+            return "misbehaved", "it did not go on in time"
+        if self.session.misbehaved:
+            return "misbehaved", ""
+        if self.lost is None:
+            return ("cancelled" if cancelled else "finished"), ""
+        return None
+
+    def released(self, cause: str, detail: str) -> SandboxReleased:
+        """The event of its end."""
+        return SandboxReleased(self.lease.record.id, cause, detail)
+
+    @property
+    def name(self) -> str:
+        """How messages name it."""
+        owner = "" if self.skill is None else f" of the skill {self.skill.name!r}"
+        return f"the sandbox {self.lease.record.id}{owner}"

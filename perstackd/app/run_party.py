@@ -1,0 +1,161 @@
+"""The sandboxes of one run: its expert's and one for each skill that has its own. Claimed together, moved into, given
+back. What happens inside is the run worker's affair.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Final
+
+import anyio
+import structlog
+
+from perstackd.app.errors import single_errors
+from perstackd.app.job_log import JOB, Entry, running
+from perstackd.app.run_context import JobContext, RunPlan, RunServices
+from perstackd.app.run_member import RunMember
+from perstackd.app.warm_pool import ClaimRequest, Lease
+from perstackd.domain.assignment import (
+    ServedSkill,
+    base_secrets,
+    installer,
+    mount_of,
+    own_skills,
+    reaches,
+    shared_skills,
+    skill_secrets,
+)
+from perstackd.domain.dispatch import EXPERT
+from perstackd.domain.errors import PerstackError
+from perstackd.domain.events import JobAdmitted, Payload, SandboxAssigned
+from perstackd.ports.egress import EgressRule
+from perstackd.ports.package_indexes import GRANT
+from perstackd.ports.sandboxes import EndCause
+
+END_TRIES: Final = 10
+END_SECONDS: Final = 0.1
+_log = structlog.get_logger()
+
+
+class RunParty:
+    """Claimed with `gather`; `move_in` before anything of the tenant enters; `give_back` in the end, always."""
+
+    def __init__(self, services: RunServices, context: JobContext, plan: RunPlan) -> None:
+        self.members: dict[str, RunMember] = {}
+        self._services = services
+        self._context = context
+        self._plan = plan
+
+    async def gather(self, fence: int, waiting: Callable[[int, str], None]) -> None:
+        """Claim all of them, or none. Raises as WarmPool.claim_together does."""
+        context, expert = self._context, self._plan.expert
+        request = ClaimRequest(
+            tenant=context.tenant,
+            job_id=context.job_id,
+            run_id=self._plan.run_id,
+            template=context.template,
+            depth=self._plan.depth,
+            fence=fence,
+            job_created_at=context.created_at,
+        )
+        skills = own_skills(expert)
+        requests = [request, *(replace(request, template=context.skills_template, role=skill.name) for skill in skills)]
+        leases = await self._services.pool.claim_together(requests, waiting)
+        for skill, lease in zip((None, *skills), leases, strict=True):
+            slowest = _slowest(shared_skills(expert) if skill is None else (skill,))
+            member = RunMember(lease, skill, context.limits, slowest, self._services.blobs)
+            self.members[member.place] = member
+
+    @property
+    def expert(self) -> RunMember:
+        """The one that runs the loop."""
+        return self.members[EXPERT]
+
+    async def move_in(self, step: int, *, admit: bool) -> None:
+        """Claims and assignments durable, workspaces attached, ways out open: at the same time, so that it is one wait
+        for the disk. With `admit` the job is admitted. Raises the first failure; the leases are still to be given back.
+        """
+        async with single_errors(), anyio.create_task_group() as steps:
+            for member in self.members.values():
+                steps.start_soon(self._services.pool.confirm, member.lease)
+                steps.start_soon(self._attach, member)
+                steps.start_soon(self._let_out, member)
+            steps.start_soon(self._note_assignment, step, admit)
+
+    async def give_back(self, step: int, unheard: Sequence[Payload], *, cancelled: bool) -> None:
+        """Give the sandboxes back, whatever else goes wrong; not to be interrupted. Where the run does not know how a
+        sandbox ended the engine is asked; `unheard` are events that were still to be written.
+        """
+        with anyio.CancelScope(shield=True):
+            payloads: list[Payload] = [*unheard]
+            for member in self.members.values():
+                cause, detail = "unknown", ""
+                try:
+                    cause, detail = member.known_cause(cancelled=cancelled) or await self.cause(member.lease)
+                finally:
+                    await self._services.pool.release(member.lease, cause)
+                payloads.append(member.released(cause, detail))
+            origin = self._plan.origin(step)
+            try:
+                await self._context.log.append([(origin, payload) for payload in payloads])
+            except PerstackError as error:
+                _log.error("a sandbox's release is not in the log", run_id=self._plan.run_id, reason=error.reason)
+
+    async def cause(self, lease: Lease) -> tuple[str, str]:
+        """How it ended, as the engine knows it: (cause, detail). Unknown is allowed, a guess is not.
+
+        The link breaks a moment before the engine has seen the container end, so a running one is asked for again.
+        """
+        try:
+            end = await self._services.pool.end(lease)
+            for _ in range(END_TRIES):
+                if end.cause is not EndCause.RUNNING:
+                    break
+                await anyio.sleep(END_SECONDS)
+                end = await self._services.pool.end(lease)
+        except PerstackError as error:
+            return "unknown", error.message
+        cause = {EndCause.RUNNING: "linkLost", EndCause.GONE: "lost"}.get(end.cause, end.cause.value)
+        return cause, end.detail or f"exit code {end.exit_code}"
+
+    # --- moving in --------------------------------------------------------------------------------------------------
+    async def _attach(self, member: RunMember) -> None:
+        mount = "rw" if member.skill is None else mount_of(member.skill)
+        if mount == "none":
+            return
+        record, slot = member.lease.record, member.lease.slot
+        workspaces, job_id = self._services.workspaces, self._context.job_id
+        await workspaces.attach(job_id, record.id, slot, record.uid, read_only=mount == "ro")
+
+    async def _let_out(self, member: RunMember) -> None:
+        rules = self.rules(member)
+        if rules:
+            await self._services.egress.allow(member.lease.record.id, rules)
+
+    def rules(self, member: RunMember) -> list[EgressRule]:
+        """Where a sandbox may connect to; sorted, each once."""
+        hosted = shared_skills(self._plan.expert) if member.skill is None else (member.skill,)
+        named = {EgressRule(host, port) for each in hosted for host, port in reaches(each)}
+        named |= {EgressRule(host) for host in self._context.allow_domains}
+        if member.skill is not None and member.lease.template.grant == GRANT:
+            named |= set(self._services.package_indexes.of_command(installer(member.skill)).rules)
+        return sorted(named, key=lambda rule: (rule.host, rule.port))
+
+    async def _note_assignment(self, step: int, admit: bool) -> None:  # noqa: FBT001 - start_soon passes it by place
+        env, expert = self._context.env, self._plan.expert
+        payloads: list[Payload] = []
+        for member in self.members.values():
+            record, template = member.lease.record, member.lease.template.name
+            role = "expert" if member.skill is None else f"skill:{member.skill.name}"
+            payloads.append(SandboxAssigned(record.id, record.container_id, record.fence, template, role))
+            hosted = shared_skills(expert) if member.skill is None else (member.skill,)
+            payloads += base_secrets(expert, env) if member.skill is None else ()
+            payloads += [secret for skill in hosted for secret in skill_secrets(skill, env)]
+        entries: list[Entry] = [(self._plan.origin(step), payload) for payload in payloads]
+        if admit:
+            await self._context.log.append([(JOB, JobAdmitted()), *entries], running)
+        else:
+            await self._context.log.append(entries)
+
+
+def _slowest(skills: Sequence[ServedSkill]) -> int:
+    return max((skill.tool_timeout_ms for skill in skills), default=0)

@@ -1,0 +1,92 @@
+"""What a run has others do at its side: model calls, children, waits. Each ends with a command in the run's inbox."""
+
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeAlias
+
+import anyio
+from anyio.abc import TaskGroup
+
+from perstackd.app.generation import generate
+from perstackd.app.run_context import JobContext, RunPlan, RunServices
+from perstackd.app.run_inbox import RunInbox
+from perstackd.domain.commands import ChildrenAnswered, Generate, Park
+from perstackd.domain.events import DelegateCall
+from perstackd.domain.messages import ToolResultPart
+from perstackd.domain.run_state import Phase, RunState
+
+Delegate: TypeAlias = Callable[[RunPlan, DelegateCall], Awaitable[ToolResultPart]]
+State: TypeAlias = Callable[[], RunState]
+
+
+class RunTasks:
+    """Its tasks belong to `group`, which the run's worker enters and cancels at its end. One of a kind at a time."""
+
+    def __init__(
+        self, services: RunServices, context: JobContext, plan: RunPlan, inbox: RunInbox, state: State
+    ) -> None:
+        self.group: TaskGroup = anyio.create_task_group()
+        self._services = services
+        self._context = context
+        self._plan = plan
+        self._inbox = inbox
+        self._state = state
+        self._busy: set[str] = set()
+
+    def generate(self) -> None:
+        """Ask the model for a turn, unless it is being asked."""
+        self._begin("model", self._generate())
+
+    def retry(self, delay_ms: int) -> None:
+        """Ask the model again, later."""
+        self._begin("model", self._retry(delay_ms))
+
+    def hold(self, wait_ms: int) -> None:
+        """Give the sandboxes up after that time, should only people be waited for by then."""
+        self._begin("hold", self._hold(wait_ms))
+
+    def delegate(self, calls: tuple[DelegateCall, ...], delegate: Delegate) -> None:
+        """Have children run, unless they do."""
+        self._begin("children", self._delegate_all(calls, delegate))
+
+    def _begin(self, kind: str, work: Coroutine[Any, Any, None]) -> None:
+        if kind in self._busy:
+            work.close()
+            return
+        self._busy.add(kind)
+        self.group.start_soon(self._busily, kind, work)
+
+    async def _busily(self, kind: str, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        finally:
+            self._busy.discard(kind)
+
+    async def _generate(self) -> None:
+        answer = await generate(self._services, self._context, self._plan, self._state())
+        self._busy.discard("model")  # what follows from the answer may be the next call
+        await self._inbox.put(answer)
+
+    async def _retry(self, delay_ms: int) -> None:
+        await anyio.sleep(delay_ms / 1000)
+        if self._state().phase is Phase.RESULT:
+            await self._generate()
+        else:
+            self._busy.discard("model")
+            await self._inbox.put(Generate())
+
+    async def _hold(self, wait_ms: int) -> None:
+        await anyio.sleep(wait_ms / 1000)
+        self._busy.discard("hold")
+        await self._inbox.put(Park())
+
+    async def _delegate_all(self, calls: tuple[DelegateCall, ...], delegate: Delegate) -> None:
+        results: list[ToolResultPart | None] = [None] * len(calls)
+
+        async def one(place: int, call: DelegateCall) -> None:
+            results[place] = await delegate(self._plan, call)
+
+        async with anyio.create_task_group() as children:
+            for place, call in enumerate(calls):
+                children.start_soon(one, place, call)
+        self._busy.discard("children")
+        await self._inbox.put(ChildrenAnswered(tuple(result for result in results if result is not None)))

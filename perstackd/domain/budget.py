@@ -1,0 +1,48 @@
+"""What all runs of a job together may use, and what they have used."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Budgets:
+    """Limits of a job; 0 means none. Wall clock in milliseconds from the job's creation, without pauses and waits for
+    people; tokens are input and output; money is in millionths of a US dollar.
+    """
+
+    max_steps: int = 0
+    wall_clock_ms: int = 0
+    tokens: int = 0
+    microdollars: int = 0
+    tool_calls: int = 0
+
+    def over(self, operator: "Budgets") -> "Budgets":
+        """These, and the operator's where they say nothing."""
+        return Budgets(
+            self.max_steps or operator.max_steps,
+            self.wall_clock_ms or operator.wall_clock_ms,
+            self.tokens or operator.tokens,
+            self.microdollars or operator.microdollars,
+            self.tool_calls or operator.tool_calls,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """What the whole job has used and may use, all its runs together. While it is `paused` nothing is generated."""
+
+    steps: int = 0
+    tokens: int = 0
+    microdollars: int = 0
+    tool_calls: int = 0
+    budgets: Budgets = Budgets()
+    paused: bool = False
+
+    def exceeded(self) -> tuple[str, int] | None:
+        """The first limit that is reached, steps excepted: its name and its figure."""
+        budgets = self.budgets
+        limits = (
+            ("tokens", self.tokens, budgets.tokens),
+            ("money", self.microdollars, budgets.microdollars),
+            ("toolCalls", self.tool_calls, budgets.tool_calls),
+        )
+        return next(((name, limit) for name, used, limit in limits if limit and used >= limit), None)
