@@ -41,6 +41,7 @@ TARGETS: Final[Mapping[str, Target]] = {
     "memory.base_mib": Target(20, "MiB"),
     "cli.help_s": Target(0.15, "s"),
     "cli.job_ls_s": Target(0.25, "s"),
+    "definition.parse_1000_s": Target(0.5, "s"),
 }
 
 

@@ -53,8 +53,8 @@ class EngineConfig(Section):
 
 
 class JobsConfig(Section):
-    """Bounds on jobs; 0 is none. `ask_hold_ms` is how long a run that only waits for people keeps its sandboxes. Money is
-    in millionths of a US dollar.
+    """Bounds on jobs; 0 is none. `ask_hold_ms` is how long a run that only waits for people keeps its sandboxes. Money
+    is in millionths of a US dollar.
     """
 
     max_running: int = Field(200, ge=1, le=100_000)

@@ -37,7 +37,7 @@ from perstackd.adapters.egress.proxy import EgressProxy
 from perstackd.adapters.landlock import landlock_abi
 from perstackd.adapters.logs import configure
 from perstackd.adapters.models.anthropic import AnthropicModels, AnthropicSettings
-from perstackd.adapters.models.config import CompatibleConfig
+from perstackd.adapters.models.config import CompatibleConfig, ModelsConfig
 from perstackd.adapters.models.openai import OpenAiModels
 from perstackd.adapters.models.openai_settings import DEFAULTS, OpenAiSettings, WireApi
 from perstackd.adapters.models.recorder import RecordingModels
@@ -63,7 +63,8 @@ from perstackd.config import Config, template
 from perstackd.domain.budget import Budgets
 from perstackd.domain.errors import Kind, PerstackError
 from perstackd.domain.expert import ModelChoice
-from perstackd.domain.messages import ToolSpec
+from perstackd.domain.messages import ToolSpec, Usage
+from perstackd.domain.prices import cost_microdollars
 from perstackd.domain.prompt import expert_of
 from perstackd.ports.event_store import Blobs, Store
 from perstackd.ports.models import Models
@@ -164,7 +165,9 @@ async def assembled(
         models = _recorded(config, router)
         granted = any(section.grant == GRANT for section in config.templates.values())
         indexes = await asyncio.to_thread(read_package_indexes) if granted else PackageIndexes()
-        services = RunServices(pool, workspaces, egress, models, store.blobs, clock, base_tools(), indexes)
+        services = RunServices(
+            pool, workspaces, egress, models, store.blobs, clock, base_tools(), indexes, _prices(config.models)
+        )
         sealer = await asyncio.to_thread(AesSealer.from_key_file, config.key_file)
         jobs = await stack.enter_async_context(_jobs(config, store, services, sealer, router))
         system = System(_facts(config, started), sandboxes, pool, jobs)
@@ -301,6 +304,16 @@ def _checker(router: ModelRouter) -> Callable[[str], None]:
         router.provider(provider)
 
     return check
+
+
+def _prices(models: ModelsConfig) -> Callable[[str, str, Usage], int | None]:
+    """A replayed turn costs nothing."""
+    own = models.price_list()
+
+    def price(provider: str, model: str, usage: Usage) -> int | None:
+        return 0 if provider == "replay" else cost_microdollars(provider, model, usage, own)
+
+    return price
 
 
 async def _warm(config: Config, router: ModelRouter) -> None:

@@ -56,14 +56,15 @@ class Terminal:
         termios.tcflush(self._in, termios.TCIFLUSH)
 
     async def line(self, prompt: str) -> str:
-        self._out.write(clean(prompt))
-        self._out.flush()
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[str] = loop.create_future()
         self._waiter = waiter
         loop.add_reader(self._in, self._readable)
         self._divert(self._interrupt)
         try:
+            # Last, so that whoever sees the prompt and presses Ctrl-C means the question.
+            self._out.write(clean(prompt))
+            self._out.flush()
             return await waiter
         except BaseException:
             self.say()  # the cursor stands behind the prompt

@@ -14,7 +14,7 @@ from perstackd.domain.messages import JsonObject, JsonValue
 
 MAX_DEPTH: Final = 32
 _LEFT_OUT: Final = ("pattern", "patternProperties", "format", "$ref", "$dynamicRef", "uniqueItems")
-_Validator: Any = extend(Draft202012Validator, dict.fromkeys(_LEFT_OUT, lambda *_: None))
+_Validator: Any = extend(Draft202012Validator, dict.fromkeys(_LEFT_OUT, lambda *_: None))  # type: ignore[no-untyped-call]
 
 
 class JsonAnswerSchemas:

@@ -1,7 +1,7 @@
 """Jobs that an earlier process began and did not end: read back from the store, with what they were started with."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -23,6 +23,7 @@ from perstackd.domain.events import (
 )
 from perstackd.domain.ids import JobId, SandboxId
 from perstackd.domain.job import EXIT_CODES, JobRecord, JobState
+from perstackd.domain.workspace import WorkspaceKind
 from perstackd.ports.clock import Clock
 from perstackd.ports.definitions import Definitions
 from perstackd.ports.event_store import Store
@@ -58,6 +59,19 @@ async def unfinished(store: Store) -> tuple[JobRecord, ...]:
         found += page
         before = page[-1].id
     return tuple(reversed(found))
+
+
+def check_workspace(record: JobRecord, there: Collection[JobId]) -> None:
+    """A job must not go on in an empty directory as if it were its own; `there` are the jobs whose ephemeral workspace
+    outlived the process.
+
+    Raises:
+        PerstackError: PRECONDITION `workspace_lost`.
+    """
+    ephemeral = record.workspace.kind is WorkspaceKind.EPHEMERAL
+    if ephemeral and record.state is not JobState.QUEUED and record.id not in there:
+        message = "its ephemeral workspace did not outlive the host or the runtime directory; start the job again"
+        raise PerstackError(Kind.PRECONDITION, "workspace_lost", message)
 
 
 async def events_of(store: Store, job_id: JobId) -> list[Event]:

@@ -19,7 +19,7 @@ from anyio.abc import TaskGroup
 from perstackd.app.feed import Batch, Feed
 from perstackd.app.job_context import JobDefaults, created_event, job_context, new_record
 from perstackd.app.job_log import JOB, JobLog, numbered
-from perstackd.app.job_recovery import Archives, events_of, recovered, unfinished, write_off
+from perstackd.app.job_recovery import Archives, check_workspace, events_of, recovered, unfinished, write_off
 from perstackd.app.job_request import Admission, JobRequest, ResolvedRequest, check
 from perstackd.app.job_worker import JobTask, JobWorker
 from perstackd.app.known_definitions import KnownDefinitions
@@ -353,8 +353,11 @@ class Jobs:
     async def _take_up(self) -> None:
         """Jobs that an earlier process did not end go on; one that cannot gets its end, with the reason."""
         archives = Archives(self._store, self._known.definitions, self._sealer, self._services.clock)
-        for record in await unfinished(self._store):
+        records = await unfinished(self._store)
+        there = await self._services.workspaces.settle([record.id for record in records])
+        for record in records:
             try:
+                check_workspace(record, there)
                 found = await recovered(archives, self._defaults, self._log(record))
                 self._feed.open(record.id)  # before anybody can watch it
                 self._begin(found.context, found.task, None)

@@ -4,7 +4,7 @@ import re
 from typing import Final
 
 _LABEL: Final = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
-_NUMERIC: Final = re.compile(r"(0x[0-9a-f]+|[0-9]+)")
+_NUMERIC: Final = re.compile(r"(0x[0-9a-f]*|[0-9]+)")
 
 
 def problem(pattern: str) -> str:

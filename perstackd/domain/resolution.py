@@ -2,19 +2,18 @@
 
 import difflib
 import itertools
-import re
 from collections.abc import Iterator, Mapping
 from typing import Final, TypeAlias
 
 from perstackd.domain.errors import Kind, PerstackError
 from perstackd.domain.expert import Definition, Expert
 from perstackd.domain.tool_names import without_version
+from perstackd.domain.version_range import parse_range, parse_version
 
 MAX_DEPTH: Final = 8
 MAX_CYCLES: Final = 20
 
 _Graph: TypeAlias = "dict[str, tuple[str, ...]]"
-_VERSION: Final = re.compile(r"(\d+)\.(\d+)\.(\d+)(?:-[0-9A-Za-z.-]+)?(?:\+[0-9A-Za-z.-]+)?")
 _NO_REGISTRY: Final = "No registry is configured, so only experts of the file can be used."
 
 
@@ -37,8 +36,8 @@ def resolve(definition: Definition, key: str) -> tuple[Expert, ...]:
 
 
 def delegate_of(definition: Definition, reference: str) -> Expert | None:
-    """The expert of the file that a reference means: `name`, `name@1.2.0`, `name@^1.2.0`, `name@~1.2.0` or
-    `name@latest`. None when there is none, or when its version is another."""
+    """The expert of the file that a reference means: `name`, `name@1.2.0`, `name@latest`, or `name@` and a range such as
+    `^1.2.0`. None when there is none, or when its version is another."""
     return find({expert.key: expert for expert in definition.experts}, reference)
 
 
@@ -155,18 +154,11 @@ def find(experts: Mapping[str, Expert], reference: str) -> Expert | None:
 
 
 def _satisfies(version: str, wanted: str) -> bool:
-    """npm's meaning of an exact version, `^` and `~`; tags other than latest live in a registry only."""
+    """A version, or a range with npm's meaning; tags other than latest live in a registry only."""
     if wanted in ("latest", version):
         return True
-    have = _VERSION.fullmatch(version)
-    least = _VERSION.fullmatch(wanted[1:])
-    if wanted[:1] not in ("^", "~") or have is None or least is None:
-        return False
-    ours = tuple(int(part) for part in have.groups())
-    low = tuple(int(part) for part in least.groups())
-    leading = next((index for index, part in enumerate(low) if part), len(low) - 1)
-    fixed = 2 if wanted[0] == "~" else leading + 1
-    return ours >= low and ours[:fixed] == low[:fixed]
+    have, ranged = parse_version(version), parse_range(wanted)
+    return have is not None and ranged is not None and ranged.has(have)
 
 
 def _near(experts: dict[str, Expert], key: str) -> str:

@@ -1,5 +1,6 @@
 """Workspaces on the host: found, made, attached to a running sandbox, detached."""
 
+from collections.abc import Collection
 from typing import Protocol
 
 from perstackd.domain.ids import JobId, SandboxId, TenantId
@@ -23,6 +24,12 @@ class Workspaces(Protocol):
             PerstackError: DENIED `workspace_outside_roots`, `workspace_owner_refused` (uid below 1000); NOT_FOUND
             `workspace_not_found`;
                 PRECONDITION `workspace_unsupported` (the file system refuses idmapped mounts). Each says the remedy.
+        """
+        ...
+
+    async def settle(self, job_ids: Collection[JobId]) -> frozenset[JobId]:
+        """Take away what earlier processes left of other jobs' ephemeral workspaces; returns the jobs of `job_ids`
+        whose ephemeral workspace is there with its content. To be called before the first `open`.
         """
         ...
 

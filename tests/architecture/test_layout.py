@@ -36,6 +36,7 @@ IMPORTERS: dict[str, tuple[str, ...]] = {
     "mcp": ("sandbox-images/runner/perstack_runner/skills/",),
     "mcp_types": ("sandbox-images/runner/perstack_runner/skills/",),
     "jsonschema": ("perstackd/adapters/answer_schemas", "perstackd/adapters/definition/schemas"),
+    "pypdf": ("sandbox-images/runner/perstack_runner/tools/pdf_program.py",),
     "sqlite3": ("perstackd/adapters/store/", "benchmarks/"),
     "grpc": ("perstackd/rpc/", "perstackctl/client/", "sandbox-images/runner/perstack_runner/link.py", "benchmarks/"),
 }

@@ -125,18 +125,18 @@ def test_inspect_of_a_working_sandbox_shows_the_base_set_and_no_secret(daemon: D
         assert not path.is_file() or secret.encode() not in path.read_bytes()
 
 
-def test_a_sandbox_killed_in_the_middle_ends_the_run_in_order_and_explained(daemon: Daemon) -> None:
-    daemon.script("solo", {"calls": [exec_call("e", "sleep", "30")]}, {"text": "never"})
+def test_a_run_whose_sandbox_is_killed_goes_on_in_another_and_the_model_is_told(daemon: Daemon) -> None:
+    daemon.script("solo", {"calls": [exec_call("e", "sleep", "30")]}, {"text": "done"})
     process = daemon.begin(daemon.definition('[experts.solo]\ninstruction = "Work."\n'), "solo")
     seen = until(process, "callTools")
     docker("kill", "--signal", "KILL", one(seen, "sandboxAssigned")["containerId"])
-    rest, stderr = process.communicate(timeout=60)
+    rest, _ = process.communicate(timeout=60)
     events = seen + events_of(rest)
-    assert process.returncode == 1
-    assert types(events)[-3:] == ["stopRunByError", "sandboxReleased", "jobFinished"]
-    assert one(events, "stopRunByError")["reason"] == "sandbox_lost"
-    assert "137" in one(events, "stopRunByError")["message"] + str(one(events, "sandboxReleased"))
-    assert "sandbox" in stderr
+    assert process.returncode == 0
+    assert [event["fence"] for event in events if event["type"] == "sandboxAssigned"] == [1, 2]
+    resumed = json.dumps(one(events, "resumeToolCalls"))
+    assert "may or may not have taken effect" in resumed
+    assert "137" in resumed
 
 
 def test_ctrl_c_cancels_the_job_and_every_descendant_within_a_second(daemon: Daemon) -> None:

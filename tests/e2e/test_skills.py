@@ -25,7 +25,9 @@ rule = "Always name the time zone."
 
 @pytest.fixture(scope="module")
 def clock(home: Path) -> Iterator[Daemon]:
-    daemon = Daemon(home, {"templates.base.image": "perstack/test:latest", "templates.base.min_idle": 1})
+    image = "perstack/test:latest"
+    settings = {"templates.base.image": image, "templates.skills.image": image}
+    daemon = Daemon(home, {**settings, "templates.base.min_idle": 1, "templates.skills.min_idle": 1})
     daemon.start()
     try:
         yield daemon

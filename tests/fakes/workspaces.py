@@ -1,6 +1,6 @@
 """An in-memory twin of the workspaces adapter. `seen` and `probe` are what a sandbox finds at /mnt of its slot."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from perstackd.domain.errors import Kind, PerstackError
@@ -38,6 +38,7 @@ class FakeWorkspaces:
         self.roots = tuple(roots)
         self.paths: dict[str, FakeDirectory] = {}
         self.named: dict[tuple[TenantId, str], FakeDirectory] = {}
+        self.ephemeral: dict[JobId, FakeDirectory] = {}
         self.slots: set[str] = set()
         self.jobs: dict[JobId, tuple[TenantId, WorkspaceSpec, FakeDirectory]] = {}
         self.mounts: dict[str, FakeMount] = {}
@@ -57,7 +58,14 @@ class FakeWorkspaces:
             if self.jobs[job_id][:2] != (tenant, spec):
                 raise PerstackError(Kind.CONFLICT, "workspace_open", f"job {job_id} has another workspace open")
             return
-        self.jobs[job_id] = (tenant, spec, self._find(tenant, spec))
+        directory = self.ephemeral.get(job_id) or self._find(tenant, spec)
+        self.jobs[job_id] = (tenant, spec, directory)
+        if spec.kind is WorkspaceKind.EPHEMERAL:
+            self.ephemeral[job_id] = directory
+
+    async def settle(self, job_ids: Collection[JobId]) -> frozenset[JobId]:
+        self.ephemeral = {job_id: found for job_id, found in self.ephemeral.items() if job_id in job_ids}
+        return frozenset(self.ephemeral)
 
     async def attach(
         self, job_id: JobId, sandbox_id: SandboxId, slot: str, uid: int, *, read_only: bool = False
@@ -74,6 +82,7 @@ class FakeWorkspaces:
 
     async def close(self, job_id: JobId) -> None:
         self.jobs.pop(job_id, None)
+        self.ephemeral.pop(job_id, None)
 
     async def prove(self, slot: str, uid: int) -> str:
         if self.attach_error is not None:

@@ -17,7 +17,7 @@ import grpc
 import pytest
 from perstack.v1 import events_pb2, experts_pb2, jobs_pb2, pools_pb2, runs_pb2, sandboxes_pb2, system_pb2
 
-from tests.fakes.daemon_api import CHILD, JOB, PARENT, Cut, EventLog, FakeDaemon, story
+from tests.fakes.daemon_api import CHILD, JOB, PARENT, Cut, EventLog, FakeDaemon, asking, story
 
 pytestmark = pytest.mark.anyio
 TIMEOUT = 30
@@ -126,14 +126,36 @@ async def test_every_option_reaches_the_daemon(daemon: FakeDaemon, ctl: Ctl) -> 
     (ctl.cwd / "ci.env").write_text("TOKEN=from-file\nUNASKED=x\n")
     options = "--workspace reports --read-only --env-path ci.env --allow-domain a.example --allow-domain b.example"
     more = "--model m --provider p --max-steps 7 --idempotency-key k --tenant t --detach"
-    done = await ctl("run", "e", "q", *options.split(), *more.split())
+    limits = "--max-time 1h30m --max-tokens 200000 --max-cost 0.29 --max-tool-calls 50"
+    done = await ctl("run", "e", "q", *options.split(), *more.split(), *limits.split())
     assert (done.code, done.out) == (0, f"{JOB}\n")
     sent = daemon.requests("CreateJob")[0]
     assert (sent.workspace.name, sent.workspace.read_only) == ("reports", True)
     assert dict(sent.env) == {"TOKEN": "from-file"}
     assert list(sent.allow_domains) == ["a.example", "b.example"]
     assert (sent.model, sent.provider, sent.max_steps, sent.idempotency_key, sent.tenant) == ("m", "p", 7, "k", "t")
+    assert sent.budgets == jobs_pb2.Budgets(
+        wall_clock_ms=5_400_000, tokens=200_000, microdollars=290_000, tool_calls=50
+    )
     assert not daemon.requests("WatchJob")
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("--max-time=soon", "is not a length of time; write 90"),
+        ("--max-cost=1,50", "is not an amount of US dollars"),
+        ("--max-cost=0.0000001", "finer than a millionth"),
+        ("--max-tokens=0", "--max-tokens"),
+    ],
+)
+async def test_a_limit_that_cannot_be_read_is_a_usage_error(
+    daemon: FakeDaemon, ctl: Ctl, option: str, said: str
+) -> None:
+    done = await ctl("run", "e", "q", option)
+    assert (done.code, done.out) == (2, "")
+    assert said in done.err
+    assert not daemon.calls
 
 
 async def test_each_run_has_a_key_of_its_own(daemon: FakeDaemon, ctl: Ctl) -> None:
@@ -194,19 +216,6 @@ async def test_a_run_ends_with_the_code_of_its_job(daemon: FakeDaemon, ctl: Ctl,
     assert done.code == code
     assert f"job {JOB} {outcome}" in done.out
     assert "because" in done.out
-
-
-async def test_a_job_that_waits_for_a_person_ends_the_run_with_4(daemon: FakeDaemon, ctl: Ctl) -> None:
-    log = EventLog()
-    log.created()
-    log.started(PARENT, "q")
-    log.add(
-        "callInteractiveTool", {"arguments": {"board": "x"}, "callId": "c", "skill": "s", "tool": "move"}, run=PARENT
-    )
-    job = daemon.add_job(log.items, state=jobs_pb2.JOB_STATE_WAITING)
-    done = await ctl("job", "watch", job.record.id)
-    assert done.code == 4
-    assert "waits for an answer (asks: move board=x)" in done.err
 
 
 @pytest.mark.parametrize(
@@ -416,10 +425,15 @@ async def test_jobs_are_a_table_with_full_ids_and_short_queries(daemon: FakeDaem
     daemon.add_job([], query="one\ntwo \x1b[31m" + "long " * 40, steps=3, usage=usage)
     done = await ctl("job", "ls")
     header, row = done.out.rstrip("\n").split("\n")
-    assert header.split() == ["ID", "STATE", "EXPERT", "STEPS", "TOKENS", "AGE", "QUERY"]
-    assert row.startswith(f"{JOB}  running  fitness-assistant      3    1.2k  -    one two long")
+    assert header.split() == ["ID", "STATE", "EXPERT", "STEPS", "COST", "AGE", "QUERY"]
+    assert row.startswith(f"{JOB}  running  fitness-ass…      3  unknown  -    one")
     assert row.endswith("…")
     assert "\x1b" not in row
+    assert max(len(line) for line in done.out.split("\n")) <= 80
+    ctl.env["COLUMNS"] = "160"
+    header, row = (await ctl("job", "ls")).out.rstrip("\n").split("\n")
+    assert header.split() == ["ID", "STATE", "EXPERT", "STEPS", "CALLS", "TOKENS", "COST", "AGE", "QUERY"]
+    assert row.startswith(f"{JOB}  running  fitness-assistant      3      0    1.2k  unknown  -    one two long")
 
 
 async def test_jobs_are_json_for_programs(daemon: FakeDaemon, ctl: Ctl) -> None:
@@ -468,6 +482,48 @@ async def test_a_job_is_shown_with_its_answer_and_why_it_failed(daemon: FakeDaem
     assert shown.endswith("\nhalf an answer\n")
 
 
+async def test_a_job_is_shown_with_its_cost_its_limits_and_what_it_waits_for(daemon: FakeDaemon, ctl: Ctl) -> None:
+    budgets = jobs_pb2.Budgets(max_steps=60, wall_clock_ms=600_000, microdollars=500_000)
+    use: dict[str, Any] = {"tool_calls": 7, "cost_microdollars": 12_300, "cost_known": True, "budgets": budgets}
+    daemon.add_job(asking(of="all"), **use)
+    shown = (await ctl("job", "get", JOB)).out
+    assert "State:      waiting (2)" in shown
+    assert f"Asks:       2 questions: perstackctl job questions {JOB}" in shown
+    assert "Runs:       0, 0 steps, 7 tool calls, 0 events" in shown
+    assert "Cost:       $0.0123" in shown
+    assert "Limits:     60 steps, 10m00s, $0.5000" in shown
+    assert "waiting (2)" in (await ctl("job", "get", JOB)).out
+    assert json.loads((await ctl("job", "get", JOB, "-o", "json")).out)["openQuestions"] == 2
+
+
+@pytest.mark.parametrize(
+    ("reason", "state"),
+    [
+        ("budget_tokens", "stopped (tokens)"),
+        ("budget_money", "stopped (cost)"),
+        ("max_steps_job", "stopped (steps)"),
+        ("budget_toolCalls", "stopped (calls)"),
+        ("budget_wallClock", "stopped (time)"),
+        ("unheard_of", "stopped"),
+    ],
+)
+async def test_a_list_names_the_limit_that_stopped_a_job(daemon: FakeDaemon, ctl: Ctl, reason: str, state: str) -> None:
+    daemon.add_job([], state=jobs_pb2.JOB_STATE_STOPPED, error_reason=reason, expert_key="e")
+    assert f"  {state}  " in (await ctl("job", "ls")).out
+
+
+async def test_a_job_is_paused_and_goes_on(daemon: FakeDaemon, ctl: Ctl) -> None:
+    daemon.add_job(endless(JOB))
+    paused = await ctl("job", "pause", JOB[:8])
+    assert (paused.code, f"perstackctl job resume {JOB}" in paused.out) == (0, True)
+    assert (await ctl("job", "pause", JOB)).code == 0
+    assert "paused" in (await ctl("job", "ls")).out
+    resumed = await ctl("job", "resume", JOB)
+    assert (resumed.code, f"perstackctl job watch {JOB}" in resumed.out) == (0, True)
+    assert [item.type for item in daemon.jobs[JOB].items[-2:]] == ["jobPaused", "jobResumed"]
+    assert json.loads((await ctl("job", "resume", JOB, "-o", "json")).out)["paused"] is False
+
+
 async def test_cancelling_says_what_comes_next(daemon: FakeDaemon, ctl: Ctl) -> None:
     daemon.add_job(endless(JOB))
     done = await ctl("job", "cancel", JOB, "--reason", "wrong branch")
@@ -476,6 +532,7 @@ async def test_cancelling_says_what_comes_next(daemon: FakeDaemon, ctl: Ctl) -> 
 
 
 async def test_runs_are_a_tree(daemon: FakeDaemon, ctl: Ctl) -> None:
+    ctl.env["COLUMNS"] = "160"
     usage = jobs_pb2.Usage(input_tokens=10, output_tokens=5)
     daemon.add_job([])
     daemon.runs = [
@@ -545,12 +602,146 @@ async def test_a_definition_is_validated_with_all_its_findings(daemon: FakeDaemo
     daemon.resolution.findings.append(finding)
     plain = await ctl("expert", "validate")
     assert plain.code == 0
-    assert f"{ctl.cwd}/perstack.toml:3:1: warning: did you mean skills? [experts.a.skils]" in plain.out
-    assert (await ctl("expert", "validate", "--strict")).code == 1
-    assert daemon.requests("Resolve")[0].expert_key == ""
+    assert plain.out.startswith("perstack.toml:3:1: warning: did you mean skills? [experts.a.skils]\n")
+    assert plain.out.endswith("perstack.toml can be run: 1 warning.\n")
+    strict = await ctl("expert", "validate", "--strict")
+    assert (strict.code, "does not pass --strict: 1 warning" in strict.out) == (1, True)
+    sent = daemon.requests("Resolve")[0]
+    assert (sent.expert_key, sent.report_errors) == ("", True)
+    finding.severity = experts_pb2.SEVERITY_ERROR
+    daemon.resolution = experts_pb2.ResolveResponse(findings=[finding, finding])
+    failed = await ctl("expert", "validate")
+    assert (failed.code, failed.out.count(": error: ")) == (1, 2)
+    assert "cannot be run as it is: 2 errors" in failed.out
+    document = json.loads((await ctl("expert", "validate", "-o", "json")).out)
+    assert (document["valid"], document["source"]) == (False, f"{ctl.cwd}/perstack.toml")
+    assert document["findings"][0]["key"] == "experts.a.skils"
+
+
+async def test_an_older_daemon_tells_its_errors_in_words(daemon: FakeDaemon, ctl: Ctl) -> None:
     daemon.fail("Resolve", grpc.StatusCode.INVALID_ARGUMENT, "definition_invalid", "p.toml:1:1: one\np.toml:2:1: two")
     broken = await ctl("expert", "validate")
     assert (broken.code, broken.out) == (1, "p.toml:1:1: one\np.toml:2:1: two\n")
+
+
+def resolved() -> experts_pb2.ResolveResponse:
+    """A team of three, one of whom is not in the file."""
+    base = experts_pb2.ResolvedSkill(name="@perstack/base", type="base", isolation="shared", tools=["exec", "todo"])
+    tracker = experts_pb2.ResolvedSkill(
+        name="tracker",
+        type="mcpStdioSkill",
+        isolation="own",
+        target="tracker-mcp",
+        omit=["drop"],
+        required_env=["TOKEN", "OTHER"],
+        allowed_domains=["api.tracker.example"],
+        workspace="ro",
+        approval=["close"],
+        tool_timeout_ms=1500,
+        lazy_init=True,
+    )
+    ask = experts_pb2.ResolvedSkill(name="ask", type="interactiveSkill", tools=["choose"])
+    lead = experts_pb2.ResolvedExpert(
+        key="lead",
+        version="1.0.0",
+        description="Leads " + "with care and patience " * 6,
+        delegates=["helper@^1.0.0", "gone"],
+        skills=["tracker", "ask"],
+        digest="sha256:" + "ab" * 32,
+        skill_details=[base, tracker, ask],
+        provider="anthropic",
+        model="claude-sonnet-5",
+        reasoning="low",
+        max_steps=20,
+    )
+    helper = experts_pb2.ResolvedExpert(key="helper", description="Helps", delegates=["leaf"], skill_details=[base])
+    leaf = experts_pb2.ResolvedExpert(key="leaf", skill_details=[base])
+    limits = experts_pb2.ResolvedLimits(
+        max_steps=60, max_retries=5, generation_timeout_ms=300_000, tool_timeout_ms=60_000
+    )
+    return experts_pb2.ResolveResponse(
+        experts=[lead, helper, leaf],
+        required_env=["OTHER", "TOKEN"],
+        env_paths=[".env", ".env.local"],
+        limits=limits,
+        template="base",
+    )
+
+
+async def test_an_expert_is_shown_as_a_job_would_have_it(daemon: FakeDaemon, ctl: Ctl) -> None:
+    daemon.resolution = resolved()
+    (ctl.cwd / ".env").write_text("TOKEN=never-shown\n")
+    done = await ctl("expert", "show", "lead")
+    assert (done.code, done.err) == (0, "")
+    assert daemon.requests("Resolve")[0].expert_key == "lead"
+    for words in (
+        "anthropic/claude-sonnet-5",
+        "60 a job, 20 a run of this expert",
+        "5m, 5 retries",
+        "tracker         stdio        own        own sandbox             ro",
+        "ask             interactive  -          no sandbox, you answer  -",
+        "@perstack/base: exec, todo",
+        "all that its server offers; without drop; a person approves close;",
+        "    1.5s a call; started when first used",
+        "tracker: api.tracker.example",
+        "├─ helper@^1.0.0  Helps",
+        "│  └─ leaf",
+        "└─ gone  not in this file",
+        "TOKEN     lead/tracker  .env",
+        "OTHER     lead/tracker  not found",
+        "Looked in the environment and in .env, .env.local (not there).",
+    ):
+        assert words in done.out, words
+    assert "never-shown" not in done.out
+    assert max(map(len, done.out.splitlines())) <= 80
+
+
+async def test_programs_are_told_where_values_are_and_never_the_values(daemon: FakeDaemon, ctl: Ctl) -> None:
+    daemon.resolution = resolved()
+    (ctl.cwd / "ci.env").write_text("TOKEN=never-shown\n")
+    done = await ctl("expert", "show", "lead", "--env-path", "ci.env", "-o", "json")
+    document = json.loads(done.out)
+    assert document["expert"] == "lead"
+    assert document["requiredEnv"] == [
+        {"name": "OTHER", "neededBy": ["lead/tracker"], "foundIn": None},
+        {"name": "TOKEN", "neededBy": ["lead/tracker"], "foundIn": f"{ctl.cwd}/ci.env"},
+    ]
+    assert document["limits"]["maxSteps"] == 60
+    assert "never-shown" not in done.out
+
+
+async def test_without_a_name_all_experts_are_listed(daemon: FakeDaemon, ctl: Ctl) -> None:
+    daemon.resolution = resolved()
+    done = await ctl("expert", "show")
+    lines = done.out.splitlines()
+    assert lines[0].split() == ["EXPERT", "VERSION", "MODEL", "SKILLS", "DELEGATES", "DESCRIPTION"]
+    assert [row.split()[0] for row in lines[1:]] == ["lead", "helper", "leaf"]
+    assert max(map(len, lines)) <= 80
+    assert daemon.requests("Resolve")[0].expert_key == ""
+
+
+async def test_a_definition_that_cannot_be_run_is_not_shown_but_complained_about(daemon: FakeDaemon, ctl: Ctl) -> None:
+    finding = experts_pb2.Finding(severity=experts_pb2.SEVERITY_ERROR, message="is empty", line=2, column=1)
+    daemon.resolution = experts_pb2.ResolveResponse(findings=[finding])
+    done = await ctl("expert", "show", "lead")
+    assert (done.code, done.out) == (1, "perstack.toml:2:1: error: is empty\n")
+
+
+async def test_a_new_expert_needs_no_daemon(ctl: Ctl) -> None:
+    ctl.address = "/nonexistent/p.sock"
+    done = await ctl("expert", "new", "coach", "--from", "skill", "--dir", "sub")
+    assert (done.code, done.err) == (0, "")
+    assert done.out.splitlines() == [
+        f"Wrote {ctl.cwd}/sub/perstack.toml",
+        f"Added .env, .env.local to {ctl.cwd}/sub/.gitignore",
+        "",
+        "Next: perstackctl expert validate --config sub/perstack.toml",
+        '      perstackctl run coach --config sub/perstack.toml "What it shall do"',
+    ]
+    again = await ctl("expert", "new", "coach", "--dir", "sub")
+    assert (again.code, again.out) == (1, "")
+    assert "has an expert 'coach' already, and nothing was written" in again.err
+    assert (await ctl("expert", "new", "Bad Name")).code == 2
 
 
 async def test_start_sends_programs_to_run(ctl: Ctl) -> None:

@@ -127,3 +127,63 @@ async def test_everything_that_is_shown_can_be_asked_for(client: Client) -> None
     assert (await client.info()).workspace_roots == ("/srv",)
     for sandbox in await client.list_sandboxes():
         assert (await client.get_sandbox(sandbox.id)).id == sandbox.id
+
+
+ROLES = """
+maxSteps = 7
+reasoningBudget = 2048
+[experts.lead]
+instruction = "Lead."
+delegates = ["helper"]
+maxSteps = 3
+tags = ["x"]
+[experts.lead.skills."@perstack/base"]
+pick = ["exec", "todo"]
+requiredEnv = ["SHELL_KEY"]
+[experts.lead.skills.tracker]
+type = "mcpStdioSkill"
+command = "uvx"
+packageName = "tracker"
+requiredEnv = ["TOKEN"]
+allowedDomains = ["api.tracker.example"]
+approval = "always"
+[experts.lead.skills.wiki]
+type = "mcpSseSkill"
+endpoint = "https://wiki.example/sse"
+headers = { x = "${WIKI}" }
+approval = ["write"]
+[experts.lead.skills.ask]
+type = "interactiveSkill"
+[experts.lead.skills.ask.tools.choose]
+inputJsonSchema = "{}"
+[experts.helper]
+instruction = "Help."
+model = "other"
+"""
+
+
+async def test_an_expert_is_resolved_as_a_job_would_have_it(client: Client) -> None:
+    found = await client.resolve(Definition(ROLES, "p.toml"), "lead")
+    lead, helper = found.experts
+    assert (found.limits.max_steps, found.limits.max_retries, found.template) == (7, 5, "base")
+    assert (lead.max_steps, lead.reasoning, lead.tags, helper.model) == (3, "2048", ("x",), "other")
+    assert (found.required_env, lead.required_env) == (("SHELL_KEY", "TOKEN", "WIKI"),) * 2
+    assert lead.digest.startswith("sha256:")
+    base, tracker, wiki, ask = lead.skill_details
+    assert (base.name, base.tools) == ("@perstack/base", ("attemptCompletion", "exec", "todo"))
+    assert (tracker.isolation, tracker.target, tracker.workspace) == ("own", "uvx tracker", "ro")
+    assert (tracker.approval, tracker.allowed_domains) == (("*",), ("api.tracker.example",))
+    assert (wiki.type, wiki.target, wiki.workspace) == ("mcpSseSkill", "https://wiki.example/sse", "none")
+    assert (wiki.required_env, wiki.approval) == (("WIKI",), ("write",))
+    assert (ask.type, ask.isolation, ask.tools) == ("interactiveSkill", "", ("choose",))
+
+
+async def test_errors_and_warnings_of_a_definition_are_told_together(client: Client) -> None:
+    broken = Definition("foo = 1\n[experts.a]\n", "p.toml")
+    with pytest.raises(api.InvalidError):
+        await client.resolve(broken)
+    found = await client.resolve(broken, report_errors=True)
+    assert [(each.severity.value, each.line) for each in found.findings] == [("warning", 1), ("error", 2)]
+    assert found.experts == ()
+    with pytest.raises(api.NotFoundError):
+        await client.resolve(REQUEST.definition, "nobody", report_errors=True)

@@ -3,8 +3,9 @@
 import pytest
 
 from perstackd.domain.errors import Kind, PerstackError
-from perstackd.domain.expert import Definition, Expert
-from perstackd.domain.resolution import cycles, delegate_of, resolve
+from perstackd.domain.expert import Definition, Expert, RemoteSkill, StdioSkill
+from perstackd.domain.expert_digest import expert_digest
+from perstackd.domain.resolution import cycles, delegate_of, resolve, too_deep
 
 
 def definition(**delegates: str) -> Definition:
@@ -102,6 +103,8 @@ def test_a_thousand_experts_in_a_row_do_not_exhaust_the_stack() -> None:
         ("coach@^2.0.0", False),
         ("coach@~1.2.0", True),
         ("coach@~1.1.0", False),
+        ("coach@>=1.2.0 <2", True),
+        ("coach@1.x || 3", True),
         ("coach@beta", False),
         ("@coach", False),
     ],
@@ -121,3 +124,34 @@ def test_a_delegate_of_another_version_says_which_version_there_is() -> None:
     error = failure(definition(a="b@2.0.0", b=""), "a")
     assert error.reason == "delegate_missing"
     assert "the file's is version 1.0.0" in error.message
+
+
+def test_chains_that_no_job_can_follow_are_known_from_their_first_expert() -> None:
+    assert too_deep(chain(8)) == ()
+    assert too_deep(chain(9)) == (tuple(f"e{n}" for n in range(10)),)
+    assert too_deep(chain(5000)) == (tuple(f"e{n}" for n in range(10)),)
+    assert too_deep(definition(a="b c", b="c", c="gone")) == ()
+
+
+def test_deep_chains_are_found_among_many_delegates_in_time() -> None:
+    wide = definition(**{f"e{n}": " ".join(f"e{m}" for m in range(n + 1, min(n + 200, 600))) for n in range(600)})
+    assert too_deep(wide)[0][:2] == ("e0", "e1")
+
+
+def test_equal_experts_have_equal_digests_and_others_have_others() -> None:
+    one = Expert("a", "Do it.", skills=(StdioSkill("s", "tool", args=("x",)),))
+    same = Expert(key="a", instruction="Do it.", skills=(StdioSkill(name="s", command="tool", args=("x",)),), tags=())
+    assert expert_digest(one) == expert_digest(same)
+    others = [
+        Expert("a", "Do it!", skills=one.skills),
+        Expert("a", "Do it."),
+        Expert("a", "Do it.", skills=(StdioSkill("s", "tool", args=("x", "x")),)),
+        Expert("a", "Do it.", skills=(RemoteSkill("s", "http", "tool"),)),
+    ]
+    assert len({expert_digest(expert) for expert in (one, *others)}) == 5
+
+
+def test_a_digest_does_not_change_with_what_later_versions_add() -> None:
+    """Written down once: whoever pins a digest pins it for good."""
+    expected = "sha256:4cc15561f25daef2dddc585fd0c0d7ec46b611be5e8190fa8a9aab1b5a76fe4d"
+    assert expert_digest(Expert("a", "Do it.", description="Does", skills=(StdioSkill("s", "tool"),))) == expected

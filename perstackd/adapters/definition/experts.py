@@ -12,6 +12,7 @@ from perstackd.adapters.definition.table import Table, shown
 from perstackd.domain.expert import BASE_SKILL, BaseSkill, Expert, ModelChoice, Skill
 from perstackd.domain.model_tiers import TIERS
 from perstackd.domain.tool_names import without_version
+from perstackd.domain.version_range import parse_range
 
 EXPERT_KEYS: Final = (
     *("version", "minRuntimeVersion", "description", "instruction", "delegates", "tags", "skills", "maxSteps"),
@@ -28,7 +29,8 @@ RUNTIME_VERSION: Final = (1, 0)
 """The version of Perstack's definition that is implemented here; `minRuntimeVersion` is compared with it."""
 
 _KEY: Final = re.compile(r"(@[a-z0-9][a-z0-9._-]*/)?[a-z0-9][a-z0-9._-]*")
-_SUFFIX: Final = re.compile(r"[A-Za-z0-9^~<>=*.+ |-]{1,128}")
+_REGISTRY_TAG: Final = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,127}", re.ASCII)
+MAX_RANGE: Final = 128
 # https://semver.org/#is-there-a-suggested-regular-expression-regex-to-check-a-semver-string, without its groups
 _SEMVER: Final = re.compile(
     r"(?:0|[1-9]\d*)\.(?:0|[1-9]\d*)\.(?:0|[1-9]\d*)"
@@ -113,10 +115,12 @@ def _skills(table: Table, allowed: Allowed, elsewhere: Mapping[str, str]) -> tup
 
 def _reference_problem(reference: str) -> str:
     name = without_version(reference)
-    good = len(reference) <= MAX_KEY and _KEY.fullmatch(name)
-    if good and (name == reference or _SUFFIX.fullmatch(reference[len(name) + 1 :])):
+    if len(reference) > MAX_KEY or not _KEY.fullmatch(name):
+        return "is not an expert's key with, at most, @ and a version"
+    wanted = reference[len(name) + 1 :]
+    if name == reference or _REGISTRY_TAG.fullmatch(wanted) or (len(wanted) <= MAX_RANGE and parse_range(wanted)):
         return ""
-    return "is not an expert's key with, at most, @ and a version"
+    return f"asks for {shown(wanted)}, which is no version, tag or range such as 1.2.0, latest or ^1.2.0"
 
 
 def _check_runtime(table: Table) -> None:

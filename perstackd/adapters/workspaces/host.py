@@ -6,7 +6,7 @@ a hanging file system or a large sweep delays no claim.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -58,6 +58,7 @@ class HostWorkspaces:
         self._binder = Binder(self._root, namespaces, set_attributes)
         self._markers = Markers(settings.state, settings.managed_uid, self._root, self._binder)
         self._jobs: dict[JobId, _Opened] = {}
+        self._left_open: set[JobId] = set()
         self._finding = Lane("workspace-find", 10.0)
         self._mounting = Lane("workspace-mount", 10.0)
         self._sweeping = Lane("workspace-sweep", MAX_SECONDS + 10.0)
@@ -69,15 +70,20 @@ class HostWorkspaces:
         self._markers.prepare()
 
     def cleanup_root(self) -> None:
-        """Unmount the runtime directory and all below; ephemeral workspaces are lost. Blocking. Idempotent."""
-        self._root.cleanup()
+        """Unmount the runtime directory and all below, but for the ephemeral workspaces of jobs that were open at
+        `shutdown`: the next process takes these jobs up. Blocking. Idempotent.
+        """
+        self._root.cleanup(self._left_open)
 
     def shutdown(self) -> None:
         """End the threads and let go of every directory; mounts stay. Blocking, after the loop. Idempotent."""
         for lane in (self._finding, self._mounting, self._sweeping):
             lane.shutdown()
         while self._jobs:
-            _let_go(self._jobs.popitem()[1].source)
+            job_id, opened = self._jobs.popitem()
+            if opened.spec.kind is WorkspaceKind.EPHEMERAL:
+                self._left_open.add(job_id)
+            _let_go(opened.source)
 
     async def leftovers(self) -> tuple[MountPoint, ...]:
         """Every mount below the runtime directory, also of an earlier process, the deepest first."""
@@ -104,6 +110,9 @@ class HostWorkspaces:
                 f"job {job_id} has the workspace {opened.spec} open and cannot open {spec} beside it; close it first"
             )
             raise PerstackError(Kind.CONFLICT, "workspace_open", message)
+
+    async def settle(self, job_ids: Collection[JobId]) -> frozenset[JobId]:
+        return await self._mounting.run(partial(self._places.keep_ephemeral, frozenset(job_ids)))
 
     async def attach(
         self, job_id: JobId, sandbox_id: SandboxId, slot: str, uid: int, *, read_only: bool = False

@@ -68,6 +68,15 @@ class Places:
         if directory.exists():
             directory.rmdir()
 
+    def keep_ephemeral(self, jobs: frozenset[JobId]) -> frozenset[JobId]:
+        """Remove the ephemeral workspaces of other jobs; the jobs whose own is still mounted."""
+        found = [JobId(path.name) for path in self._runtime.ephemeral.iterdir() if is_id(path.name)]
+        for job_id in found:
+            if job_id not in jobs:
+                self.remove_ephemeral(job_id)
+        mounted = {mount.path for mount in self._runtime.leftovers()}
+        return frozenset(job_id for job_id in jobs if str(self._runtime.ephemeral / job_id) in mounted)
+
     def _path(self, given: str) -> Source:
         path = os.path.normpath("/" + given.strip("/"))  # no .. in it; it would keep two leading slashes
         root = self._root_of(path)

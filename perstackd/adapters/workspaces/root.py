@@ -6,6 +6,7 @@ here, by a bind mount on itself in a peer group of its own. It outlives the daem
 
 import errno
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
@@ -55,10 +56,16 @@ class RuntimeRoot:
         """Every mount below the directory, whoever made it, the deepest first."""
         return tuple(mount for mount in mounts_at_or_below(self.path) if mount.path != self.path)
 
-    def cleanup(self) -> None:
-        """Unmount everything below the directory and the directory itself. Files stay. Idempotent."""
+    def cleanup(self, keep: Collection[str] = ()) -> None:
+        """Unmount everything below the directory and the directory itself. Files stay. Idempotent. `keep` names jobs
+        whose ephemeral workspace waits for the next process; while there is one the directory stays a mount.
+        """
+        kept = {str(self.ephemeral / job_id) for job_id in keep}
+        if kept:
+            kept.add(self.path)
         for mount in mounts_at_or_below(self.path):
-            unmount_all(mount.path)
+            if mount.path not in kept:
+                unmount_all(mount.path)
 
     def prepare_slot(self, slot: str) -> None:
         """Make `slot` and its mount point. Idempotent."""

@@ -144,6 +144,10 @@ class FakeDaemon(runner_pb2_grpc.RunnerServiceServicer):
         await self.next("next_turn")
 
     def turn(self, step: int, *calls: tuple[str, dict[str, Any]], skill: str = "") -> None:
+        self.order_calls(step, *[(skill, tool, arguments) for tool, arguments in calls])
+
+    def order_calls(self, step: int, *calls: tuple[str, str, dict[str, Any]]) -> None:
+        """A turn of calls, each with its skill."""
         self.state = "running" if calls else "reported"
         self.order(
             turn=pb.Turn(
@@ -152,10 +156,15 @@ class FakeDaemon(runner_pb2_grpc.RunnerServiceServicer):
                     pb.ToolCall(
                         call_id=f"c{step}-{i}", skill=skill, tool=tool, arguments=json.dumps(arguments).encode()
                     )
-                    for i, (tool, arguments) in enumerate(calls)
+                    for i, (skill, tool, arguments) in enumerate(calls)
                 ],
             )
         )
+
+    async def mixed(self, step: int, *calls: tuple[str, str, dict[str, Any]]) -> list[pb.ToolResult]:
+        """As results(), each call with its own skill."""
+        self.order_calls(step, *calls)
+        return await self.take_results(step)
 
     async def results(self, step: int, *calls: tuple[str, dict[str, Any]], skill: str = "") -> list[pb.ToolResult]:
         """Order a turn and take its results, and the next question."""

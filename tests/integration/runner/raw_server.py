@@ -1,12 +1,15 @@
 """An MCP server without an SDK, that can be told to misbehave: python raw_server.py MODE...
 
-Modes: crash-on-call, hang-on-call, ignore-stdin-end, many-tools, endless-pages, noisy, long-line, no-handshake,
-die-at-once, escapee, close-stdout, long-name, not-finite, no-name (of the server), cut-answer, wrong-answer, counting
-(starts are counted in the file `starts`).
+Modes: crash-on-call, hang-on-call, ignore-stdin-end, ignore-sigterm, many-tools, endless-pages, large-pages, noisy,
+long-line, no-handshake, no-list, die-at-once, escapee, close-stdout, long-name, empty-name, twice, not-finite,
+deep-schema, large-schema, cyclic-schema, completion, no-name (of the server), cut-answer, wrong-answer, no-utf8,
+large-answer, endless-answer, garbage, garbage-at-once, news-flood, log-flood, stderr-flood, ask-flood, counting (starts
+are counted in the file `starts`).
 """
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -24,11 +27,27 @@ def tool(name: str) -> dict[str, object]:
     return {"name": name, "description": f"does {name}", "inputSchema": schema, "annotations": {"readOnlyHint": True}}
 
 
+SPECIAL: dict[str, dict[str, object]] = {
+    "empty-name": tool(" "),
+    "twice": tool("echo"),
+    "completion": tool("attemptCompletion"),
+    "deep-schema": {**tool("deep"), "inputSchema": {"type": "object", "x": json.loads("[" * 900 + "]" * 900)}},
+    "large-schema": {**tool("large"), "inputSchema": {"type": "object", "title": "t" * (1 << 20)}},
+    "cyclic-schema": {**tool("cyclic"), "inputSchema": {"type": "object", "properties": {"again": {"$ref": "#"}}}},
+}
+
+
 def listed(cursor: str) -> dict[str, object]:
     if "long-name" in MODES:
         return {"tools": [tool("x" * 257)]}
     if "not-finite" in MODES:
         return {"tools": [{**tool("endless"), "inputSchema": {"type": "object", "maximum": float("inf")}}]}
+    if "large-pages" in MODES:
+        page = {**tool(f"p{cursor or 0}"), "description": "d" * (1 << 20)}
+        return {"tools": [page], "nextCursor": str(int(cursor or 0) + 1)}
+    special = SPECIAL.keys() & MODES
+    if special:
+        return {"tools": [SPECIAL[special.pop()], tool("echo")]}
     if "many-tools" in MODES:
         return {"tools": [tool(f"t{number}") for number in range(1001)]}
     if "endless-pages" in MODES:
@@ -70,6 +89,8 @@ def answer(request: dict[str, object]) -> dict[str, object] | None:
         case "initialize":
             about = {} if "no-name" in MODES else {"name": "raw", "version": "1.2.3"}
             return {"protocolVersion": params["protocolVersion"], "capabilities": {"tools": {}}, "serverInfo": about}
+        case "tools/list" if "no-list" in MODES:
+            return None
         case "tools/list":
             return listed(params.get("cursor", ""))
         case "tools/call":
@@ -80,6 +101,13 @@ def answer(request: dict[str, object]) -> dict[str, object] | None:
 
 
 def misbehave_at_start() -> None:
+    if "ignore-sigterm" in MODES:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        with open("pid", "w") as file:
+            file.write(f"{os.getpid()}\n")
+    if "garbage-at-once" in MODES:
+        MODES.add("garbage")
+        flood()
     if "counting" in MODES:
         with open("starts", "a") as file:
             file.write("x\n")
@@ -96,6 +124,47 @@ def misbehave_at_start() -> None:
         child = subprocess.Popen(["sleep", "600"], start_new_session=True, stdout=None)
         with open("escapee", "w") as file:
             file.write(f"{child.pid}\n")
+
+
+def flood() -> None:
+    """Until the pipe breaks. What is written is complete: one line, one message."""
+    lines = {
+        "garbage": "not a message\n",
+        "news-flood": '{"jsonrpc":"2.0","method":"notifications/resources/list_changed"}\n',
+        "log-flood": '{"jsonrpc":"2.0","method":"notifications/message","params":{"level":"info","data":"line"}}\n',
+        "ask-flood": '{"jsonrpc":"2.0","id":"again","method":"ping"}\n',
+        "endless-answer": "x" * 65536,
+        "stderr-flood": "line\n",
+    }
+    for mode in lines.keys() & MODES:
+        stream = sys.stderr if mode == "stderr-flood" else sys.stdout
+        while True:
+            stream.write(lines[mode] * 100)
+
+
+def misanswered(request: dict[str, object]) -> bool:
+    """Whether a call was answered in a way that is none."""
+    number = request["id"]
+    if "cut-answer" in MODES:
+        sys.stdout.write(f'{{"jsonrpc": "2.0", "id": {number}, "result": {{"content": [\n')
+    elif "wrong-answer" in MODES:
+        say({"id": number, "result": "no object"})
+    elif "no-utf8" in MODES:
+        sys.stdout.flush()
+        head = f'{{"jsonrpc":"2.0","id":{number},"result":{{"content":[{{"type":"text","text":"'
+        sys.stdout.buffer.write(head.encode() + b'\xff\xfe"}]}}\n')
+    elif "large-answer" in MODES:
+        sys.stdout.write(f'{{"result":{{"content":[{{"type":"text","text":"{"x" * (100 << 20)}"}}]}},')
+        sys.stdout.write(f'"jsonrpc":"2.0","id":{number}}}\n')
+    elif "endless-answer" in MODES:
+        sys.stdout.write(f'{{"jsonrpc":"2.0","id":{number},"result":"')
+        flood()
+    elif MODES & {"garbage", "news-flood", "log-flood", "stderr-flood", "ask-flood"}:
+        flood()
+    else:
+        return False
+    sys.stdout.flush()
+    return True
 
 
 def close_stdout(request: dict[str, object]) -> None:
@@ -117,18 +186,13 @@ def main() -> None:
                 file.write("x\n")
         if "id" not in request or "method" not in request or "no-handshake" in MODES:
             continue
-        if request["method"] == "tools/call" and "cut-answer" in MODES:
-            sys.stdout.write(f'{{"jsonrpc": "2.0", "id": {request["id"]}, "result": {{"content": [\n')
-            sys.stdout.flush()
-            continue
-        if request["method"] == "tools/call" and "wrong-answer" in MODES:
-            say({"id": request["id"], "result": "no object"})
+        if request["method"] == "tools/call" and request["params"]["name"] == "echo" and misanswered(request):
             continue
         result = answer(request)
         if result is not None:
             say({"id": request["id"], "result": result})
         close_stdout(request)
-    while "ignore-stdin-end" in MODES:
+    while MODES & {"ignore-stdin-end", "ignore-sigterm"}:
         time.sleep(1)
 
 

@@ -183,6 +183,50 @@ async def test_a_program_that_is_missing_or_fails_or_is_killed_says_so(daemon: F
     assert killed == {"output": "", "exitCode": 137, "signal": "SIGKILL"}
 
 
+async def test_what_cannot_be_started_says_why(daemon: FakeDaemon, workspace: Path) -> None:
+    (workspace / "plain").write_text("no program")
+    (workspace / "lost").write_text("#!/no/such/interpreter\n")
+    (workspace / "lost").chmod(0o755)
+    await daemon.begin(workspace)
+    cases: list[tuple[dict[str, Any], str, str]] = [
+        ({"command": "./plain"}, "command_failed", "Permission denied"),
+        ({"command": "./lost"}, "command_not_found", "interpreter is missing"),
+        ({"command": "."}, "command_failed", "Permission denied"),
+        ({"command": ""}, "invalid_arguments", "must not be empty"),
+        ({"command": "echo", "args": ["a\0b"]}, "command_failed", "null byte"),
+        ({"command": "echo", "args": ["\ud800"]}, "command_failed", "surrogates not allowed"),
+        ({"command": "echo", "args": ["x" * 200_000]}, "command_failed", "Argument list too long"),
+        ({"command": "echo", "env": {"A=B": "x"}}, "command_failed", "illegal environment variable name"),
+    ]
+    for step, (arguments, error, says) in enumerate(cases, start=1):
+        value = await daemon.value(step, "exec", **arguments)
+        assert value["error"] == error, arguments
+        assert says in value["message"]
+
+
+async def test_a_program_that_reads_its_input_finds_none(daemon: FakeDaemon, workspace: Path) -> None:
+    await daemon.begin(workspace)
+    assert await daemon.value(1, "exec", command="cat") == {"output": "", "exitCode": 0}
+
+
+async def test_binary_output_is_shown_as_text_with_marks(daemon: FakeDaemon, workspace: Path) -> None:
+    await daemon.begin(workspace)
+    value = await daemon.value(1, "exec", command="printf", args=[r"a\377b\000c"])
+    assert value == {"output": "a\ufffdb\0c", "exitCode": 0}
+
+
+async def test_no_character_is_parted_where_output_is_left_out(daemon: FakeDaemon, workspace: Path) -> None:
+    (workspace / "text").write_text("x" + "ä€" * 20_000)
+    await daemon.begin(workspace)
+    (result,) = await daemon.results(1, ("exec", {"command": "cat", "args": ["text"]}))
+    output = value_of(result)["output"]
+    assert "\ufffd" not in output
+    left_out = int(output.partition("[... ")[2].partition(" ")[0])
+    shown = output.replace(f"\n[... {left_out} bytes left out ...]\n", "")
+    assert len(shown.encode()) + left_out == 100_001
+    assert daemon.blobs[result.content[1].blob.digest] == (workspace / "text").read_bytes()
+
+
 @pytest.mark.parametrize(
     ("cwd", "error"),
     [

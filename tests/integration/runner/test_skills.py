@@ -2,8 +2,6 @@
 
 import asyncio
 import json
-import shutil
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -12,7 +10,7 @@ from typing import Any
 import pytest
 from perstack.v1 import runner_pb2 as pb
 
-from tests.integration.runner.conftest import ROOT, as_program, in_process
+from tests.integration.runner.conftest import as_program, in_process
 from tests.integration.runner.fake_daemon import FakeDaemon, session, value_of
 from tests.integration.runner.test_exec import alive, written
 
@@ -39,48 +37,6 @@ async def states(daemon: FakeDaemon, *wanted: str) -> list[pb.SkillState]:
             await asyncio.sleep(0.01)
 
 
-@pytest.fixture(scope="session")
-def time_server() -> list[str]:
-    """The real mcp-server-time, in a directory of its own: it needs another SDK than ours."""
-    target = ROOT / ".cache" / "mcp-servers" / "time"
-    if not (target / "complete").exists():
-        uv = shutil.which("uv")
-        assert uv is not None, "this test installs mcp-server-time with uv, which is not in PATH"
-        command = [
-            uv,
-            "pip",
-            "install",
-            "--quiet",
-            "--python",
-            sys.executable,
-            "--target",
-            str(target),
-            "mcp-server-time",
-        ]
-        subprocess.run(command, check=True, timeout=110)
-        (target / "complete").touch()
-    code = f"import sys; sys.path.insert(0, {str(target)!r}); from mcp_server_time import main; main()"
-    return [sys.executable, "-I", "-c", code, "--local-timezone=UTC"]
-
-
-async def test_a_real_server_lists_its_tools_and_answers(
-    program: FakeDaemon, workspace: Path, time_server: list[str]
-) -> None:
-    skill = pb.SkillSpec(name="time", stdio=pb.StdioServer(command=time_server))
-    await program.begin(workspace, skills=[skill])
-    starting, connected = program.skill_states
-    assert starting.state == pb.SkillState.STATE_STARTING
-    assert connected.server_name == "mcp-time"
-    assert sorted(tool.name for tool in connected.tools) == ["convert_time", "get_current_time"]
-    schema = json.loads(connected.tools[0].input_schema)
-    assert schema["type"] == "object"
-    (result,) = await program.results(1, ("get_current_time", {"timezone": "Europe/Berlin"}), skill="time")
-    assert not result.is_error
-    assert json.loads(result.content[0].text)["timezone"] == "Europe/Berlin"
-    (wrong,) = await program.results(2, ("get_current_time", {"timezone": "Nowhere"}), skill="time")
-    assert wrong.is_error
-
-
 async def test_tools_of_all_pages_come_by_pick_and_omit(daemon: FakeDaemon, workspace: Path) -> None:
     skills = [raw("all"), raw("picked", pick=["echo", "where"], omit=["where"]), raw("wrong", pick=["nope"])]
     await daemon.begin(workspace, skills=skills)
@@ -92,43 +48,6 @@ async def test_tools_of_all_pages_come_by_pick_and_omit(daemon: FakeDaemon, work
     assert [tool.name for tool in by_skill["picked"].tools] == ["echo"]
     assert by_skill["wrong"].state == pb.SkillState.STATE_FAILED
     assert "nope; it has echo, image, slow, where" in by_skill["wrong"].detail
-
-
-@pytest.mark.parametrize(
-    ("mode", "says"),
-    [
-        ("many-tools", "more than 1000 tools"),
-        ("endless-pages", "more than 100 pages"),
-        ("die-at-once", "its last words: no licence key"),
-        ("no-handshake", "not ready after 1 s"),
-        ("long-line", "a line of its output is over 16 MiB"),
-        ("long-name", "a tool's name is 257 characters, the bound is 256"),
-        ("not-finite", "the input schema of endless has a number that JSON does not have"),
-        ("no-name", "its server's answer is not what the protocol asks for: serverInfo.name"),
-    ],
-)
-async def test_a_server_that_cannot_be_used_is_reported_and_the_run_goes_on(
-    daemon: FakeDaemon, workspace: Path, mode: str, says: str
-) -> None:
-    limits = pb.RunnerLimits(skill_start_timeout_ms=1000 if mode == "no-handshake" else 20_000)
-    await daemon.begin(workspace, skills=[raw("s", mode)], limits=limits)
-    # The first question came after it, so the model is not asked before it is known which tools there are.
-    failed = daemon.skill_states[-1]
-    assert failed.state == pb.SkillState.STATE_FAILED
-    assert says in failed.detail
-    assert (await daemon.value(1, "healthCheck"))["status"] == "ok"
-
-
-@pytest.mark.parametrize("mode", ["cut-answer", "wrong-answer"])
-async def test_an_answer_that_cannot_be_parsed_fails_its_call_at_once(
-    daemon: FakeDaemon, workspace: Path, mode: str
-) -> None:
-    await daemon.begin(workspace, skills=[raw("s", mode)])
-    async with asyncio.timeout(10):  # the call's own time-out is a minute
-        (result,) = await daemon.results(1, ("echo", {}), skill="s")
-    assert result.is_error
-    assert value_of(result)["error"] == "tool_error"
-    assert "the server's answer is not a valid message" in value_of(result)["message"]
 
 
 async def test_a_program_that_is_missing_is_named(daemon: FakeDaemon, workspace: Path) -> None:

@@ -1,7 +1,7 @@
 """A process of its own that runs base tools on a directory: one side of two sandboxes, or one whose memory is measured.
 
-Arguments: the directory, and a uid to become. Standard input: JSON lines [tool, arguments]. Standard output: for each its
-outcome, as a JSON line {value, peak}; `peak` is what the process took at most so far, in KiB.
+Arguments: the directory, and a uid to become. Standard input: JSON lines [tool, arguments]. Standard output: a line for
+each, {value, peak}; `peak` is what the process took at most so far, in KiB.
 """
 
 import json

@@ -158,3 +158,14 @@ async def test_a_job_whose_definition_is_gone_ends_with_the_reason(tmp_path: Pat
         ended = await second.jobs.get(record.id)
     assert (ended.state, ended.error_reason) == (JobState.FAILED, "blob_not_found")
     assert types_of(events)[-2:] == ["stopRunByError", "jobFinished"]
+
+
+async def test_a_job_whose_ephemeral_workspace_is_gone_does_not_go_on_in_an_empty_one(tmp_path: Path) -> None:
+    store, held = FakeStore(), Held(says("never"))
+    async with world(tmp_path, {LEAD: [held]}, store=store) as first:
+        record = await first.start()
+        with anyio.fail_after(5):
+            await held.reached.wait()
+    async with world(tmp_path, {LEAD: [says("done")]}, store=store) as second:
+        ended = await second.jobs.get(record.id)
+    assert (ended.state, ended.error_reason) == (JobState.FAILED, "workspace_lost")

@@ -27,7 +27,7 @@ def test_the_last_columns_are_cut_first() -> None:
 def test_what_can_be_missed_goes_when_cutting_is_not_enough() -> None:
     assert fitted(COLUMNS, ROWS, 36).split("\n") == [
         "ID      EXPERT          COST  QUERY",
-        "01JD3Z  fitness-as…  $0.0123  Star…",
+        "01JD3Z  fitness-as…  $0.0123  Start…",
     ]
 
 

@@ -98,7 +98,8 @@ def test_an_unknown_type_is_answered_with_the_near_ones() -> None:
 
 # --- lines ----------------------------------------------------------------------------------------------------------
 def written(columns: int, found: tuple[Event, ...] = STORY) -> list[str]:
-    rows, trace, lines = Rows(columns), Trace(), []
+    rows, trace = Rows(columns), Trace()
+    lines: list[str] = []
     for event in found:
         trace = fold_event(trace, event)
         lines += rows.of(trace, event, fields_of(event))
@@ -110,7 +111,7 @@ def test_each_event_is_one_aligned_line_with_both_times() -> None:
     assert len(lines) == len(STORY) + 1
     assert lines[0] == "--- 2024-11-19 UTC ---"
     assert lines[6] == (
-        "    6 07:06:40   +0.440s fitness-ass…  #1 says: I look at the log first.; calls readTextFile path=./…"
+        "    6 07:06:40   +0.440s fitness-ass…  #1 says: I look at the log first.; calls readTextFile path=.…"
     )
     assert len({line.index("#") for line in lines if "#1" in line[:50]}) == 1
 

@@ -1,11 +1,12 @@
 import io
+import os
 from pathlib import Path
 
 import pytest
 
 from perstackctl.client import Finding, InvalidError, Severity, Workspace, WorkspaceKind
-from perstackctl.request.definition import find, load, located
-from perstackctl.request.environment import EnvFile, collect, env_files
+from perstackctl.request.definition import find, load, located, shown_path
+from perstackctl.request.environment import EnvFile, collect, env_files, look_up
 from perstackctl.request.query import read_query
 from perstackctl.request.workspace import choose
 
@@ -34,6 +35,50 @@ def test_without_a_definition_the_error_says_where_it_was_looked_for(tmp_path: P
     assert str(tmp_path.parent) in missing.value.message
     assert "no registry is configured" in missing.value.message
     assert "--config" in missing.value.message
+
+
+def test_the_search_ends_where_a_project_ends(tmp_path: Path) -> None:
+    below = tmp_path / "project" / "src"
+    below.mkdir(parents=True)
+    (tmp_path / "perstack.toml").write_text("of somebody else")
+    (tmp_path / "project" / ".git").mkdir()
+    with pytest.raises(InvalidError) as missing:
+        find(below)
+    assert f"in {below}, {below.parent}, and" in missing.value.message
+    assert "perstackctl expert new NAME" in missing.value.message
+    (tmp_path / "project" / "perstack.toml").write_text("ours")
+    assert find(below) == tmp_path / "project" / "perstack.toml"
+
+
+def test_a_strangers_definition_above_is_not_taken_unless_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    strange = tmp_path / "perstack.toml"
+    strange.write_text("x")
+    os.chown(strange, 4242, 4242)
+    with pytest.raises(InvalidError, match=r"belongs to uid 4242 .*: --config ") as foreign:
+        find(mine)
+    assert foreign.value.reason == "definition_foreign"
+    assert load("../perstack.toml", mine).path == strange
+    assert find(tmp_path) == strange
+    monkeypatch.setenv("SUDO_UID", "4242")
+    assert find(mine) == strange
+
+
+def test_a_definition_of_the_owner_of_this_directory_is_taken(tmp_path: Path) -> None:
+    sub = tmp_path / "sub"
+    sub.mkdir()
+    (tmp_path / "perstack.toml").write_text("x")
+    for path in (sub, tmp_path / "perstack.toml"):
+        os.chown(path, 4242, 4242)
+    assert find(sub) == tmp_path / "perstack.toml"
+
+
+def test_a_path_is_shown_as_short_as_it_can_be_typed(tmp_path: Path) -> None:
+    assert shown_path(tmp_path / "a" / "perstack.toml", tmp_path) == "a/perstack.toml"
+    assert shown_path(tmp_path / "perstack.toml", tmp_path / "a") == str(tmp_path / "perstack.toml")
 
 
 def test_a_named_definition_that_is_not_there_is_named(tmp_path: Path) -> None:
@@ -150,6 +195,31 @@ def test_later_files_win_and_the_environment_wins_over_files(tmp_path: Path) -> 
 def test_values_are_taken_as_they_are_written(tmp_path: Path) -> None:
     read = files(tmp_path, env="export A='x y' # comment\nB=\"${HOME}/$A\"\nEMPTY=\n")
     assert collect(("A", "B", "EMPTY"), read, {"HOME": "/root"}) == {"A": "x y", "B": "${HOME}/$A", "EMPTY": ""}
+
+
+def test_quotes_comments_export_and_several_lines_are_read_as_other_tools_read_them(tmp_path: Path) -> None:
+    text = "\ufeffexport A='x # y'\r\nB=\"two\\nlines\"\nC = plain # said\nD=\"first\nsecond\"\n# E=1\nF='it\\'s'\n"
+    found = look_up(("A", "B", "C", "D", "E", "F"), files(tmp_path, env=text), {})
+    assert found.values == {"A": "x # y", "B": "two\nlines", "C": "plain", "D": "first\nsecond", "F": "it's"}
+    assert set(found.origins.values()) == {f"{tmp_path}/env"}
+
+
+def test_where_a_value_is_from_is_known_and_the_value_is_not_shown(tmp_path: Path) -> None:
+    read = files(tmp_path, first="A=secret\nB=secret\nX=unasked\n", second="B=secret\n")
+    found = look_up(("A", "B", "C", "D"), read, {"C": "secret"})
+    assert found.origins == {"A": f"{tmp_path}/first", "B": f"{tmp_path}/second", "C": "environment"}
+    assert "X" not in found.values
+    assert "secret" not in repr(found)
+
+
+def test_a_line_that_cannot_be_read_is_told_without_its_text(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    read = files(tmp_path, env='A=1\nB="not closed, secret\n')
+    assert collect(("A",), read, {}) == {"A": "1"}
+    said = capsys.readouterr()
+    assert f"{tmp_path}/env:2: not NAME=VALUE, and left out" in said.err
+    assert "secret" not in said.err + said.out
 
 
 def test_missing_names_are_told_all_at_once_with_where_it_was_looked(tmp_path: Path) -> None:

@@ -220,6 +220,13 @@ def test_plain_http_is_for_loopback_and_hosts_that_the_operator_allows(url: str)
         ),
         (HEAD + f"delegates = {['d'] * 256}\n", "experts.a.delegates", (3, 1), "256 entries, 255"),
         (HEAD + 'delegates = [\n  "b c"]\n', "experts.a.delegates[0]", (4, 3), "not an expert's key"),
+        (
+            HEAD + 'delegates = ["b@1.2.3.4"]\n',
+            "experts.a.delegates[0]",
+            (3, 14),
+            "asks for '1.2.3.4', which is no version",
+        ),
+        (HEAD + 'delegates = ["b@"]\n', "experts.a.delegates[0]", (3, 14), "asks for '', which is no version"),
         (HEAD + f"tags = {[str(n) for n in range(9)]}\n", "experts.a.tags", (3, 1), "9 entries, 8"),
         (HEAD + 'delegates = ["a"]\n', "experts.a.delegates", (3, 1), "a -> a"),
         (HEAD + "maxSteps = 0\n", "experts.a.maxSteps", (3, 1), "must be 1 to"),

@@ -115,3 +115,29 @@ def test_any_text_that_the_parser_takes_is_understood(tables: dict[str, dict[str
         for key in table:
             line += 1
             assert positions.place((name, key)) == (line, 1)
+
+
+def test_elements_of_arrays_are_found_when_they_are_asked_for() -> None:
+    positions = Positions('[a]\nb = ["x", "y"] # two\nc = [\n  "z",\n  """w""" ]\nd = 1\n')
+    assert positions.place(("a", "b", 1)) == (2, 11)
+    assert positions.place(("a", "c", 0)) == (4, 3)
+    assert positions.place(("a", "c", 1)) == (5, 3)
+    assert positions.place(("a", "b", 0)) == (2, 6)
+    assert positions.place(("a", "b", 7)) == (2, 1)
+    assert positions.place(("a", "d")) == (6, 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "offsets"),
+    [
+        ("a = 1\na = 2\n", ("a",), (0, 6)),
+        ("[a]\n[b]\n[a]\n", ("a",), (1, 9)),
+        ("a.b = 1\na.c = 1\na.b = [1]\n", ("a", "b"), (2, 18)),
+        ("[a]\nb = 1\n[a.b]\n", None, ()),  # tomllib's own words are as good
+        ("[[a]]\nb = 1\n[[a]]\nb = 1\n[a.c]\n[[a]]\n[a.c]\n", None, ()),
+        ("[a.b]\n[a]\n[a.c]\n", None, ()),
+    ],
+)
+def test_what_is_there_twice_is_known(text: str, path: "Path | None", offsets: tuple[int, ...]) -> None:
+    repeated = Positions(text).repeated
+    assert repeated == (None if path is None else (path, *offsets))

@@ -19,6 +19,8 @@ from perstackd.domain.messages import (
     Message,
     ModelEvent,
     ModelRequest,
+    ProviderPart,
+    ProviderSkill,
     Role,
     TextDelta,
     TextPart,
@@ -41,10 +43,14 @@ FULL = Turn(
         ThinkingPart("", "", "enc"),
         TextPart("Sö\ud800"),
         ToolCallPart("c", "exec", {"a": [1, None]}),
+        ThinkingPart("ha", "rs_1", "enc", provider="openai"),
+        ProviderPart("openai", '{"type":"web_search_call"}'),
+        TextPart("Sunny", provider="openai", document='{"phase":"final_answer"}'),
     ),
     FinishReason.TOOL_CALLS,
-    Usage(1, 2, 3, 4),
+    Usage(1, 2, 3, 4, 5),
     "m-1",
+    ("asked for in another form",),
 )
 
 
@@ -85,6 +91,11 @@ def test_equal_requests_have_equal_digests_whoever_computes_them() -> None:
         replace(HELLO, messages=(Message(Role.USER, (TextPart("Hel"), TextPart("lo"))),)),
         replace(HELLO, messages=()),
         longer(HELLO, TextPart("x")),
+        replace(HELLO, provider_tools=("webSearch",)),
+        replace(HELLO, provider_tool_options='{"webSearch":{"maxUses":1}}'),
+        replace(HELLO, provider_skills=(ProviderSkill("builtin", "pdf"),)),
+        replace(HELLO, messages=(Message(Role.USER, (TextPart("Hello", provider="a", document="{}"),)),)),
+        replace(HELLO, messages=(Message(Role.USER, (*HELLO.messages[0].parts, ProviderPart("a", "{}"))),)),
     ],
 )
 def test_whatever_a_model_is_told_is_in_the_digest(other: ModelRequest) -> None:
@@ -116,6 +127,14 @@ def test_a_digester_that_remembers_says_what_a_new_one_says() -> None:
     empty = replace(HELLO, messages=())
     for request in (HELLO, first, first, branch, long, HELLO, other, long, empty, branch, HELLO):
         assert digester.digest(request) == digest(request)
+
+
+def test_a_digester_tells_requests_for_different_provider_tools_apart() -> None:
+    digester = Digester()
+    with_tools = replace(HELLO, provider_tools=("webSearch",))
+    assert [digester.digest(one) for one in (HELLO, with_tools, HELLO)] == [
+        digest(one) for one in (HELLO, with_tools, HELLO)
+    ]
 
 
 def test_a_digest_is_what_it_was_when_conversations_were_recorded() -> None:
@@ -152,7 +171,7 @@ def turn(**changes: object) -> str:
         (broken(turn=[]), '"turn" must be a JSON object'),
         (turn(finishReason="over"), '"finishReason" must be one of'),
         (turn(parts={}), '"parts" must be an array'),
-        (turn(parts=[{"type": "image"}]), "a part's type must be text, thinking or toolCall"),
+        (turn(parts=[{"type": "image"}]), "a part's type must be text, thinking, toolCall or provider"),
         (turn(parts=[{"type": "text", "text": "x", "y": 1}]), "a text part has the unknown key 'y'"),
         (turn(parts=[{"type": "toolCall", "callId": "a", "name": "b", "arguments": []}]), '"arguments" must be'),
         (turn(usage={"inputTokens": -1}), '"usage.inputTokens" must be a whole number'),
@@ -174,7 +193,7 @@ async def test_a_recorded_conversation_is_replayed_in_pieces(tmp_path: Path) -> 
     path.write_text(f"\n{encode(RecordedTurn(digest(HELLO), 'coach', FULL))}\n\n")
     events = await collect(ReplayModels(path))
     assert events[-1] == FULL
-    assert [event.text for event in events if isinstance(event, TextDelta)] == ["S", "ö", "\ud800"]
+    assert [event.text for event in events if isinstance(event, TextDelta)] == ["S", "ö", "\ud800", "Su", "nn", "y"]
 
 
 @pytest.mark.anyio
@@ -280,4 +299,7 @@ async def test_a_provider_that_is_not_there_is_told_with_those_that_are(provider
         await collect(router, replace(HELLO, provider=provider))
     assert (caught.value.kind, caught.value.reason) == (Kind.UNSUPPORTED, "provider_not_there")
     assert "anthropic, replay" in caught.value.message
+    assert "models.compatible.NAME.base_url" in caught.value.message
+    absent = provider in ("google", "amazon-bedrock", "google-vertex")
+    assert (f"cannot speak to the model provider {provider!r} yet" in caught.value.message) is absent
     assert caught.value.fields["provider"] == provider

@@ -8,6 +8,8 @@ from perstack_runner.tools import catalogue
 from perstack_runner.tools.outcome import ToolFailure
 from perstack_runner.tools.toolbox import DECIDED_BY_DAEMON, IN_PROCESSES, ON_TREE
 
+from perstackd.domain.prompt import _RULES
+
 TOOLS = catalogue.load()
 
 
@@ -37,7 +39,11 @@ def _understood(schema: dict[str, Any], keywords: set[str]) -> None:
 
 
 def test_the_data_is_small_since_each_prompt_carries_it() -> None:
-    assert len(json.dumps(list(TOOLS.values()))) < 8 << 10
+    shown = [{key: tool[key] for key in ("name", "description", "inputSchema")} for tool in TOOLS.values()]
+    of_the_original = [tool for tool in shown if tool["name"] not in ("findFiles", "searchText", "applyPatch")]
+    assert len(of_the_original) == 17
+    assert len(json.dumps(of_the_original, separators=(",", ":"))) + len(_RULES) < 6000
+    assert len(json.dumps(shown, separators=(",", ":"))) < 7000
 
 
 def test_the_data_lies_beside_the_protocol() -> None:

@@ -1,7 +1,6 @@
 """Files and directories: results, errors, and edits that meet."""
 
 import os
-import resource
 import stat
 import threading
 import time
@@ -62,18 +61,6 @@ def test_a_large_file_is_read_in_pieces_that_join_to_the_whole(tree: Tree, root:
     assert first == len(lines)
 
 
-def test_two_gigabytes_are_read_in_constant_memory(tree: Tree, root: Path) -> None:
-    with (root / "f").open("wb") as file:
-        file.write(b"first\n" + b"x" * (256 << 10))
-        file.truncate(2 << 30)  # a hole, so that it takes no disk
-        file.seek(0, os.SEEK_END)
-        file.write(b"\nlast line\n")
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    assert call(text_file.read, tree, path="f", **{"from": 2})["content"] == "last line\n"
-    assert call(text_file.read, tree, path="f", to=1)["content"] == "first\n"
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 8 << 10
-
-
 def test_one_line_longer_than_an_answer_is_shown_in_part(tree: Tree, root: Path) -> None:
     (root / "f").write_text("x" * (1 << 20) + "\nnext\n")
     value = call(text_file.read, tree, path="f")
@@ -81,9 +68,18 @@ def test_one_line_longer_than_an_answer_is_shown_in_part(tree: Tree, root: Path)
     assert call(text_file.read, tree, path="f", **{"from": 1})["content"] == "next\n"
 
 
-def test_bytes_that_are_no_utf8_are_replaced(tree: Tree, root: Path) -> None:
+def test_bytes_that_are_no_utf8_are_replaced_with_a_note(tree: Tree, root: Path) -> None:
     (root / "f").write_bytes(b"a\xffb\n")
-    assert call(text_file.read, tree, path="f")["content"] == "a\ufffdb\n"
+    value = call(text_file.read, tree, path="f")
+    assert value["content"] == "a\ufffdb\n"
+    assert "not all of it is UTF-8" in value["note"]
+
+
+def test_a_cut_parts_no_character(tree: Tree, root: Path) -> None:
+    (root / "f").write_text("x" + "ä" * (256 << 10))
+    value = call(text_file.read, tree, path="f")
+    assert value["content"] == "x" + "ä" * ((128 << 10) - 1)
+    assert "note" not in value
 
 
 def test_a_missing_file_a_binary_one_and_bounds_in_the_wrong_order_are_named(tree: Tree, root: Path) -> None:
@@ -203,6 +199,41 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(
     assert failure(text_file.write, tree, path="f", text="new") == "no_space"
     assert (root / "f").read_text() == "old"
     assert os.listdir(root) == ["f"]
+
+
+def test_an_append_that_finds_no_room_leaves_nothing(tree: Tree, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (root / "f").write_text("old")
+
+    def part(descriptor: int, content: bytes) -> None:
+        os.write(descriptor, content[:2])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(text_file, "write_all", part)
+    assert failure(text_file.append, tree, path="f", text="new") == "no_space"
+    assert (root / "f").read_text() == "old"
+
+
+def test_a_file_that_grows_past_the_bound_while_it_is_edited_is_not_cut(
+    tree: Tree, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (root / "f").write_text("old" + "x" * 2000)
+    real = os.fstat
+
+    def before_it_grew(descriptor: int) -> os.stat_result:
+        found = real(descriptor)
+        return os.stat_result((*found[:6], 10, *found[7:10])) if stat.S_ISREG(found.st_mode) else found
+
+    monkeypatch.setattr(text_file, "EDIT_BYTES", 1000)
+    with tree.place("f") as place:
+        descriptor = tree.open_file(place, os.O_RDONLY)
+    try:
+        monkeypatch.setattr(os, "fstat", before_it_grew)
+        with pytest.raises(ToolFailure) as caught:
+            text_file.whole(descriptor, "f")
+        assert caught.value.name == "file_too_large"
+    finally:
+        monkeypatch.undo()
+        os.close(descriptor)
 
 
 # --- entries and directories ------------------------------------------------------------------------------------------

@@ -35,7 +35,12 @@ MESSAGES: dict[type, str] = {
     AskTurn: "next_turn",
     Report: "tool_results",
 }
-SKILLS = (SkillOrder("a", ("x",)), SkillOrder("b", ("x",)), SkillOrder("beside", ("x",), start="beside"), SkillOrder("late", ("x",), start="atCall"))
+SKILLS = (
+    SkillOrder("a", ("x",)),
+    SkillOrder("b", ("x",)),
+    SkillOrder("beside", ("x",), start="beside"),
+    SkillOrder("late", ("x",), start="atCall"),
+)
 
 
 def calls(count: int) -> tuple[Call, ...]:
@@ -61,7 +66,13 @@ def test_a_step_goes_from_assignment_to_the_next_question() -> None:
 
 
 def test_the_first_question_waits_for_the_skills_that_start_before_it() -> None:
-    begun: list[Event] = [Welcomed(), Assign("/w", skills=SKILLS), TakenOver(), SkillSettled("beside"), SkillSettled("b")]
+    begun: list[Event] = [
+        Welcomed(),
+        Assign("/w", skills=SKILLS),
+        TakenOver(),
+        SkillSettled("beside"),
+        SkillSettled("b"),
+    ]
     assert AskTurn(1) not in run(begun)[1]
     assert run([*begun, SkillSettled("a")])[1][-1] == AskTurn(1)
     assert run([*begun, SkillSettled("a"), SkillSettled("a")])[1].count(AskTurn(1)) == 1

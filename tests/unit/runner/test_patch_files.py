@@ -14,7 +14,7 @@ from perstack_runner.tools.outcome import ToolFailure
 from perstack_runner.tools.toolbox import _on_tree
 from perstack_runner.tools.tree import Tree
 
-RENAME_PLACE = "perstack_runner.tools.patch_files.rename_without_replacing"
+RENAME_PLACE = "perstack_runner.tools.change_set.rename_without_replacing"
 CHANGE = "--- a/{0}\n+++ b/{0}\n@@ -1 +1 @@\n-old\n+new\n"
 CREATE = "--- /dev/null\n+++ b/{0}\n@@ -0,0 +1 @@\n+new\n"
 DELETE = "--- a/{0}\n+++ /dev/null\n@@ -1 +0,0 @@\n-old\n"

@@ -96,8 +96,8 @@ def _is_text(block: mcp.ContentBlock) -> TypeGuard[mcp.TextContent]:
 
 
 def _says(value: object, texts: Sequence[str]) -> bool:
-    """Whether the texts hold `value`: as JSON, as the protocol asks; or what stands alone under `result` or `content`, as
-    it is, or its items one by one, as widely used servers write it.
+    """Whether the texts hold `value`: as JSON, as the protocol asks; or, as widely used servers write it, what stands
+    alone under `result` or `content`, as it is or item by item.
     """
     alone = value
     if isinstance(value, dict) and value.keys() in ({"result"}, {"content"}):

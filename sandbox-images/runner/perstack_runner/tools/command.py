@@ -35,6 +35,8 @@ class Commands:
         Raises:
             ToolFailure: invalid_arguments, command_not_found, path_outside_workspace, process_limit_reached.
         """
+        if not arguments["command"]:
+            raise ToolFailure("invalid_arguments", "command must not be empty")
         output = Output(self._limits.result_bytes, feed)
         try:
             child = await self._start(arguments, output)

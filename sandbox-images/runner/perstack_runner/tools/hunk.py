@@ -63,7 +63,7 @@ class _Text:
         self._check_time()
         wanted = max(hunk.start - bool(hunk.old) + self._drift, 0)
         near = self._offset(wanted)
-        for variant in self._variants(hunk):
+        for variant in _variants(hunk, self._text):
             at = self._find(variant, near) if variant.old else self._gap(variant, wanted, near)
             if at is not None:
                 self._replace(variant, at, wanted)
@@ -78,16 +78,6 @@ class _Text:
             if at == 0:
                 return len(self._text)
         return at
-
-    def _variants(self, hunk: Hunk) -> list[Hunk]:
-        """The hunk, and with the other line endings when those are the file's."""
-        crlf = b"\r\n" in self._text
-        if crlf and b"\r\n" not in hunk.old + hunk.new:
-            other = hunk._replace(old=hunk.old.replace(b"\n", b"\r\n"), new=hunk.new.replace(b"\n", b"\r\n"))
-            return [hunk, other] if hunk.old else [other]
-        if not crlf and b"\r\n" in hunk.old + hunk.new and self._text:
-            return [hunk._replace(old=hunk.old.replace(b"\r\n", b"\n"), new=hunk.new.replace(b"\r\n", b"\n"))]
-        return [hunk]
 
     def _gap(self, hunk: Hunk, wanted: int, near: int) -> int | None:
         """Where a hunk without old lines goes: behind the line that it names, which has to be there."""
@@ -164,6 +154,17 @@ class _Text:
             if old != there:
                 return f"line {wanted + 1 + offset} is {_quoted(there)}, and not {_quoted(old)}"
         return "the old lines do not occur behind the hunk before"
+
+
+def _variants(hunk: Hunk, text: bytes) -> list[Hunk]:
+    """The hunk, and with the other line endings when those are the file's."""
+    crlf = b"\r\n" in text
+    if crlf and b"\r\n" not in hunk.old + hunk.new:
+        other = hunk._replace(old=hunk.old.replace(b"\n", b"\r\n"), new=hunk.new.replace(b"\n", b"\r\n"))
+        return [hunk, other] if hunk.old else [other]
+    if not crlf and b"\r\n" in hunk.old + hunk.new and text:
+        return [hunk._replace(old=hunk.old.replace(b"\r\n", b"\n"), new=hunk.new.replace(b"\r\n", b"\n"))]
+    return [hunk]
 
 
 def _shown(lines: bytes) -> str:
