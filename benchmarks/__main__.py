@@ -29,6 +29,7 @@ GROUPS: Final = (
     "throughput",
     "refill",
     "memory",
+    "skills",
     "cli",
     "definition",
 )

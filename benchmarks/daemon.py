@@ -29,6 +29,8 @@ REPOSITORY: Final = Path(__file__).resolve().parents[1]
 BIN: Final = Path(sys.executable).parent
 ENGINE: Final = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
 IMAGE: Final = "perstack/base:latest"
+SKILLS_IMAGE: Final = "perstack/test:latest"
+"""The base image with a real MCP server."""
 START_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 90.0
 _LOG_SHOWN: Final = 2000
@@ -73,8 +75,11 @@ class Daemon:
 
 
 @contextmanager
-def running_daemon(options: Options, *, min_idle: int, most: int, real_models: bool = False) -> Iterator[Daemon]:
-    """A daemon whose pool keeps `min_idle` sandboxes and has at most `most`; it serves, its pool may still fill.
+def running_daemon(
+    options: Options, *, min_idle: int, most: int, real_models: bool = False, skills: bool = False
+) -> Iterator[Daemon]:
+    """A daemon whose pool keeps `min_idle` sandboxes and has at most `most`; it serves, its pool may still fill. With
+    `skills` it has a second such pool, for the sandboxes of skills.
 
     `real_models` starts the product's program as it is, with the vendor's SDK loaded; else the scripted one.
 
@@ -84,7 +89,9 @@ def running_daemon(options: Options, *, min_idle: int, most: int, real_models: b
     home = Path(tempfile.mkdtemp(prefix="perstackd-bench-", dir=options.directory))
     try:
         daemon_file = BarrierFile(home / "barriers")
-        with _process(home, _configuration(home, min_idle, most, real_models=real_models), real_models) as process:
+        templates = {"base": IMAGE, "skills": SKILLS_IMAGE} if skills else {"base": IMAGE}
+        pools = "".join(_pool(name, image, min_idle, most) for name, image in templates.items())
+        with _process(home, _configuration(home, pools, real_models=real_models), real_models) as process:
             daemon = Daemon(process.pid, home, min_idle, daemon_file)
             _await_socket(daemon, process)
             try:
@@ -98,13 +105,16 @@ def running_daemon(options: Options, *, min_idle: int, most: int, real_models: b
         _sweep(home)
 
 
-def _configuration(home: Path, min_idle: int, most: int, *, real_models: bool) -> Path:
+def _pool(name: str, image: str, min_idle: int, most: int) -> str:
+    return f'[templates.{name}]\nimage = "{image}"\nmin_idle = {min_idle}\nmax = {most}\n'
+
+
+def _configuration(home: Path, pools: str, *, real_models: bool) -> Path:
     models = "" if real_models else f'[models]\ndefault_provider = "{PROVIDER}"\n'
     path = home / "perstackd.toml"
     path.write_text(
         f'version = 1\nstate_directory = "{home}/state"\nruntime_directory = "{home}/run"\n'
-        f'[engine]\nurl = "{ENGINE}"\n{models}'
-        f'[templates.base]\nimage = "{IMAGE}"\nmin_idle = {min_idle}\nmax = {most}\n'
+        f'[engine]\nurl = "{ENGINE}"\n{models}{pools}'
     )
     return path
 

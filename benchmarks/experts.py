@@ -11,6 +11,7 @@ SECRET: Final = "BENCH_SECRET"
 STEPS: Final = 310
 TOOL_STEPS: Final = 300
 RESULT_BYTES: Final = 1024
+CALLS: Final = 60
 QUERY: Final = "Do what you are for."
 
 DEFINITION: Final = f"""\
@@ -46,6 +47,24 @@ instruction = "Write a note, then answer."
 description = "Takes many cheap steps"
 instruction = "Check your health again and again."
 
+[experts."with-skill"]
+description = "Has a skill in a sandbox of its own and does not call it"
+instruction = "Answer at once."
+[experts."with-skill".skills.time]
+type = "mcpStdioSkill"
+command = "mcp-server-time"
+args = ["--local-timezone", "UTC"]
+isolation = "own"
+
+[experts."caller"]
+description = "Calls a base tool and its skill's tool in turns"
+instruction = "Tell the time again and again."
+[experts."caller".skills.time]
+type = "mcpStdioSkill"
+command = "mcp-server-time"
+args = ["--local-timezone", "UTC"]
+isolation = "own"
+
 [experts."reader"]
 description = "Reads a file of {RESULT_BYTES} bytes again and again"
 instruction = "Read note.txt again and again."
@@ -62,6 +81,11 @@ def scripts() -> Mapping[str, Sequence[Entry]]:
         "coordinator": [calls(("specialist", {"query": "What shall I do?"})), says("Do that.")],
         "specialist": [calls(("writeTextFile", note)), says("Rest.")],
         "stepper": [*(calls(("healthCheck", {}), prefix=f"step{n}") for n in range(STEPS)), says("Done.")],
+        "with-skill": [says("Done.")],
+        "caller": [
+            *(entry for number in range(CALLS) for entry in _pair(number)),
+            says("Done."),
+        ],
         "reader": [
             calls(("writeTextFile", note)),
             *(calls(("readTextFile", {"path": "note.txt"}), prefix=f"step{n}") for n in range(1, TOOL_STEPS)),
@@ -69,3 +93,11 @@ def scripts() -> Mapping[str, Sequence[Entry]]:
         ],
     }
     return {f"You are {expert}, an expert.": entries for expert, entries in played.items()}
+
+
+def _pair(number: int) -> Sequence[Entry]:
+    asked: JsonObject = {"timezone": "UTC"}
+    return (
+        calls(("healthCheck", {}), prefix=f"base{number}"),
+        calls(("get_current_time", asked), prefix=f"skill{number}"),
+    )

@@ -113,25 +113,38 @@ async def at_once(client: Client, expert: str, count: int, *, until: str = "jobF
 
 
 # --- the pool -------------------------------------------------------------------------------------------------------
+async def the_pools(client: Client) -> Sequence[Pool]:
+    """The pools of a benchmark's daemon. Raises MeasurementError when one is halted."""
+    pools = await client.pools()
+    for pool in pools:
+        if pool.halted:
+            raise MeasurementError(f"the pool {pool.template} is halted: {pool.halted}")
+    return pools
+
+
 async def the_pool(client: Client) -> Pool:
     """The only pool of a benchmark's daemon. Raises MeasurementError when it is halted."""
-    (pool,) = await client.pools()
-    if pool.halted:
-        raise MeasurementError(f"the pool is halted: {pool.halted}")
+    (pool,) = await the_pools(client)
     return pool
 
 
 async def quiet(client: Client, idle: int) -> None:
-    """Wait until `idle` sandboxes are warm and nothing is starting, claimed or going. Raises MeasurementError."""
+    """Wait until each pool has `idle` warm sandboxes and none that is starting, claimed or going. Raises
+    MeasurementError.
+    """
     deadline = time.monotonic() + QUIET_SECONDS
     while True:
-        pool = await the_pool(client)
-        if pool.idle >= idle and not (pool.starting or pool.claimed or pool.removing or pool.waiting):
+        pools = await the_pools(client)
+        if all(_at_rest(pool, idle) for pool in pools):
             await asyncio.sleep(_SETTLE_SECONDS)
             return
         if time.monotonic() > deadline:
-            raise MeasurementError(f"the pool did not come to rest within {QUIET_SECONDS:g} s: {pool}")
+            raise MeasurementError(f"the pools did not come to rest within {QUIET_SECONDS:g} s: {pools}")
         await asyncio.sleep(_POLL_SECONDS)
+
+
+def _at_rest(pool: Pool, idle: int) -> bool:
+    return pool.idle >= idle and not (pool.starting or pool.claimed or pool.removing or pool.waiting)
 
 
 async def idle_ids(client: Client) -> frozenset[str]:

@@ -1,7 +1,6 @@
 """Tables that fit a width: columns that can be shorter are cut, then those that can be missed are left out. Pure."""
 
 import os
-import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,14 +26,23 @@ class Column:
 
 def columns_of_terminal() -> int:
     """How wide a table may be: COLUMNS, the terminal's width, or 80."""
-    return max(_NARROWEST, shutil.get_terminal_size((DEFAULT_WIDTH, 24)).columns)
+    return max(_NARROWEST, _columns() or DEFAULT_WIDTH)
 
 
-def room(least: int = _NARROWEST) -> int:
-    """How wide a line may be; 0, without bound, into a pipe or a file unless COLUMNS says otherwise."""
-    if not sys.stdout.isatty() and not os.environ.get("COLUMNS", "").isdigit():
+def room() -> int:
+    """How wide a line may be: COLUMNS or the terminal's width; 0, without bound, into a pipe or a file."""
+    return _columns()
+
+
+def _columns() -> int:
+    # Not shutil.get_terminal_size: importing it takes longer than a table.
+    said = os.environ.get("COLUMNS", "")
+    if said.isdecimal() and int(said):
+        return int(said)
+    try:
+        return os.get_terminal_size(sys.stdout.fileno()).columns
+    except (OSError, ValueError):  # not a terminal, or not a file at all
         return 0
-    return max(least, shutil.get_terminal_size((DEFAULT_WIDTH, 24)).columns)
 
 
 def fitted(columns: Sequence[Column], rows: Sequence[Sequence[object]], most: int) -> str:

@@ -9,7 +9,6 @@ mounts, helper and lock.
 import asyncio
 import gc
 import hashlib
-import ipaddress
 import json
 import os
 import signal
@@ -28,6 +27,7 @@ from grpc_health.v1 import health_pb2
 
 from perstackd.adapters.answer_schemas import JsonAnswerSchemas
 from perstackd.adapters.clock import SystemClock
+from perstackd.adapters.definition.allowed import reaches_loopback
 from perstackd.adapters.definition.parser import TomlDefinitions
 from perstackd.adapters.docker import ca_bundle
 from perstackd.adapters.docker.calls import CallLimits
@@ -166,7 +166,16 @@ async def assembled(
         granted = any(section.grant == GRANT for section in config.templates.values())
         indexes = await asyncio.to_thread(read_package_indexes) if granted else PackageIndexes()
         services = RunServices(
-            pool, workspaces, egress, models, store.blobs, clock, base_tools(), indexes, _prices(config.models)
+            pool,
+            workspaces,
+            egress,
+            models,
+            store.blobs,
+            clock,
+            base_tools(),
+            indexes,
+            _prices(config.models),
+            windows=config.models.windows(),
         )
         sealer = await asyncio.to_thread(AesSealer.from_key_file, config.key_file)
         jobs = await stack.enter_async_context(_jobs(config, store, services, sealer, router))
@@ -211,7 +220,9 @@ def _jobs(config: Config, store: Store, services: RunServices, sealer: Sealer, r
         store,
         Feed(store),
         services,
-        definitions=TomlDefinitions(_base_url_hosts(config), loopback_endpoints=_reaches_loopback(config)),
+        definitions=TomlDefinitions(
+            _base_url_hosts(config), loopback_endpoints=reaches_loopback(config.egress.allow_addresses)
+        ),
         sealer=sealer,
         defaults=_defaults(config),
         check_provider=_checker(router),
@@ -280,13 +291,6 @@ def openai_providers(configured: Mapping[str, CompatibleConfig]) -> Iterator[Ope
         )
 
 
-def _reaches_loopback(config: Config) -> bool:
-    """Whether the operator lets allowed names lead to this machine."""
-    loopback = map(ipaddress.ip_address, ("127.0.0.1", "::1"))
-    blocks = [ipaddress.ip_network(block) for block in config.egress.allow_addresses]
-    return any(address in block for address in loopback for block in blocks)
-
-
 def _base_url_hosts(config: Config) -> frozenset[str]:
     """Hosts that a definition's baseUrl may name, whoever the provider is."""
     models = config.models
@@ -336,6 +340,7 @@ def _defaults(config: Config) -> JobDefaults:
         template=config.default_template,
         templates=frozenset(config.templates),
         model=ModelChoice(models.default_provider, models.default_model, models.default_reasoning),
+        tiers=models.tier_models(),
         skills_template=config.skills_template,
         budgets=Budgets(
             max_steps=jobs.max_steps,

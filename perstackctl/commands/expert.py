@@ -51,7 +51,7 @@ def expert() -> None:
     """
 
 
-@expert.command(epilog=_VALIDATE)
+@expert.command(epilog=_VALIDATE, short_help="Check a perstack.toml.")
 @_CONFIG
 @click.option("--strict", is_flag=True, help="Warnings count as errors.")
 @output_option
@@ -78,7 +78,7 @@ def validate(ctx: click.Context, config: str, *, strict: bool, output: str) -> i
     return 1 if broken else 0
 
 
-@expert.command(epilog=_SHOW)
+@expert.command(epilog=_SHOW, short_help="Show an expert as a job would have it.")
 @click.argument("key", metavar="[EXPERT]", required=False)
 @_CONFIG
 @click.option(
@@ -116,7 +116,7 @@ def show(ctx: click.Context, key: str | None, config: str, env_path: tuple[str, 
     return 1 if broken else 0
 
 
-@expert.command("new", epilog=_NEW)
+@expert.command("new", epilog=_NEW, short_help="Begin an expert in a perstack.toml.")
 @click.argument("name")
 @click.option("--dir", "directory", metavar="PATH", default=".", help="Where; made when it is not there.  [default: .]")
 @click.option(

@@ -39,7 +39,7 @@ def say_experts(found: Resolution) -> None:
         (
             e.key,
             e.version,
-            e.model_tier or e.model or "-",
+            e.model or e.model_tier or "-",
             ", ".join(e.skills) or "-",
             ", ".join(e.delegates) or "-",
             e.description or "-",
@@ -86,8 +86,10 @@ def _facts(expert: ResolvedExpert, found: Resolution) -> list[tuple[str, object]
 
 
 def _model(expert: ResolvedExpert) -> str:
+    if expert.model_tier and not expert.model:
+        return f"{expert.provider}, and none that the tier {expert.model_tier} means here: jobs are refused"
     if expert.model_tier:
-        return f"{expert.provider}, its model of the tier {expert.model_tier}"
+        return f"{expert.provider}/{expert.model}, by the tier {expert.model_tier}"
     return f"{expert.provider}/{expert.model}" if expert.model else f"{expert.provider}, no model named"
 
 

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from perstackctl.amounts import dollars
-from perstackctl.client.values import Budgets, Job, JobState, Workspace
+from perstackctl.client.values import Job, JobState, Workspace
 from perstackctl.commands.options import address_option, full_job_id, in_loop, make_client, output_option
 from perstackctl.fitted import Column, columns_of_terminal, fitted
 from perstackctl.output import JSON, age, count, document, elapsed, note, pairs, rfc3339, say
+from perstackctl.standing import cost, limits, state
 from perstackctl.terminal import line
 
 if TYPE_CHECKING:
@@ -28,8 +28,6 @@ _COLUMNS: Final = (
     Column("AGE"),
     Column("QUERY", least=8, misses=1),
 )
-# Stable reasons of jobs that a limit stopped: a word of the reason, and what people call the limit.
-_LIMITS: Final = (("step", "steps"), ("token", "tokens"), ("money", "cost"), ("tool", "calls"), ("clock", "time"))
 
 
 @click.command("ls", epilog="\b\nExamples:\n  perstackctl job ls\n  perstackctl job ls --state waiting -o json")
@@ -70,25 +68,6 @@ def _row(job: Job) -> tuple[object, ...]:
     tokens = count(job.usage.input_tokens + job.usage.output_tokens)
     head = (job.id, state(job), job.expert_key, job.steps, count(job.tool_calls), tokens)
     return (*head, cost(job), age(job.created_at), line(job.query, _QUERY))
-
-
-def state(job: Job) -> str:
-    """Where a job stands, for people: waiting (2), stopped (tokens), paused."""
-    if job.state is JobState.STOPPED:
-        reason = job.error_reason.lower()
-        limit = next((name for word, name in _LIMITS if word in reason), "")
-        return f"{job.state.value} ({limit})" if limit else job.state.value
-    if job.state.final:
-        return job.state.value
-    asked = f" ({job.open_questions})" if job.open_questions else ""
-    return f"{'paused' if job.paused else job.state.value}{asked}"
-
-
-def cost(job: Job) -> str:
-    """What a job's model calls cost, as far as it is known."""
-    if job.cost_known:
-        return dollars(job.cost_microdollars)
-    return f">{dollars(job.cost_microdollars).lstrip('<')}" if job.cost_microdollars else "unknown"
 
 
 @click.command(
@@ -145,18 +124,6 @@ def _use(job: Job) -> Iterator[tuple[str, object]]:
     yield "Cost", cost(job)
     yield "Limits", limits(job.budgets)
     yield "Exit code", job.exit_code if job.state.final else ""
-
-
-def limits(budgets: Budgets) -> str:
-    """A job's limits for people; empty when it has none."""
-    named = [
-        f"{budgets.max_steps:,} steps" if budgets.max_steps else "",
-        elapsed(budgets.wall_clock_ms) if budgets.wall_clock_ms else "",
-        f"{budgets.tokens:,} tokens" if budgets.tokens else "",
-        dollars(budgets.microdollars) if budgets.microdollars else "",
-        f"{budgets.tool_calls:,} tool calls" if budgets.tool_calls else "",
-    ]
-    return ", ".join(filter(None, named))
 
 
 def workspace(value: Workspace) -> str:

@@ -10,11 +10,11 @@ import click
 
 from perstackctl.client.values import Job
 from perstackctl.commands.job_log import events_of
-from perstackctl.commands.job_show import cost, state
 from perstackctl.commands.options import address_option, full_job_id, in_loop, make_client, output_option
 from perstackctl.fitted import Column, columns_of_terminal, fitted
 from perstackctl.joblog.tally import RunLine, Tally, document
 from perstackctl.output import JSON, count, elapsed, plain, say
+from perstackctl.standing import state, use
 from perstackctl.terminal import escaped_json, line
 from perstackctl.watch.trace import Trace
 
@@ -50,7 +50,7 @@ def tree(ctx: click.Context, job_id: str, output: str) -> None:
         text = json.dumps(_document(found, runs), indent=2, ensure_ascii=False)
         sys.stdout.write((escaped_json(text) if sys.stdout.isatty() else text) + "\n")
         return
-    say(f"job {found.id}  {state(found)}  {found.steps} steps, {found.tool_calls} tool calls, cost {cost(found)}")
+    say(f"job {found.id}  {state(found)}  {use(found)}")
     if runs:
         say(fitted(_COLUMNS, list(_rows(runs)), columns_of_terminal()))
 

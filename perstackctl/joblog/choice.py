@@ -23,6 +23,7 @@ _OF_RUN: Final = (
     *("startRun", "startGeneration", "retry", "callTools", "callDelegate", "callInteractiveTool", "approvalRequested"),
     *("elicitationRequested", "questionAnswered", "approvalDecided", "resolveToolResults", "attemptCompletion"),
     *("finishToolCall", "resumeToolCalls", "finishAllToolCalls", "continueToNextStep", "contextCompacted"),
+    *("compactionFailed", "historyInherited"),
     *("completeRun", "stopRunByInteractiveTool", "stopRunByDelegate", "stopRunByExceededMaxSteps"),
     *("stopRunByExceededBudget", "stopRunByError", "stopRunByCancel"),
 )
@@ -33,7 +34,7 @@ _ENDS: Final = frozenset({"completeRun", *(name for name in _OF_RUN if name.star
 _RESULTS: Final = frozenset({"resolveToolResults", "attemptCompletion", "finishToolCall", "callDelegate"})
 _ALWAYS_ERRORS: Final = frozenset(
     {"retry", "egressDenied", "skillDisconnected", "stopRunByError", "stopRunByExceededMaxSteps"}
-    | {"stopRunByExceededBudget"}
+    | {"stopRunByExceededBudget", "compactionFailed"}
 )
 _TOOLS: Final = frozenset(
     {"skillConnected", "skillDisconnected", "skillStderr", "skillToolsChanged", "toolRenamed", "resumeToolCalls"}
@@ -41,7 +42,16 @@ _TOOLS: Final = frozenset(
     | _ASKING
 )
 _MESSAGES: Final = frozenset(
-    {"jobCreated", "startRun", "callTools", "callInteractiveTool", "contextCompacted", "completeRun", "jobFinished"}
+    {
+        "jobCreated",
+        "startRun",
+        "historyInherited",
+        "callTools",
+        "callInteractiveTool",
+        "contextCompacted",
+        "completeRun",
+        "jobFinished",
+    }
     | _ASKING
 )
 _STEPS: Final = re.compile(r"(>=|<=|>|<|=?)(\d{1,9})|(\d{1,9})-(\d{1,9})", re.ASCII)

@@ -15,7 +15,8 @@ _LONGEST: Final = 500
 _IGNORED: Final = (".env", ".env.local")
 
 _HEAD: Final = """\
-# What perstackctl runs here. All keys: docs/design/definition.md. Check it with: perstackctl expert validate
+# Experts for perstackctl run. Check this file with: perstackctl expert validate
+# All keys are in perstackd's docs/design/definition.md.
 
 # For all experts of this file; without them the daemon's own count.
 # model = "claude-sonnet-5"

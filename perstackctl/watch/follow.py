@@ -57,8 +57,10 @@ class Follower:
             JobWaitsError: it waits for a person.
             UnreachableError: the daemon went away; the message has the command to go on with.
         """
+        ended: Job | None = None
         try:
             await self._tasks()
+            ended = await self._record()
         except ConnectionLostError as lost:
             raise UnreachableError(self._lost(lost), reason=lost.reason, metadata=lost.metadata) from None
         except BrokenPipeError:
@@ -66,10 +68,19 @@ class Follower:
                 note(f"nobody reads the output any more; job {self.job_id} goes on: {self._command(self.after_seq)}")
             raise
         finally:
-            self.painter.close(self._trace)
+            self.painter.close(self._trace, ended)
         if self._waiting is not None:
             raise JobWaitsError(self._asks(self._waiting))
         return await self._exit_code()
+
+    async def _record(self) -> Job | None:
+        """The record of a job that ended, for a display that shows it. The end is told without it as well."""
+        if not (self._trace.outcome and self.painter.tells_cost):
+            return None
+        try:
+            return await self.client.get_job(self.job_id)
+        except ClientError:
+            return None
 
     async def _tasks(self) -> None:
         try:

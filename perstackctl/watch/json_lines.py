@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import BinaryIO, Final
 
 from perstackctl.client.errors import ProtocolError
-from perstackctl.client.values import Batch, Event, StreamPiece
+from perstackctl.client.values import Batch, Event, Job, StreamPiece
 from perstackctl.output import note, rfc3339
 from perstackctl.terminal import escaped_json
 from perstackctl.watch.trace import Trace, fold
@@ -96,6 +96,7 @@ class JsonLines:
     """The display for pipes. Notices go to standard error."""
 
     interval = 1.0
+    tells_cost = False
 
     def __init__(self, out: BinaryIO | None = None) -> None:
         self._out = out or sys.stdout.buffer
@@ -121,7 +122,7 @@ class JsonLines:
     def go_on(self) -> None:
         pass
 
-    def close(self, trace: Trace) -> None:
+    def close(self, trace: Trace, job: Job | None = None) -> None:
         # Whoever reads the pipe parses the events; whoever looks at the terminal still wants to know why it failed.
         if trace.outcome and trace.message:
             note(f"job {trace.job_id} {trace.outcome}: {trace.message}")

@@ -7,7 +7,8 @@ from typing import Final, TextIO
 from rich.console import Console
 from rich.text import Text
 
-from perstackctl.client.values import Batch
+from perstackctl.client.values import Batch, Job
+from perstackctl.standing import use
 from perstackctl.terminal import clean, line
 from perstackctl.watch.frame import Size, frame
 from perstackctl.watch.screen import Screen
@@ -20,6 +21,7 @@ class LiveView:
     """Draws at most 12 times a second, however many events come."""
 
     interval = _MIN_GAP
+    tells_cost = True
 
     def __init__(self, out: TextIO | None = None, console: Console | None = None) -> None:
         self._out = out or sys.stdout
@@ -47,10 +49,12 @@ class LiveView:
     def go_on(self) -> None:
         self._held = False
 
-    def close(self, trace: Trace) -> None:
+    def close(self, trace: Trace, job: Job | None = None) -> None:
         self._held = False
         self._draw(trace, int(time.time() * 1000))
         self._screen.leave()
+        if job is not None:
+            self._out.write(f"{use(job)}\n")
         if trace.answer:
             self._out.write(f"\n{clean(trace.answer)}\n")
         elif trace.message:

@@ -2,14 +2,18 @@
 
 from typing import Protocol
 
-from perstackctl.client.values import Batch
+from perstackctl.client.values import Batch, Job
 from perstackctl.watch.trace import Trace
 
 
 class Painter(Protocol):
-    """Shows a job while it is watched. Calls come in order, from one task. `interval` is seconds between ticks."""
+    """Shows a job while it is watched. Calls come in order, from one task. `interval` is seconds between ticks.
+
+    `tells_cost`: the job's record is worth asking for at its end.
+    """
 
     interval: float
+    tells_cost: bool
 
     def paint(self, before: Trace, batch: Batch) -> Trace:
         """Show a batch that follows `before`; returns the trace after it."""
@@ -31,6 +35,8 @@ class Painter(Protocol):
         """The terminal is free again."""
         ...
 
-    def close(self, trace: Trace) -> None:
-        """Nothing more will come. Called once, also after an error, held or not."""
+    def close(self, trace: Trace, job: Job | None = None) -> None:
+        """Nothing more will come. Called once, also after an error, held or not. `job` is the record of one that ended,
+        where it could be had.
+        """
         ...

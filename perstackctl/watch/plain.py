@@ -5,8 +5,9 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Final, TextIO
 
-from perstackctl.client.values import Batch, Event
+from perstackctl.client.values import Batch, Event, Job
 from perstackctl.output import note
+from perstackctl.standing import use
 from perstackctl.terminal import clean, line
 from perstackctl.watch import payload as p
 from perstackctl.watch.trace import Trace, fold_event, fold_piece
@@ -45,6 +46,7 @@ class PlainLog:
     """The display that prints `lines`, and the answer below them. While it is held its lines wait."""
 
     interval = 1.0
+    tells_cost = True
 
     def __init__(self, out: TextIO | None = None) -> None:
         self._out = out or sys.stdout
@@ -74,8 +76,10 @@ class PlainLog:
         self._held = False
         self._print()
 
-    def close(self, trace: Trace) -> None:
+    def close(self, trace: Trace, job: Job | None = None) -> None:
         self._print()
+        if job is not None:
+            self._out.write(f"{'':10}  {use(job)}\n")
         if trace.answer:
             self._out.write(f"\n{clean(trace.answer)}\n")
         self._out.flush()

@@ -148,8 +148,14 @@ def _noted(run: Run, _event: Event, fields: p.Fields) -> Run:
     return replace(run, note=p.text(fields, "note"))
 
 
-def _compacted(run: Run, _event: Event, _fields: p.Fields) -> Run:
-    return replace(run, note="its history was compacted")
+def _compacted(run: Run, event: Event, fields: p.Fields) -> Run:
+    done = event.type == "contextCompacted"
+    note = "its history was compacted" if done else f"its history was not compacted: {p.text(fields, 'message')}"
+    return replace(run, note=note, usage=run.usage + p.usage(fields))
+
+
+def _inherited(run: Run, event: Event, fields: p.Fields) -> Run:
+    return replace(_start(run, event, p.member(fields, "start")), query=run.query)
 
 
 def _denied(run: Run, _event: Event, fields: p.Fields) -> Run:
@@ -271,6 +277,8 @@ _CHANGES: Final[Mapping[str, Callable[[Run, Event, p.Fields], Run]]] = {
     "skillConnected": _skill,
     "reasoningMapped": _noted,
     "contextCompacted": _compacted,
+    "compactionFailed": _compacted,
+    "historyInherited": _inherited,
     "egressDenied": _denied,
     "retry": _retry,
     "callTools": _turn,

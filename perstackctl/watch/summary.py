@@ -3,8 +3,9 @@
 import sys
 from typing import Final, TextIO
 
-from perstackctl.client.values import Batch
+from perstackctl.client.values import Batch, Job
 from perstackctl.output import count, elapsed, note, table
+from perstackctl.standing import use
 from perstackctl.terminal import clean, line
 from perstackctl.watch.run_trace import Run
 from perstackctl.watch.trace import Trace, fold
@@ -16,6 +17,7 @@ class Summary:
     """The display of `-o table`."""
 
     interval = 1.0
+    tells_cost = True
 
     def __init__(self, out: TextIO | None = None) -> None:
         self._out = out or sys.stdout
@@ -35,10 +37,12 @@ class Summary:
     def go_on(self) -> None:
         pass
 
-    def close(self, trace: Trace) -> None:
+    def close(self, trace: Trace, job: Job | None = None) -> None:
         if trace.runs:
             rows = [_row(trace, run) for run in trace.runs.values()]
             self._out.write(table(_HEADERS, rows, right=("STEPS", "CALLS", "IN", "OUT", "TOOK")) + "\n")
+            if job is not None:
+                self._out.write(f"\n{use(job)}\n")
         said = trace.answer or trace.message
         if said:
             self._out.write(f"\n{clean(said)}\n")

@@ -198,9 +198,20 @@ def _mapped(_trace: Trace, _run: Run, _event: Event, fields: p.Fields) -> Iterat
 
 
 def _compacted(_trace: Trace, _run: Run, _event: Event, fields: p.Fields) -> Iterator[str]:
-    replaced = next((value for value in fields.values() if type(value) is int and value > 0), 0)
-    what = f"{replaced:,} messages" if replaced else "its history"
-    yield f"compacted {what} to a summary: {line(p.text(fields, 'summary'), LONG)}"
+    before = p.number(fields, "beforeTokens")
+    size = f" of about {count(before)} tokens" if before > 0 else ""
+    yield f"compacted its history{size} to a summary: {line(p.text(fields, 'summary'), LONG)}"
+
+
+def _not_compacted(_trace: Trace, _run: Run, _event: Event, fields: p.Fields) -> Iterator[str]:
+    gives_up = fields.get("givenUp") is True
+    then = "it stays as it is" if gives_up else f"tries again in {elapsed(p.number(fields, 'delayMs'))}"
+    yield f"could not compact its history ({then}): {line(p.text(fields, 'message'), LONG)}"
+
+
+def _inherited(_trace: Trace, _run: Run, _event: Event, fields: p.Fields) -> Iterator[str]:
+    of = f"{line(p.text(fields, 'parentRunId'), 32)} of job {line(p.text(fields, 'parentJobId'), 32)}"
+    yield f"goes on from run {of}, {len(p.items(fields, 'messages')):,} messages"
 
 
 def _takes_over(_trace: Trace, _run: Run, _event: Event, fields: p.Fields) -> Iterator[str]:
@@ -267,6 +278,8 @@ _OF_RUN: Final[Mapping[str, _Words]] = {
     "toolRenamed": _renamed,
     "reasoningMapped": _mapped,
     "contextCompacted": _compacted,
+    "compactionFailed": _not_compacted,
+    "historyInherited": _inherited,
     "initializeRuntime": _takes_over,
     "skillStarting": _starts_skill,
     "proxyAccess": _reached,

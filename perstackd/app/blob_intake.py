@@ -1,10 +1,11 @@
 """Blobs that come up from a sandbox in chunks: bounded, checked against their digest, kept in the blob store."""
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
-from perstackd.domain.messages import BlobPart, ToolResultPart
+from perstackd.domain.context_artefact import EXCERPT_HEAD, EXCERPT_TAIL, excerpt, is_text
+from perstackd.domain.messages import BlobPart, TextPart, ToolResultPart
 from perstackd.domain.session import BlobChunk
 from perstackd.domain.tool_calls import error_result
 from perstackd.ports.event_store import Blobs
@@ -13,6 +14,8 @@ MAX_OPEN: Final = 4
 MAX_KEPT: Final = 32
 """Largest blobs that one sandbox may leave in the store."""
 _LEAST_COST: Final = 4 << 10
+_SHOWN: Final = 16 << 10
+"""Bytes of text of one result that a model is shown beside its artefacts: past that an artefact has no excerpt."""
 
 
 @dataclass(slots=True)
@@ -20,15 +23,25 @@ class _Upload:
     """What came so far of a blob. Hashed as it comes, because all at once takes long enough for others to notice."""
 
     data: bytearray = field(default_factory=bytearray)
+    lines: int = 0
     hash: "hashlib._Hash" = field(default_factory=hashlib.sha256)
 
     def add(self, data: bytes) -> None:
         self.data += data
+        self.lines += data.count(b"\n")
         self.hash.update(data)
 
     @property
     def digest(self) -> str:
         return f"sha256:{self.hash.hexdigest()}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """What is known of a blob that is in the store."""
+
+    size: int
+    lines: int
 
 
 class BlobIntake:
@@ -38,7 +51,7 @@ class BlobIntake:
         self._blobs = blobs
         self._max_bytes = max_bytes
         self._open: dict[str, _Upload] = {}
-        self._kept: dict[str, int] = {}
+        self._kept: dict[str, _Kept] = {}
         self._room = MAX_KEPT * max_bytes
 
     async def take(self, chunk: BlobChunk) -> None:
@@ -53,7 +66,7 @@ class BlobIntake:
             del self._open[chunk.digest]
             size = len(upload.data)
             if upload.digest == chunk.digest and self._pays(chunk.digest, size):
-                self._kept[await self._blobs.put(bytes(upload.data))] = size
+                self._kept[await self._blobs.put(bytes(upload.data))] = _Kept(size, upload.lines)
 
     def _held(self) -> int:
         """Bytes in memory, of all blobs that are not complete."""
@@ -67,14 +80,30 @@ class BlobIntake:
         self._room -= cost
         return True
 
-    def checked(self, results: tuple[ToolResultPart, ...]) -> tuple[ToolResultPart, ...]:
-        """Results whose blobs did arrive; the others as errors."""
-        return tuple(self._checked(result) for result in results)
+    async def checked(self, results: tuple[ToolResultPart, ...]) -> tuple[ToolResultPart, ...]:
+        """Results whose blobs did arrive; the others as errors. A large text has its head and tail before it, unless
+        the result shows much text already. Raises what reading the store raises.
+        """
+        return tuple([await self._checked(result) for result in results])
 
-    def _checked(self, result: ToolResultPart) -> ToolResultPart:
+    async def _checked(self, result: ToolResultPart) -> ToolResultPart:
+        content: list[TextPart | BlobPart] = []
+        room = _SHOWN - sum(len(part.text) for part in result.content if isinstance(part, TextPart))
         for part in result.content:
-            if isinstance(part, BlobPart) and self._kept.get(part.digest) != part.size:
-                return error_result(
-                    result.call_id, "result_lost", "the sandbox did not deliver the bytes of this result"
-                )
-        return result
+            if isinstance(part, BlobPart):
+                kept = self._kept.get(part.digest)
+                if kept is None or kept.size != part.size:
+                    message = "the sandbox did not deliver the bytes of this result"
+                    return error_result(result.call_id, "result_lost", message)
+                if is_text(part.media_type) and room > 0:
+                    shown = await self._excerpt(part, kept)
+                    room -= len(shown)
+                    content.append(TextPart(shown))
+            content.append(part)
+        return replace(result, content=tuple(content))
+
+    async def _excerpt(self, blob: BlobPart, kept: "_Kept") -> str:
+        head = await self._blobs.get(blob.digest, 0, EXCERPT_HEAD)
+        rest = max(len(head), kept.size - EXCERPT_TAIL)
+        tail = await self._blobs.get(blob.digest, rest, EXCERPT_TAIL)
+        return excerpt(head, tail, kept.size, kept.lines)

@@ -33,6 +33,9 @@ def model_request(context: JobContext, plan: RunPlan, state: RunState) -> ModelR
         base_url=choice.base_url,
         headers=choice.headers,
         timeout_ms=context.definition.timeout_ms or context.limits.generation_timeout_ms,
+        provider_tools=start.provider_tools,
+        provider_tool_options=start.provider_tool_options,
+        provider_skills=start.provider_skills,
     )
 
 
@@ -40,8 +43,15 @@ async def generate(
     services: RunServices, context: JobContext, plan: RunPlan, state: RunState
 ) -> Generated | GenerationFailed:
     """Ask the model for a turn; returns what came of it and raises nothing that a model can cause."""
-    request = model_request(context, plan, state)
     pieces = _Pieces(services, context, plan, state.step)
+    turn = await ask_model(services, model_request(context, plan, state), pieces)
+    return Generated(turn) if isinstance(turn, Turn) else turn
+
+
+async def ask_model(
+    services: RunServices, request: ModelRequest, pieces: "_Pieces | None" = None
+) -> Turn | GenerationFailed:
+    """One call; `pieces` go to the watchers. Raises nothing that a model can cause."""
     try:
         with anyio.fail_after(request.timeout_ms / 1000):
             turn = await _read(services, request, pieces)
@@ -57,22 +67,18 @@ async def generate(
         return GenerationFailed(
             "model_stream_broken", "the model's answer ended before it was complete", retryable=True
         )
-    return Generated(repaired_turn(turn))
+    return repaired_turn(turn)
 
 
-async def _read(services: RunServices, request: ModelRequest, pieces: "_Pieces") -> Turn | None:
+async def _read(services: RunServices, request: ModelRequest, pieces: "_Pieces | None") -> Turn | None:
     """The turn, or None when the stream ended without one. Closing the stream is what ends the provider's call."""
     stream = cast("AsyncGenerator[ModelEvent, None]", services.models.stream(request))
     async with aclosing(stream) as events:
         async for event in events:
-            match event:
-                case TextDelta(text=text):
-                    pieces.add("RunResult", text)
-                case ThinkingDelta(text=text):
-                    pieces.add("Reasoning", text)
-                case Turn():
-                    pieces.complete()
-                    return event
+            if pieces is not None:
+                pieces.heard(event)
+            if isinstance(event, Turn):
+                return event
     return None
 
 
@@ -84,6 +90,15 @@ class _Pieces:
         self._origin = plan.origin(step)
         self._clock = services.clock
         self._streams: dict[str, tuple[str, int]] = {}
+
+    def heard(self, event: ModelEvent) -> None:
+        match event:
+            case TextDelta(text=text):
+                self.add("RunResult", text)
+            case ThinkingDelta(text=text):
+                self.add("Reasoning", text)
+            case Turn():
+                self.complete()
 
     def add(self, kind: str, text: str) -> None:
         if kind not in self._streams:

@@ -7,12 +7,13 @@ from perstackd.app.job_log import JobLog
 from perstackd.app.job_request import JobRequest, ResolvedRequest
 from perstackd.app.run_context import JobContext, RunLimits, StopOrder
 from perstackd.app.standing import Standing
-from perstackd.domain.assignment import chosen_model
+from perstackd.domain.assignment import expert_model
 from perstackd.domain.budget import Budgets
 from perstackd.domain.events import JobCreated
 from perstackd.domain.expert import ModelChoice
 from perstackd.domain.ids import JobId
 from perstackd.domain.job import JobRecord, JobState
+from perstackd.domain.model_tiers import Tiers
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,7 @@ class JobDefaults:
     skills_template: str = "skills"
     templates: frozenset[str] = frozenset({"base"})
     model: ModelChoice = ModelChoice("anthropic", "", "low")
+    tiers: Tiers = field(default_factory=dict)
     budgets: Budgets = field(default_factory=lambda: Budgets(max_steps=100))
     max_running: int = 200
     limits: RunLimits = field(default_factory=RunLimits)
@@ -32,7 +34,8 @@ def new_record(
     request: JobRequest, found: ResolvedRequest, defaults: JobDefaults, *, job_id: JobId, now: int, digest: str
 ) -> JobRecord:
     """The record of a job that is about to be created; `digest` names the definition's blob."""
-    model = chosen_model(request.model, found.experts[0].model, found.definition.model, defaults.model)
+    first, file = found.experts[0], found.definition.model
+    model = expert_model(request.model, first, file, defaults.model, defaults.tiers)
     budgets = request.budgets.over(Budgets(max_steps=found.definition.max_steps)).over(defaults.budgets)
     return JobRecord(
         id=job_id,
@@ -85,6 +88,7 @@ def job_context(
         skills_template=created.skills_template or defaults.skills_template,
         model=ModelChoice(created.asked_provider, created.asked_model),
         default_model=defaults.model,
+        tiers=defaults.tiers,
         read_only=record.workspace.read_only,
         env=dict(env),
         allow_domains=created.allow_domains,

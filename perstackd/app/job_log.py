@@ -8,7 +8,16 @@ import anyio
 
 from perstackd.app.feed import Feed
 from perstackd.domain.budget import Tally
-from perstackd.domain.events import CallTools, ContinueToNextStep, Event, Origin, Payload, StartRun, StreamPiece
+from perstackd.domain.events import (
+    CallTools,
+    ContinueToNextStep,
+    Event,
+    Origin,
+    Payload,
+    StartRun,
+    StoredEvent,
+    StreamPiece,
+)
 from perstackd.domain.ids import EventId
 from perstackd.domain.job import JobRecord, JobState
 from perstackd.ports.clock import Clock
@@ -51,6 +60,10 @@ class JobLog:
                 stored = await self._store.append(record, events)
                 self.record = record
                 self._feed.publish(record.id, stored)
+
+    async def read(self, after_seq: int, limit: int) -> tuple[StoredEvent, ...]:
+        """As EventStore.read, of this job."""
+        return await self._store.read(self.record.id, after_seq, limit)
 
     def stream(self, piece: StreamPiece) -> None:
         """Show a piece of text to whoever watches; never stored."""

@@ -7,12 +7,13 @@ from dataclasses import astuple, dataclass, field
 from typing import Final
 
 from perstackd.domain import host_pattern
-from perstackd.domain.assignment import chosen_model, own_skills
+from perstackd.domain.assignment import expert_model, own_skills
 from perstackd.domain.budget import Budgets
 from perstackd.domain.errors import Kind, PerstackError
 from perstackd.domain.expert import Definition, Expert, Finding, ModelChoice
-from perstackd.domain.ids import TenantId
+from perstackd.domain.ids import JobId, TenantId
 from perstackd.domain.messages import Usage
+from perstackd.domain.model_tiers import Tiers
 from perstackd.domain.resolution import resolve
 from perstackd.domain.workspace import WorkspaceSpec
 from perstackd.ports.definitions import Definitions
@@ -27,8 +28,19 @@ MAX_MODEL: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
+class JobParent:
+    """The job that a new one goes on from, and at which of its checkpoints: its event's number or RUN/STEP, empty for
+    the coordinator's last.
+    """
+
+    job_id: JobId
+    checkpoint: str = ""
+    same_workspace: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class JobRequest:
-    """What CreateJob carries. `env` holds secret values: never log it."""
+    """What CreateJob carries. `env` holds secret values: never log it. With a parent, definition and expert are its."""
 
     tenant: TenantId
     source: str
@@ -41,6 +53,7 @@ class JobRequest:
     allow_domains: tuple[str, ...] = ()
     budgets: Budgets = field(default_factory=Budgets)
     model: ModelChoice = ModelChoice()
+    parent: JobParent | None = None
 
     @property
     def digest(self) -> str:
@@ -56,6 +69,7 @@ class JobRequest:
             astuple(self.budgets),
             self.model.provider,
             self.model.model,
+            *(astuple(self.parent) if self.parent else ()),
         ]
         return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode()).hexdigest()
 
@@ -97,6 +111,7 @@ class Admission:
     """What a job's request is checked against."""
 
     model: ModelChoice
+    tiers: Tiers
     check_provider: Callable[[str], None]
     price: Callable[[str, str, Usage], int | None]
     templates: frozenset[str]
@@ -110,9 +125,9 @@ def check(request: JobRequest, found: ResolvedRequest, admission: Admission) -> 
         PerstackError: INVALID `query_empty`, `query_too_large`, `env_not_required`, `env_missing`, `domain_invalid`,
         `workspace_invalid`,
             `idempotency_key_invalid`, `model_invalid`;
-        PRECONDITION `skills_template_missing`, `price_unknown`; UNSUPPORTED `provider_not_there`.
+        PRECONDITION `skills_template_missing`, `price_unknown`, `model_tier_unset`; UNSUPPORTED `provider_not_there`.
     """
-    if not request.query.strip():
+    if not request.query.strip() and request.parent is None:  # a history may have something to answer
         raise _invalid("query_empty", "the query is empty; say what the expert shall do")
     if len(request.query.encode()) > MAX_QUERY:
         raise _invalid(
@@ -127,7 +142,7 @@ def check(request: JobRequest, found: ResolvedRequest, admission: Admission) -> 
     _check_domains(request.allow_domains)
     for expert in found.experts:
         _check_skills(expert, admission)
-        choice = chosen_model(request.model, expert.model, found.definition.model, admission.model)
+        choice = expert_model(request.model, expert, found.definition.model, admission.model, admission.tiers)
         admission.check_provider(choice.provider)
         _check_money(request, choice, admission)
 

@@ -16,9 +16,11 @@ import anyio
 from anyio import to_thread
 from anyio.abc import TaskGroup
 
+from perstackd.app.begun_run import BegunRun
+from perstackd.app.checkpoints import Checkpoints
 from perstackd.app.feed import Batch, Feed
 from perstackd.app.job_context import JobDefaults, created_event, job_context, new_record
-from perstackd.app.job_log import JOB, JobLog, numbered
+from perstackd.app.job_log import JOB, Entry, JobLog, numbered
 from perstackd.app.job_recovery import Archives, check_workspace, events_of, recovered, unfinished, write_off
 from perstackd.app.job_request import Admission, JobRequest, ResolvedRequest, check
 from perstackd.app.job_worker import JobTask, JobWorker
@@ -27,12 +29,12 @@ from perstackd.app.people import answer_text, closed_question
 from perstackd.app.run_context import JobContext, RunServices
 from perstackd.app.standing import OpenQuestion
 from perstackd.app.unforeseen import unforeseen
-from perstackd.domain.assignment import chosen_model
+from perstackd.domain.assignment import chosen_model, expert_model
 from perstackd.domain.commands import Cancel
 from perstackd.domain.errors import Kind, PerstackError
 from perstackd.domain.events import Event
 from perstackd.domain.expert import Finding, ModelChoice
-from perstackd.domain.ids import JobId, TenantId, is_id
+from perstackd.domain.ids import JobId, RunId, TenantId, is_id
 from perstackd.domain.job import JobRecord, JobState
 from perstackd.domain.messages import ToolSpec
 from perstackd.domain.run_record import RunRecord, run_records
@@ -77,8 +79,9 @@ class Jobs:
         self._defaults = defaults
         self._schemas = schemas
         self._admission = Admission(
-            defaults.model, check_provider, services.price, defaults.templates, defaults.skills_template
+            defaults.model, defaults.tiers, check_provider, services.price, defaults.templates, defaults.skills_template
         )
+        self.checkpoints = Checkpoints(store, definitions, defaults.templates)
         self._workers: dict[JobId, JobWorker] = {}
         self.draining = False
         self._one_ended = anyio.Event()
@@ -118,8 +121,10 @@ class Jobs:
                 return repeated, ()
             raise
 
-    async def _create(self, request: JobRequest) -> tuple[JobRecord, tuple[Finding, ...]]:
+    async def _create(self, asked: JobRequest) -> tuple[JobRecord, tuple[Finding, ...]]:
         self._admit()
+        branch = await self.checkpoints.branch(asked)
+        request = branch.request if branch else asked
         found = await self.resolve(request.toml, request.source, request.expert_key)
         check(request, found, self._admission)
         digest = await self._services.blobs.put(request.toml.encode())
@@ -127,12 +132,17 @@ class Jobs:
         job_id = JobId(clock.new_id())
         record = new_record(request, found, self._defaults, job_id=job_id, now=clock.now_ms(), digest=digest)
         created = created_event(request, found, self._defaults, record)
-        events = numbered(record, [(JOB, created)], clock)
+        entries: Sequence[Entry] = [(JOB, created)]
+        begun: tuple[BegunRun, ...] = ()
+        if branch is not None:
+            created, record = branch.created(created), replace(branch.record(record), request_digest=asked.digest)
+            entries, begun = branch.begin(created, RunId(clock.new_id()))
+        events = numbered(record, entries, clock)
         record = replace(record, last_seq=len(events))
         context = job_context(created, found, self._defaults, self._log(record), request.env)
         birth = _Birth(record, events, self._sealed(request, record))
         self._admit()  # others were admitted, or the drain began, while this one was looked at
-        self._begin(context, JobTask(found.experts, request.query, request.workspace), birth)
+        self._begin(context, JobTask(found.experts, request.query, request.workspace, begun), birth)
         await birth.over.wait()
         if birth.error is not None:
             raise birth.error
@@ -250,8 +260,10 @@ class Jobs:
 
     def model_of(self, found: ResolvedRequest) -> ModelChoice:
         """Who answers the first of the experts."""
-        own = found.experts[0].model if found.experts else ModelChoice()
-        return chosen_model(own, found.definition.model, self._defaults.model)
+        defaults, file = self._defaults, found.definition.model
+        if not found.experts:
+            return chosen_model(file, defaults.model)
+        return expert_model(ModelChoice(), found.experts[0], file, defaults.model, defaults.tiers)
 
     @property
     def defaults(self) -> JobDefaults:

@@ -9,10 +9,12 @@ from perstackd.app.standing import Standing
 from perstackd.app.tool_lists import ToolLists
 from perstackd.app.warm_pool import WarmPool
 from perstackd.domain.commands import Cancel, Stop
+from perstackd.domain.context_window import ContextWindows
 from perstackd.domain.events import Origin
 from perstackd.domain.expert import Definition, Expert, ModelChoice
 from perstackd.domain.ids import JobId, RunId, TenantId
 from perstackd.domain.messages import ToolSpec, Usage
+from perstackd.domain.model_tiers import Tiers
 from perstackd.ports.clock import Clock
 from perstackd.ports.egress import Egress
 from perstackd.ports.event_store import Blobs
@@ -42,6 +44,7 @@ class RunServices:
     package_indexes: PackageIndexes = field(default_factory=PackageIndexes)
     price: Price = _unknown_price
     tool_lists: ToolLists = field(default_factory=ToolLists)
+    windows: ContextWindows = field(default_factory=ContextWindows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +83,7 @@ class JobContext:
     skills_template: str
     model: ModelChoice
     default_model: ModelChoice
+    tiers: Tiers
     read_only: bool
     env: Mapping[str, str] = field(repr=False)
     allow_domains: tuple[str, ...]

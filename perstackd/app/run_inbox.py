@@ -10,6 +10,7 @@ from perstackd.app.run_member import RunMember
 from perstackd.domain.commands import Command
 from perstackd.domain.errors import Kind, PerstackError
 from perstackd.domain.events import EgressDenied, Payload, ProxyAccess
+from perstackd.domain.messages import ToolResultPart
 from perstackd.domain.session import Ask
 from perstackd.ports.egress import EgressAccess
 
@@ -36,7 +37,15 @@ class Told:
     error: PerstackError | None = None
 
 
-Item: TypeAlias = Heard | Told | Command | EgressAccess
+@dataclass(frozen=True, slots=True)
+class LookedUp:
+    """What the job's archive answered to calls of that step."""
+
+    step: int
+    results: tuple[ToolResultPart, ...]
+
+
+Item: TypeAlias = Heard | Told | LookedUp | Command | EgressAccess
 
 
 class RunInbox:

@@ -8,7 +8,7 @@ from perstackd.app.tool_lists import ListKey, ToolList
 from perstackd.domain.assignment import (
     ServedSkill,
     base_tools,
-    chosen_model,
+    expert_model,
     installer,
     mount_of,
     sandbox_tools,
@@ -147,14 +147,19 @@ class Opening:
         return replace(order, env=tuple({**found, **dict(order.env)}.items())) if found else order
 
     # --- the first fact ---------------------------------------------------------------------------------------------
-    def begin(self) -> Begin | Fail:
-        """The run's first fact, once every skill's tools are known."""
+    def begin(self, inherited: StartRun | None = None) -> Begin | Fail:
+        """The run's first fact, once every skill's tools are known. One that inherits a history keeps what that was
+        made under, whatever the servers and this version of the daemon would offer now.
+        """
         context, plan, expert = self.context, self.plan, self.plan.expert
+        if inherited is not None:
+            limit = self.services.windows.compact_at(inherited.provider, inherited.model)
+            return Begin(replace(inherited, query=plan.query, compact_at=limit))
         try:
             tools = toolset(context.definition, expert, self.services.base_tools, self.served)
         except ValueError as error:
             return Fail("skill_tools_unknown", str(error))
-        model = chosen_model(context.model, expert.model, context.definition.model, context.default_model)
+        model = expert_model(context.model, expert, context.definition.model, context.default_model, context.tiers)
         retries = context.definition.max_retries
         start = StartRun(
             query=plan.query,
@@ -168,6 +173,10 @@ class Opening:
             call_id=plan.call_id,
             max_steps=expert.max_steps,
             max_retries=retries if retries >= 0 else context.limits.max_retries,
+            compact_at=self.services.windows.compact_at(model.provider, model.model),
+            provider_tools=expert.provider_tools,
+            provider_tool_options=expert.provider_tool_options,
+            provider_skills=expert.provider_skills,
         )
         return Begin(start)
 

@@ -19,20 +19,23 @@ import structlog
 from perstackd.app.call_wave import CallWave
 from perstackd.app.errors import single_errors
 from perstackd.app.run_context import JobContext, RunPlan, RunServices
-from perstackd.app.run_inbox import Heard, Item, RunInbox, Told, access_event
+from perstackd.app.run_inbox import Heard, Item, LookedUp, RunInbox, Told, access_event
 from perstackd.app.run_member import RunMember
 from perstackd.app.run_opening import Opening, renamed
 from perstackd.app.run_party import RunParty
 from perstackd.app.run_tasks import Delegate, RunTasks
 from perstackd.app.unforeseen import unforeseen
 from perstackd.domain.assignment import own_skills
+from perstackd.domain.budget import Tally
 from perstackd.domain.commands import (
     Command,
     Elicited,
     Fail,
     Generate,
+    Generated,
     Park,
     Resume,
+    Summarised,
 )
 from perstackd.domain.errors import PerstackError
 from perstackd.domain.events import (
@@ -41,11 +44,14 @@ from perstackd.domain.events import (
     CallDelegate,
     CallInteractiveTool,
     CallTools,
+    CompactionFailed,
+    ContextCompacted,
     ElicitationRequested,
     InitializeRuntime,
     Payload,
     QuestionAnswered,
     QuestionKind,
+    ReasoningMapped,
     ResumeToolCalls,
     Retry,
     RunPayload,
@@ -113,6 +119,7 @@ class RunWorker:
         self._loss = "the sandbox in which this ran is gone"
         self._losses: list[int] = []
         self._parked = False
+        self._notes: set[str] = set()
         self._wave = CallWave(self._own, self.state)
         self.inbox = RunInbox(plan.run_id)
         self._tasks = RunTasks(services, context, plan, self.inbox, lambda: self.state)
@@ -225,6 +232,8 @@ class RunWorker:
                 await self._heard(member, ask)
             case Told():
                 await self._told(item)
+            case LookedUp(step=step, results=results):
+                await self._came_back(results if step == self.state.step else ())
             case _:
                 await self._carry_out(item)
 
@@ -261,7 +270,7 @@ class RunWorker:
                 await self._try_to_open()
                 await self._deliver()
             case ToolResults(results=results):
-                await self._came_back(member.blobs.checked(results))
+                await self._came_back(await member.blobs.checked(results))
             case Progress():
                 self._show(ask)
             case BlobChunk():
@@ -287,7 +296,9 @@ class RunWorker:
         if self.state.phase is Phase.INIT and not self._opening.complete:
             return
         self._open = True
-        await self._carry_out(self._opening.begin() if self.state.phase is Phase.INIT else self._resumption())
+        await self._carry_out(
+            self._opening.begin(self.state.start) if self.state.phase is Phase.INIT else self._resumption()
+        )
         self._revive()
         await self._deliver()
 
@@ -346,18 +357,21 @@ class RunWorker:
     async def _carry_out(self, command: Command) -> Sequence[RunPayload]:
         if isinstance(command, Park) and self.party is None:
             return ()  # there is nothing to give up
+        if isinstance(command, Generated):
+            command = await self._noted(command)
         before = self.state
         facts = await self._record(command)
         for fact in facts:
             await self._follow(before, fact)
         if facts:
             await self._deliver()
+        self._tasks.compact()
         return facts
 
     async def _record(self, command: Command) -> Sequence[RunPayload]:
         """Decide, write, then believe: the state changes only once its facts are durable."""
         state, entries = self.state, []
-        for fact in decide(state, command, self._context.log.tally):
+        for fact in decide(state, command, self._tally(command)):
             entries.append((self.plan.origin(state.step), fact))
             state = evolve(state, fact)
         if not entries:
@@ -368,18 +382,36 @@ class RunWorker:
         self.state = state
         return [fact for _, fact in entries]
 
+    def _tally(self, command: Command) -> Tally:
+        """What the job has used, the summary in hand included: it is paid for before the next generation."""
+        tally, start = self._context.log.tally, self.state.start
+        if not isinstance(command, Summarised) or start is None:
+            return tally
+        used = command.turn.usage
+        return tally.plus(used.input_tokens + used.output_tokens, self._price(start, used) or 0)
+
+    def _price(self, start: StartRun, used: Usage) -> int | None:
+        return self._services.price(start.provider, start.model, used)
+
     def _accounted(self, record: JobRecord, state: RunState, used: Usage) -> JobRecord:
         """The job's record with what this run used since its last facts."""
         record = self._context.standing.shown(record)
         if state.start is None or used == Usage():
             return record
-        cost = self._services.price(state.start.provider, state.start.model, used)
+        cost = self._price(state.start, used)
         return replace(
             record,
             usage=record.usage + used,
             microdollars=record.microdollars + (cost or 0),
             cost_known=record.cost_known and cost is not None,
         )
+
+    async def _noted(self, answer: Generated) -> Generated:
+        """Without the notes, which each turn of the run repeats: they are told once."""
+        fresh = [note for note in answer.turn.notes if note not in self._notes]
+        self._notes.update(fresh)
+        await self._note(*(ReasoningMapped(note) for note in fresh))
+        return Generated(replace(answer.turn, notes=()))
 
     async def _note(self, *payloads: Payload) -> None:
         origin = self.plan.origin(self.state.step)
@@ -395,13 +427,13 @@ class RunWorker:
                 await self._note(*names)
             case StartGeneration():
                 self._tasks.generate()
-            case Retry(delay_ms=delay):
+            case Retry(delay_ms=delay) | CompactionFailed(delay_ms=delay, given_up=False):
                 self._tasks.retry(delay)
             case CallTools() | ResumeToolCalls() if self.state.phase is Phase.CALLING:
-                self._wave.start(self.state, self.party)
+                self._tasks.look_up(self._wave.start(self.state, self.party))
             case CallDelegate(calls=calls):
                 self._tasks.delegate(calls, self._host.delegate)
-            case AttemptCompletion() if self.state.phase is Phase.RESULT:
+            case AttemptCompletion() | ContextCompacted() if self.state.phase is Phase.RESULT:
                 self._tasks.generate()
             case QuestionAnswered(kind=QuestionKind.ELICITATION):
                 await self._pass_on(before, fact)

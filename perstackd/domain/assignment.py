@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Final, TypeAlias
 from urllib.parse import urlsplit
 
@@ -17,6 +18,7 @@ from perstackd.domain.expert import (
     StdioSkill,
 )
 from perstackd.domain.messages import ToolSpec
+from perstackd.domain.model_tiers import Tiers, model_of_tier
 from perstackd.domain.session import Endpoint, SkillOrder, StartMode
 from perstackd.domain.tool_calls import ARCHIVE_TOOLS, DAEMON_TOOLS
 
@@ -129,6 +131,20 @@ def base_tools(expert: Expert, catalogue: Sequence[ToolSpec]) -> tuple[ToolSpec,
 def sandbox_tools(tools: Sequence[ToolSpec]) -> tuple[str, ...]:
     """Names of the built-in tools that the sandbox runs; the others are the daemon's."""
     return tuple(tool.name for tool in tools if tool.name not in DAEMON_TOOLS | ARCHIVE_TOOLS)
+
+
+def expert_model(
+    asked: ModelChoice, expert: Expert, definition: ModelChoice, default: ModelChoice, tiers: Tiers
+) -> ModelChoice:
+    """Who answers an expert: what the caller asked for, then the expert's own model, its tier, the file's, the default.
+
+    Raises:
+        PerstackError: PRECONDITION `model_tier_unset`.
+    """
+    choice = chosen_model(asked, expert.model, definition, default)
+    if not expert.model_tier or expert.model.model or asked.model:
+        return choice
+    return replace(choice, model=model_of_tier(tiers, choice.provider, expert.model_tier))
 
 
 def chosen_model(*choices: ModelChoice) -> ModelChoice:

@@ -1,6 +1,6 @@
 """What all runs of a job together may use, and what they have used."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,10 @@ class Tally:
     tool_calls: int = 0
     budgets: Budgets = Budgets()
     paused: bool = False
+
+    def plus(self, tokens: int, microdollars: int) -> "Tally":
+        """With what was used and is not in the record yet."""
+        return replace(self, tokens=self.tokens + tokens, microdollars=self.microdollars + microdollars)
 
     def exceeded(self) -> tuple[str, int] | None:
         """The first limit that is reached, steps excepted: its name and its figure."""

@@ -48,6 +48,23 @@ class GenerationFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class Summarised:
+    """The model was asked for a summary of the history; this is its answer."""
+
+    turn: Turn
+
+
+@dataclass(frozen=True, slots=True)
+class SummaryFailed:
+    """The call for a summary failed. Fields as in GenerationFailed."""
+
+    reason: str
+    message: str
+    retryable: bool
+    retry_after_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class CallsAnswered:
     """Results of all calls that were due."""
 
@@ -115,6 +132,8 @@ Command: TypeAlias = (
     | Generate
     | Generated
     | GenerationFailed
+    | Summarised
+    | SummaryFailed
     | CallsAnswered
     | ChildrenAnswered
     | Elicited

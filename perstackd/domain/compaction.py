@@ -82,7 +82,7 @@ def cut(state: RunState) -> int | None:
         room = min(room, sum(sizes) // _KEPT)
     place = _place(state.messages, sizes, room)
     query = _query_place(state.messages, start)
-    gained = sum(sizes[:place]) - (sizes[query] if query < place else 0)
+    gained = sum(sizes[:place]) - (sizes[query] if query is not None and query < place else 0)
     news = any(message.role is not Role.USER for message in state.messages[:place])
     enough = window.refused or gained * _LEAST_GAIN >= window.tokens
     return place if news and enough else None
@@ -100,9 +100,17 @@ def _place(messages: tuple[Message, ...], sizes: list[int], room: int) -> int:
     return best
 
 
-def _query_place(messages: tuple[Message, ...], start: StartRun) -> int:
+def _query_place(messages: tuple[Message, ...], start: StartRun) -> int | None:
+    """Where the run's query is; that of an inherited history when it has none of its own, unless it is summed up."""
     query = Message(Role.USER, (TextPart(start.query),))
-    return next((place for place in range(len(messages) - 1, -1, -1) if messages[place] == query), 0)
+    found = next((place for place in range(len(messages) - 1, -1, -1) if messages[place] == query), None)
+    if found is not None or not messages or _is_summary(messages[0]):
+        return found
+    return 0
+
+
+def _is_summary(message: Message) -> bool:
+    return any(isinstance(part, TextPart) and part.text.startswith(HEAD) for part in message.parts)
 
 
 # --- the request ----------------------------------------------------------------------------------------------------
@@ -182,8 +190,9 @@ def compacted(state: RunState, fact: ContextCompacted) -> RunState:
     """The state with the summary in place of what it is of."""
     place, start = fact.kept_from, state.start
     kept, shown = state.messages[place:], _summary_message(state, fact)
-    query = _query_place(state.messages, start) if start else 0
-    messages = (state.messages[query], shown, *kept) if query < place else (shown, *kept)
+    query = _query_place(state.messages, start) if start else None
+    asked = state.messages[query : query + 1] if query is not None and query < place else ()
+    messages = (*asked, shown, *kept)
     known = prompt_tokens(start.system, start.tools) if start else 0
     window = Window(counted=known + sum(map(message_tokens, messages)), fresh=True)
     return replace(state, messages=messages, window=window, retries=0, usage=state.usage + fact.usage)

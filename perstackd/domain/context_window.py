@@ -8,7 +8,7 @@ history is too long has it compacted whatever stands here. `models.context_token
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
 
@@ -54,7 +54,6 @@ WINDOWS: Final[Mapping[str, int]] = MappingProxyType(
     }
 )
 """By `PROVIDER/MODEL`, or `PROVIDER/PREFIX*` for all that begin so. Ollama's is what its server was started with."""
-_NONE: Final[Mapping[str, int]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +63,7 @@ class ContextWindows:
     """
 
     ratio: float = 0.75
-    sizes: Mapping[str, int] = _NONE
+    sizes: Mapping[str, int] = field(default_factory=dict)
 
     def compact_at(self, provider: str, model: str) -> int:
         """Tokens of a request from which on its history is compacted first; 0 means never."""

@@ -10,7 +10,7 @@ from typing import Final, Literal, TypeAlias
 
 from perstackd.domain.budget import Budgets
 from perstackd.domain.ids import EventId, JobId, RunId, SandboxId, TenantId
-from perstackd.domain.messages import JsonObject, ToolResultPart, ToolSpec, Turn, Usage
+from perstackd.domain.messages import JsonObject, Message, ProviderSkill, ToolResultPart, ToolSpec, Turn, Usage
 
 SCHEMA: Final = 1
 
@@ -19,7 +19,8 @@ SCHEMA: Final = 1
 @dataclass(frozen=True, slots=True)
 class JobCreated:
     """A caller's request was accepted. `definition_digest` names the definition blob that it is pinned to; `asked_...`
-    are what the caller put in place of the definition's model.
+    are what the caller put in place of the definition's model. A job that goes on from another's checkpoint names that
+    job, and the event that the checkpoint stands at.
     """
 
     expert_key: str
@@ -35,6 +36,8 @@ class JobCreated:
     asked_provider: str = ""
     asked_model: str = ""
     budgets: Budgets = field(default_factory=Budgets)
+    parent_job_id: str = ""
+    parent_seq: int = 0
     type: Literal["jobCreated"] = "jobCreated"
 
 
@@ -241,6 +244,7 @@ class StartRun:
     """A run begins, with all that its model requests hold beside the history: nothing is hidden.
 
     `call_id` is the parent's call that it answers; empty for the coordinator. `max_steps` 0 means none of its own.
+    `compact_at` are the tokens from which on its history is compacted; 0 means never.
     """
 
     query: str
@@ -254,7 +258,36 @@ class StartRun:
     call_id: str = ""
     max_steps: int = 0
     max_retries: int = 5
+    compact_at: int = 0
+    provider_tools: tuple[str, ...] = ()
+    provider_tool_options: str = ""
+    provider_skills: tuple[ProviderSkill, ...] = ()
     type: Literal["startRun"] = "startRun"
+
+
+@dataclass(frozen=True, slots=True)
+class TodoItem:
+    """One entry of a run's todo list."""
+
+    id: int
+    title: str
+    completed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryInherited:
+    """A run begins with the history of another job's run, up to one of its checkpoints. `start` is what that run was
+    started with, without its query: the tools and the prompt that the history was made under stay. The history is
+    kept here whole, so that the job does not depend on the one that it comes from.
+    """
+
+    parent_job_id: str
+    parent_run_id: str
+    parent_seq: int
+    start: StartRun
+    messages: tuple[Message, ...]
+    todos: tuple[TodoItem, ...] = ()
+    type: Literal["historyInherited"] = "historyInherited"
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,15 +317,6 @@ class CallTools:
 
     turn: Turn
     type: Literal["callTools"] = "callTools"
-
-
-@dataclass(frozen=True, slots=True)
-class TodoItem:
-    """One entry of a run's todo list."""
-
-    id: int
-    title: str
-    completed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -450,6 +474,32 @@ class ContinueToNextStep:
 
 
 @dataclass(frozen=True, slots=True)
+class ContextCompacted:
+    """The model is shown `summary` in place of the messages before `kept_from`, the query excepted. What it stands for
+    is in the events before. `before_tokens` is about what the history took; `usage` is what the summary took.
+    """
+
+    summary: str
+    kept_from: int
+    before_tokens: int
+    usage: Usage
+    model: str = ""
+    type: Literal["contextCompacted"] = "contextCompacted"
+
+
+@dataclass(frozen=True, slots=True)
+class CompactionFailed:
+    """No summary came. It is asked for again after `delay_ms`, or it is `given_up` and the history stays as it is."""
+
+    reason: str
+    message: str
+    delay_ms: int = 0
+    given_up: bool = False
+    usage: Usage = field(default_factory=Usage)
+    type: Literal["compactionFailed"] = "compactionFailed"
+
+
+@dataclass(frozen=True, slots=True)
 class CompleteRun:
     """The run's answer. `turn` is there when no earlier event carried it."""
 
@@ -527,7 +577,8 @@ RuntimePayload: TypeAlias = (
     | ProxyAccess
 )
 RunPayload: TypeAlias = (
-    StartRun
+    HistoryInherited
+    | StartRun
     | StartGeneration
     | Retry
     | CallTools
@@ -543,6 +594,8 @@ RunPayload: TypeAlias = (
     | ResumeToolCalls
     | FinishAllToolCalls
     | ContinueToNextStep
+    | ContextCompacted
+    | CompactionFailed
     | CompleteRun
     | StopRunByInteractiveTool
     | StopRunByDelegate

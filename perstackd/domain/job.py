@@ -71,6 +71,8 @@ class JobRecord:
     error_reason: str = ""
     error_message: str = ""
     last_seq: int = 0
+    parent_job_id: str = ""
+    parent_seq: int = 0
 
     @property
     def exit_code(self) -> int:

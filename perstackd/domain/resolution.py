@@ -36,8 +36,8 @@ def resolve(definition: Definition, key: str) -> tuple[Expert, ...]:
 
 
 def delegate_of(definition: Definition, reference: str) -> Expert | None:
-    """The expert of the file that a reference means: `name`, `name@1.2.0`, `name@latest`, or `name@` and a range such as
-    `^1.2.0`. None when there is none, or when its version is another."""
+    """The expert of the file that a reference means: `name`, `name@1.2.0`, `name@latest`, or `name@` and a range such
+    as `^1.2.0`. None when there is none, or when its version is another."""
     return find({expert.key: expert for expert in definition.experts}, reference)
 
 

@@ -25,7 +25,10 @@ from perstackd.domain.commands import (
     Park,
     Resume,
     Stop,
+    Summarised,
+    SummaryFailed,
 )
+from perstackd.domain.compaction import TOO_LONG, compactable, compaction_due, not_summarised, summarised
 from perstackd.domain.events import (
     CallTools,
     CompleteRun,
@@ -85,11 +88,16 @@ def _answer(state: RunState, command: Command, tally: Tally) -> RunPayload | Non
         case Resume():
             return resumed(state, command) if state.phase is Phase.CALLING else None
         case Generate():
-            return StartGeneration() if state.phase is Phase.PREPARING and not tally.paused else None
+            ready = state.phase is Phase.PREPARING and not tally.paused and not compaction_due(state)
+            return StartGeneration() if ready else None
         case Generated(turn=turn):
             return _after_turn(state, turn)
         case GenerationFailed():
             return _after_failure(state, command)
+        case Summarised():
+            return summarised(state, command)
+        case SummaryFailed():
+            return not_summarised(state, command)
         case CallsAnswered(results=results):
             return settle(state, results) if state.phase is Phase.CALLING else None
         case ChildrenAnswered(results=results):
@@ -119,8 +127,11 @@ def _stop(command: Stop) -> RunPayload:
 def _follow(state: RunState, tally: Tally) -> RunPayload | None:
     """What is decided without asking anyone."""
     match state.phase:
-        case Phase.PREPARING if not state.retries and not tally.paused:
-            return StartGeneration()
+        case Phase.PREPARING | Phase.RESULT if state.window.refused and state.window.given_up:
+            return StopRunByError(TOO_LONG, _TOO_LONG)
+        case Phase.PREPARING if not state.retries and not tally.paused and not compaction_due(state):
+            exceeded = tally.exceeded() if state.window.fresh else None  # a summary is paid for between two steps
+            return StopRunByExceededBudget(*exceeded) if exceeded else StartGeneration()
         case Phase.CALLING if not due_calls(state):
             return settle(state, ())
         case Phase.ASKING:
@@ -161,11 +172,17 @@ def _after_turn(state: RunState, turn: Turn) -> RunPayload | None:
 
 
 _EMPTY: Final = "the model generated nothing"
+_TOO_LONG: Final = (
+    "the history is too long for the model and could not be compacted: the event before this one says why; start a new "
+    "job, or give the expert less to read at once"
+)
 
 
 def _after_failure(state: RunState, failure: GenerationFailed) -> RunPayload | None:
     if state.phase not in {Phase.GENERATING, Phase.RESULT}:
         return None
+    if failure.reason == TOO_LONG and compactable(state):
+        return Retry(failure.reason, failure.message)
     if not failure.retryable:
         return StopRunByError(failure.reason, failure.message)
     return _retry(state, failure.reason, failure.message, failure.retry_after_ms)

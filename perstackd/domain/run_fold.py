@@ -3,6 +3,8 @@
 from dataclasses import replace
 from typing import assert_never
 
+from perstackd.domain.compaction import TOO_LONG, compacted, not_compacted
+from perstackd.domain.context_size import message_tokens, parts_tokens, prompt_tokens
 from perstackd.domain.events import (
     ApprovalDecided,
     ApprovalRequested,
@@ -10,11 +12,14 @@ from perstackd.domain.events import (
     CallDelegate,
     CallInteractiveTool,
     CallTools,
+    CompactionFailed,
     CompleteRun,
+    ContextCompacted,
     ContinueToNextStep,
     ElicitationRequested,
     FinishAllToolCalls,
     FinishToolCall,
+    HistoryInherited,
     Question,
     QuestionAnswered,
     QuestionKind,
@@ -34,16 +39,17 @@ from perstackd.domain.events import (
 )
 from perstackd.domain.messages import Message, Part, Role, TextPart, ToolCallPart, ToolResultPart, Turn, Usage
 from perstackd.domain.questions import answer_result, denied_result
-from perstackd.domain.run_state import Outcome, Phase, RunEnd, RunState
+from perstackd.domain.run_state import Outcome, Phase, RunEnd, RunState, Window
 from perstackd.domain.tool_calls import ordered_results, turn_in_hand
 
 
 def evolve(state: RunState, fact: RunPayload) -> RunState:  # noqa: C901, PLR0911, PLR0912 - one case a fact, no logic
     """The state after a fact. Total: every fact that `decide` makes, in any state."""
     match fact:
+        case HistoryInherited(start=start, messages=messages, todos=todos):
+            return replace(state, start=start, messages=messages, todos=todos)
         case StartRun():
-            first = Message(Role.USER, (TextPart(fact.query),))
-            return replace(state, phase=Phase.PREPARING, start=fact, messages=(*state.messages, first))
+            return _started(state, fact)
         case StartGeneration():
             return replace(state, phase=Phase.GENERATING)
         case Retry():
@@ -74,6 +80,10 @@ def evolve(state: RunState, fact: RunPayload) -> RunState:  # noqa: C901, PLR091
             return replace(_with_results(state, results), phase=Phase.CALLING)
         case FinishAllToolCalls():
             return replace(state, phase=Phase.FINISHING)
+        case ContextCompacted():
+            return compacted(state, fact)
+        case CompactionFailed():
+            return not_compacted(state, fact)
         case CompleteRun(text=text, turn=turn):
             said = _with_turn(state, _said_only(turn), turn.usage) if turn else state
             return _stopped(said, RunEnd(Outcome.COMPLETED, text))
@@ -97,6 +107,13 @@ def evolve(state: RunState, fact: RunPayload) -> RunState:  # noqa: C901, PLR091
             assert_never(fact)
 
 
+def _started(state: RunState, start: StartRun) -> RunState:
+    asked = (Message(Role.USER, (TextPart(start.query),)),) if start.query else ()  # none: it goes on where it stood
+    messages = (*state.messages, *asked)
+    known = prompt_tokens(start.system, start.tools) + sum(map(message_tokens, messages))
+    return replace(state, phase=Phase.PREPARING, start=start, messages=messages, window=Window(known))
+
+
 def _evolve_retry(state: RunState, retry: Retry) -> RunState:
     phase = Phase.RESULT if state.phase is Phase.RESULT else Phase.PREPARING
     shown: tuple[Message, ...] = ()
@@ -104,12 +121,19 @@ def _evolve_retry(state: RunState, retry: Retry) -> RunState:
     if retry.turn:
         shown = (Message(Role.ASSISTANT, retry.turn.parts), Message(Role.TOOL, retry.results))
         usage = usage + retry.turn.usage
-    return replace(state, phase=phase, retries=state.retries + 1, transient=shown, usage=usage)
+    window = state.window
+    if retry.reason == TOO_LONG:
+        window = replace(window, refused=True, given_up=False, failures=0, too_long=0)
+    return replace(state, phase=phase, retries=state.retries + 1, transient=shown, usage=usage, window=window)
 
 
 def _with_turn(state: RunState, parts: tuple[Part, ...], usage: Usage) -> RunState:
     said = Message(Role.ASSISTANT, parts)
-    return replace(state, messages=(*state.messages, said), usage=state.usage + usage, transient=(), retries=0)
+    counted = usage.input_tokens + usage.output_tokens if usage.input_tokens else 0
+    window = Window(counted or state.window.tokens + parts_tokens(parts), given_up=state.window.given_up)
+    return replace(
+        state, messages=(*state.messages, said), usage=state.usage + usage, transient=(), retries=0, window=window
+    )
 
 
 def _said_only(turn: Turn) -> tuple[Part, ...]:
@@ -119,7 +143,8 @@ def _said_only(turn: Turn) -> tuple[Part, ...]:
 
 def _with_tool_message(state: RunState, phase: Phase) -> RunState:
     message = Message(Role.TOOL, ordered_results(turn_in_hand(state), state.results))
-    return replace(state, phase=phase, messages=(*state.messages, message), results=())
+    window = replace(state.window, added=state.window.added + message_tokens(message))
+    return replace(state, phase=phase, messages=(*state.messages, message), results=(), window=window)
 
 
 def _with_results(

@@ -42,6 +42,29 @@ class RunEnd:
 
 
 @dataclass(frozen=True, slots=True)
+class Window:
+    """How full the model's context is, in tokens: `counted` by the provider with its latest turn, about `added` since.
+
+    `refused`: the provider found the history too long. `fresh`: nothing was generated since it was compacted.
+    `failures` and `too_long` count the tries of the compaction that is due; once it is `given_up` no other is begun
+    before the provider refuses the history.
+    """
+
+    counted: int = 0
+    added: int = 0
+    refused: bool = False
+    fresh: bool = False
+    failures: int = 0
+    too_long: int = 0
+    given_up: bool = False
+
+    @property
+    def tokens(self) -> int:
+        """What the next request takes."""
+        return self.counted + self.added
+
+
+@dataclass(frozen=True, slots=True)
 class RunState:
     """The fold of a run's events. `results` are those of the turn in hand; `transient` is shown to the model once
     and dropped; `questions` wait for a person; `approved` are calls of the turn in hand that a person allowed.
@@ -59,4 +82,5 @@ class RunState:
     todos: tuple[TodoItem, ...] = ()
     usage: Usage = Usage()
     retries: int = 0
+    window: Window = Window()
     end: RunEnd | None = None

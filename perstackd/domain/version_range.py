@@ -75,7 +75,7 @@ def parse_range(text: str) -> VersionRange | None:
 def _all_hold(bounds: tuple[_Bound, ...], version: Version) -> bool:
     if not all(_HOLDS[sign](version.order, bound.order) for sign, bound in bounds):
         return False
-    named = any(bound.labels and bound.release == version.release for sign, bound in bounds if sign != "<")
+    named = any(bound.labels and bound.release == version.release for _, bound in bounds)
     return not version.labels or named
 
 

@@ -80,7 +80,9 @@ class SandboxIndex(Protocol):
 
 
 class Blobs(Protocol):
-    """Bytes by their SHA-256. Writing the same bytes twice keeps one copy."""
+    """Bytes by their SHA-256. Writing the same bytes twice keeps one copy. They stay for as long as an event of a job
+    refers to them (`domain.blob_references`); what none refers to is swept away in time.
+    """
 
     async def put(self, data: bytes) -> str:
         """Keep `data`, durable on return; returns `sha256:HEX`."""
@@ -95,12 +97,42 @@ class Blobs(Protocol):
         ...
 
 
+class Housekeeping(Protocol):
+    """What leaves the store. A blob that was put at or after `put_before_ms` (milliseconds since the epoch) stays,
+    whoever needs it: the event that will refer to it may not be written yet.
+    """
+
+    async def delete(self, job_id: JobId, put_before_ms: int) -> bool:
+        """Delete an ended job with its events, its sealed values and the blobs that it alone needed; durable on
+        return. False when there is no such job.
+
+        Raises:
+            PerstackError: PRECONDITION `job_not_ended`: nothing was deleted; UNAVAILABLE `store_unavailable`.
+        """
+        ...
+
+    async def blobs_of(self, job_id: JobId) -> tuple[str, ...]:
+        """The digests that the job's events refer to, in order."""
+        ...
+
+    async def sweep(self, put_before_ms: int) -> int:
+        """Delete the blobs that no job needs; returns how many bytes they had."""
+        ...
+
+    async def compact(self) -> int:
+        """Give the room of what was deleted back to the file system, in steps between which others write; returns how
+        many bytes.
+        """
+        ...
+
+
 class Store(EventStore, Protocol):
     """What `daemon.py` opens and closes; its parts are handed out one by one."""
 
     jobs: JobIndex
     sandboxes: SandboxIndex
     blobs: Blobs
+    housekeeping: Housekeeping
 
     async def close(self) -> None:
         """Finish what was begun, then close. Idempotent."""

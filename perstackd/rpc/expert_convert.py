@@ -1,13 +1,14 @@
 """Experts and skills as callers see them: as a job of the definition would have them, with the daemon's defaults."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from perstack.v1 import experts_pb2 as pb
 
 from perstackd.app.job_context import JobDefaults
 from perstackd.app.job_request import ResolvedRequest
-from perstackd.domain.assignment import base_tools, chosen_model
+from perstackd.domain.assignment import base_tools, chosen_model, expert_model
+from perstackd.domain.errors import PerstackError
 from perstackd.domain.expert import (
     BASE_SKILL,
     Approval,
@@ -36,8 +37,8 @@ class Terms:
 def resolution(found: ResolvedRequest, terms: Terms) -> pb.ResolveResponse:
     """The experts of a request in their order; provider and model are the first one's."""
     definition, defaults = found.definition, terms.defaults
-    first = found.experts[0].model if found.experts else ModelChoice()
-    model = chosen_model(first, definition.model, defaults.model)
+    file = definition.model
+    model = _model(found.experts[0], file, defaults) if found.experts else chosen_model(file, defaults.model)
     return pb.ResolveResponse(
         experts=[_expert(expert, definition, terms) for expert in found.experts],
         required_env=found.required_env,
@@ -48,6 +49,16 @@ def resolution(found: ResolvedRequest, terms: Terms) -> pb.ResolveResponse:
         limits=_limits(definition, defaults),
         template=definition.template if definition.template in defaults.templates else defaults.template,
     )
+
+
+def _model(expert: Expert, file: ModelChoice, defaults: JobDefaults) -> ModelChoice:
+    """Who answers an expert; without a model when its tier means none here, which refuses its jobs and no other's."""
+    try:
+        return expert_model(ModelChoice(), expert, file, defaults.model, defaults.tiers)
+    except PerstackError as error:
+        if error.reason != "model_tier_unset":
+            raise
+        return replace(chosen_model(expert.model, file, defaults.model), model="")
 
 
 def _limits(definition: Definition, defaults: JobDefaults) -> pb.ResolvedLimits:
@@ -61,7 +72,7 @@ def _limits(definition: Definition, defaults: JobDefaults) -> pb.ResolvedLimits:
 
 
 def _expert(expert: Expert, definition: Definition, terms: Terms) -> pb.ResolvedExpert:
-    model = chosen_model(expert.model, definition.model, terms.defaults.model)
+    model = _model(expert, definition.model, terms.defaults)
     return pb.ResolvedExpert(
         key=expert.key,
         version=expert.version,

@@ -116,6 +116,8 @@ def _configuration(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, s
             yield from _configuration(_NAMED[name], f"{prefix}{name}.NAME.")
         elif isinstance(kind, type) and issubclass(kind, BaseModel):
             yield from _configuration(kind, f"{prefix}{name}.")
+        elif field.is_required():
+            yield prefix + name, "required"
         else:
             yield prefix + name, json.dumps(field.get_default(call_default_factory=True), default=str)
 

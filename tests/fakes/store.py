@@ -3,18 +3,27 @@
 What it holds may be looked at: `log`, `records`, `envs`, `rows` (of sandboxes), `contents` (of blobs).
 """
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from perstackd.adapters.store import codec
 from perstackd.adapters.store.blobs import check_range, digest_of, not_found, parts_of
-from perstackd.adapters.store.sequence import check_sequence, job_exists, job_not_found, key_used, seq_conflict
+from perstackd.adapters.store.sequence import (
+    check_sequence,
+    job_exists,
+    job_not_found,
+    key_used,
+    not_ended,
+    seq_conflict,
+)
+from perstackd.domain.blob_references import blobs_of
 from perstackd.domain.errors import Kind, PerstackError
 from perstackd.domain.events import Event, StoredEvent
 from perstackd.domain.ids import JobId, SandboxId, TenantId
 from perstackd.domain.job import JobRecord, JobState
 from perstackd.domain.sandbox import SandboxRecord
-from perstackd.ports.event_store import Blobs, JobIndex, SandboxIndex
+from perstackd.ports.event_store import Blobs, Housekeeping, JobIndex, SandboxIndex
 
 
 class FakeStore:
@@ -23,6 +32,7 @@ class FakeStore:
     jobs: JobIndex
     sandboxes: SandboxIndex
     blobs: Blobs
+    housekeeping: Housekeeping
 
     def __init__(self) -> None:
         self.fail_writes = False
@@ -33,9 +43,11 @@ class FakeStore:
         self.envs: dict[JobId, bytes] = {}
         self.rows: dict[SandboxId, SandboxRecord] = {}
         self.contents: dict[str, bytes] = {}
+        self.put_at: dict[str, float] = {}
         self.jobs = FakeJobs(self)
         self.sandboxes = FakeSandboxes(self)
         self.blobs = FakeBlobs(self)
+        self.housekeeping = FakeHousekeeping(self)
 
     async def create(self, job: JobRecord, events: Sequence[Event], sealed_env: bytes = b"") -> tuple[StoredEvent, ...]:
         check_sequence(job, events)
@@ -147,6 +159,7 @@ class FakeBlobs:
         self._store.check_writable()
         digest = digest_of(data)
         self._store.contents[digest] = data
+        self._store.put_at[digest] = time.time()
         return digest
 
     async def get(self, digest: str, offset: int = 0, length: int | None = None) -> bytes:
@@ -156,3 +169,40 @@ class FakeBlobs:
         if digest not in self._store.contents:
             raise not_found(digest)
         return self._store.contents[digest][offset : None if length is None else offset + length]
+
+
+class FakeHousekeeping:
+    def __init__(self, store: FakeStore) -> None:
+        self._store = store
+
+    async def delete(self, job_id: JobId, put_before_ms: int) -> bool:
+        self._store.check_writable()
+        record = self._store.records.get(job_id)
+        if record is None:
+            return False
+        if not record.state.final:
+            raise not_ended(job_id, record.state)
+        used = await self.blobs_of(job_id)
+        del self._store.records[job_id], self._store.log[job_id]
+        self._store.envs.pop(job_id, None)
+        self._remove(used, put_before_ms)
+        return True
+
+    async def blobs_of(self, job_id: JobId) -> tuple[str, ...]:
+        self._store.check_open()
+        found = {digest for each in self._store.log.get(job_id, ()) for digest in blobs_of(each.event.payload)}
+        return tuple(sorted(found))
+
+    async def sweep(self, put_before_ms: int) -> int:
+        self._store.check_writable()
+        return self._remove(tuple(self._store.contents), put_before_ms)
+
+    async def compact(self) -> int:
+        self._store.check_writable()
+        return 0
+
+    def _remove(self, digests: Iterable[str], put_before_ms: int) -> int:
+        log = self._store.log.values()
+        needed = {digest for events in log for each in events for digest in blobs_of(each.event.payload)}
+        old = [d for d in digests if d not in needed and self._store.put_at.get(d, 0.0) < put_before_ms / 1000]
+        return sum(len(self._store.contents.pop(digest, b"")) for digest in old)

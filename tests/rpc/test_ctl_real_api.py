@@ -159,6 +159,9 @@ inputJsonSchema = "{}"
 [experts.helper]
 instruction = "Help."
 model = "other"
+[experts.cheap]
+instruction = "Be cheap."
+modelTier = "low"
 """
 
 
@@ -176,6 +179,15 @@ async def test_an_expert_is_resolved_as_a_job_would_have_it(client: Client) -> N
     assert (wiki.type, wiki.target, wiki.workspace) == ("mcpSseSkill", "https://wiki.example/sse", "none")
     assert (wiki.required_env, wiki.approval) == (("WIKI",), ("write",))
     assert (ask.type, ask.isolation, ask.tools) == ("interactiveSkill", "", ("choose",))
+
+
+async def test_a_tier_that_means_no_model_here_stops_neither_the_file_nor_its_other_experts(client: Client) -> None:
+    found = await client.resolve(Definition(ROLES, "p.toml"))
+    assert [(each.key, each.model, each.model_tier) for each in found.experts] == [
+        ("lead", "m", ""),
+        ("helper", "other", ""),
+        ("cheap", "", "low"),
+    ]
 
 
 async def test_errors_and_warnings_of_a_definition_are_told_together(client: Client) -> None:

@@ -47,6 +47,7 @@ def has(wanted: str, version: str) -> bool:
         ("1.2.0 - 1.4.2", "1.4.2", "1.4.3"),
         ("^1.0.0 || ^3.0.0", "1.5.0 3.1.0", "2.0.0"),
         ("^1.2.3-beta.2", "1.2.3-beta.2 1.2.3-beta.10 1.2.3 1.4.0", "1.2.3-beta.1 1.2.3-alpha 1.3.0-beta.3"),
+        ("<1.2.3-beta", "1.2.2 1.2.3-alpha", "1.2.3-beta 1.2.3 1.2.2-a"),
         (">=1.0.0-rc.1 <2", "1.0.0-rc.2 1.0.0-rc.1.1 1.0.0-rc.x", "1.0.0-beta 2.0.0-0"),
     ],
 )
@@ -68,7 +69,16 @@ def test_what_is_no_exact_version_is_none(text: str) -> None:
 
 
 def test_versions_are_ordered_as_semver_says() -> None:
-    texts = "1.0.0-alpha 1.0.0-alpha.1 1.0.0-alpha.beta 1.0.0-beta 1.0.0-beta.2 1.0.0-beta.11 1.0.0-rc.1 1.0.0".split()
+    texts = [
+        "1.0.0-alpha",
+        "1.0.0-alpha.1",
+        "1.0.0-alpha.beta",
+        "1.0.0-beta",
+        "1.0.0-beta.2",
+        "1.0.0-beta.11",
+        "1.0.0-rc.1",
+        "1.0.0",
+    ]
     versions = [parse_version(text) for text in texts]
     assert all(isinstance(version, Version) for version in versions)
     assert sorted(filter(None, reversed(versions)), key=lambda version: version.order) == versions

@@ -118,7 +118,9 @@ def _reference_problem(reference: str) -> str:
     if len(reference) > MAX_KEY or not _KEY.fullmatch(name):
         return "is not an expert's key with, at most, @ and a version"
     wanted = reference[len(name) + 1 :]
-    if name == reference or _REGISTRY_TAG.fullmatch(wanted) or (len(wanted) <= MAX_RANGE and parse_range(wanted)):
+    if name == reference or _REGISTRY_TAG.fullmatch(wanted):
+        return ""
+    if wanted and len(wanted) <= MAX_RANGE and parse_range(wanted) is not None:
         return ""
     return f"asks for {shown(wanted)}, which is no version, tag or range such as 1.2.0, latest or ^1.2.0"
 

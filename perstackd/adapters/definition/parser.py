@@ -35,7 +35,7 @@ _TWICE: Final = re.compile(r"Cannot (?:overwrite|declare)|Duplicate")
 
 class TomlDefinitions:
     """Implements `Definitions`. `allowed_hosts` are those to which a base URL may be plain http, beside loopback;
-    `loopback_endpoints` says whether a skill's endpoint may be plain http on the daemon's machine."""
+    `loopback_endpoints` says whether a skill's endpoint may be plain http on loopback."""
 
     def __init__(self, allowed_hosts: frozenset[str] = frozenset(), *, loopback_endpoints: bool = False) -> None:
         self._allowed = Allowed(allowed_hosts, loopback_endpoints)

@@ -205,8 +205,8 @@ def _target(root: Mapping[str, Any], reference: str, path: Path) -> object:
 def _meta_problem(schema: dict[str, Any]) -> Wrong | None:
     """Against the meta-schema of 2020-12, by which answers are checked as well, whatever `$schema` says."""
     # Imported here: most definitions have no interactive skill, and this costs 0.1 s.
-    from jsonschema import Draft202012Validator  # type: ignore[import-untyped]  # its stubs are no dependency of ours
-    from jsonschema.exceptions import best_match  # type: ignore[import-untyped]
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import best_match
 
     error = best_match(Draft202012Validator(Draft202012Validator.META_SCHEMA).iter_errors(schema))
     return None if error is None else Wrong(f"is not a JSON Schema: {_in_words(error)}", tuple(error.absolute_path))

@@ -39,9 +39,11 @@ BASE_TOOLS: Final = (
     "healthCheck",
     "listDirectory",
     "moveFile",
+    "readArtifact",
     "readImageFile",
     "readPdfFile",
     "readTextFile",
+    "searchHistory",
     "searchText",
     "todo",
     "writeTextFile",
@@ -200,12 +202,9 @@ def _endpoint(table: Table, allowed: Allowed) -> str:
     wrong = url_problem(endpoint, frozenset(), loopback=True) if endpoint else "is empty; a remote skill needs one"
     plain = not wrong and urlsplit(endpoint).scheme == "http"
     if plain and not allowed.loopback_endpoints:
-        wrong = (
-            "must be https; plain http to the daemon's own machine is for operators who list its loopback address in "
-            "egress.allow_addresses"
-        )
+        wrong = "must be https; plain http is for loopback, where egress.allow_addresses of the operator has it"
     elif plain:
-        table.warning("endpoint", "is plain http: every program on the daemon's machine could answer there")
+        table.warning("endpoint", "is plain http to loopback: that of the sandbox which the skill runs in")
     elif not wrong and (why := host_pattern.problem(urlsplit(endpoint).hostname or "")):
         table.warning("endpoint", f"{shown(endpoint)} will not be reached: its host {why}")
     if wrong:

@@ -36,9 +36,7 @@ _LEAST_LIFE: Final = timedelta(minutes=1)
 
 def server_tools(request: ModelRequest) -> list[JsonObject]:
     """The provider's own tools. Raises `model_refused_request` if a tool of the expert has the name of one."""
-    names = set(usable(request))
-    if request.provider_skills:
-        names.add("codeExecution")  # skills run in it
+    names = _names(request)
     options = options_of(request)
     tools = [_tool(name, options.get(name, {})) for name in sorted(names)]
     taken = {str(tool["name"]) for tool in tools} & {spec.name for spec in request.tools}
@@ -52,7 +50,7 @@ def server_tools(request: ModelRequest) -> list[JsonObject]:
 def container(request: ModelRequest, now: datetime) -> JsonValue:
     """What the request says of the container: its skills, and the one of an earlier turn while that lives; or None."""
     said: JsonObject = {}
-    known = _last_container(request.messages, now)
+    known = _last_container(request.messages, now) if "codeExecution" in _names(request) else ""
     if known:
         said["id"] = known
     if request.provider_skills:
@@ -65,6 +63,11 @@ def container(request: ModelRequest, now: datetime) -> JsonValue:
             for skill in request.provider_skills
         ]
     return said or None
+
+
+def _names(request: ModelRequest) -> set[str]:
+    names = set(usable(request))
+    return names | {"codeExecution"} if request.provider_skills else names  # which skills run in
 
 
 def _tool(name: str, options: JsonObject) -> JsonObject:

@@ -55,7 +55,6 @@ class TurnBuilder:
         self._usage: dict[str, int] = {}
         self._stop_reason = ""
         self._characters = 0
-        self._documents = Documents()
         self._container: JsonObject = {}
         self.finished = False
 
@@ -73,7 +72,8 @@ class TurnBuilder:
             raise BrokenStreamError("it ended without message_stop")
         if not self._stop_reason or not all(block.closed for block in self._blocks.values()):
             raise BrokenStreamError("its end came before the end of its parts")
-        parts = (*(self._part(self._blocks[index]) for index in sorted(self._blocks)), *self._container_part())
+        made = _Parts(cut=_FINISH.get(self._stop_reason) is FinishReason.LENGTH)
+        parts = (*(made.part(block) for block in self._whole_blocks()), *made.container(self._container))
         has_calls = any(isinstance(part, ToolCallPart) for part in parts)
         # Reasons that are newer than the table are judged by what the turn holds.
         unnamed = FinishReason.TOOL_CALLS if has_calls else FinishReason.STOP
@@ -88,6 +88,7 @@ class TurnBuilder:
         match event.type:
             case "message_start":
                 self._model = str(event.message.model)
+                self._ran_in(event.message)
                 self._count(event.message.usage)
             case "content_block_start":
                 self._blocks[event.index] = _Block(event.content_block.type, event.content_block)
@@ -97,14 +98,18 @@ class TurnBuilder:
                 self._blocks[event.index].closed = True
             case "message_delta":
                 self._stop_reason = event.delta.stop_reason or self._stop_reason
-                used = getattr(event.delta, CONTAINER, None)
-                self._container = of_sdk(used) if used is not None else self._container
+                self._ran_in(event.delta)
                 self._count(event.usage)
             case "message_stop":
                 self.finished = True
             case _:
                 pass  # The API adds event types within a version, and says to pass over unknown ones.
         return None
+
+    def _ran_in(self, said: Any) -> None:
+        used = getattr(said, CONTAINER, None)
+        if used is not None:
+            self._container = of_sdk(used)
 
     def _delta(self, block: _Block, delta: Any) -> TextDelta | ThinkingDelta | None:
         match delta.type:
@@ -131,46 +136,11 @@ class TurnBuilder:
         pieces.append(piece)
         return piece
 
-    def _part(self, block: _Block) -> SaidPart:
-        match block.type:
-            case "text":
-                return self._text(block)
-            case "thinking":
-                text = (block.start.thinking or "") + "".join(block.pieces)
-                return ThinkingPart(text, (block.start.signature or "") + "".join(block.signature))
-            case "redacted_thinking":
-                return ThinkingPart("", redacted=block.start.data)
-            case "tool_use":
-                return ToolCallPart(block.start.id, block.start.name, self._arguments(block))
-            case _:
-                return self._provider_block(block)
-
-    def _text(self, block: _Block) -> TextPart:
-        text = (block.start.text or "") + "".join(block.pieces)
-        if not block.citations:
-            return TextPart(text)
-        citations: JsonObject = {"citations": list(block.citations)}
-        return TextPart(text, provider=PROVIDER, document=self._documents.write(citations))
-
-    def _provider_block(self, block: _Block) -> ProviderPart:
-        """What a tool of the provider's own was asked, and what it found; also kinds that are newer than this."""
-        document = of_sdk(block.start)
-        if block.pieces:  # nothing but the input of a call comes in pieces
-            document["input"] = self._arguments(block)
-        return ProviderPart(PROVIDER, self._documents.write(document))
-
-    def _container_part(self) -> tuple[ProviderPart, ...]:
-        if not self._container.get("id"):
-            return ()
-        known: JsonObject = {key: self._container.get(key) for key in ("id", "expires_at")}
-        return (ProviderPart(PROVIDER, self._documents.write({"type": CONTAINER, **known})),)
-
-    def _arguments(self, block: _Block) -> JsonObject:
-        text = "".join(block.pieces)
-        if not text.strip():
-            return cast("JsonObject", block.start.input or {})
+    def _whole_blocks(self) -> list[_Block]:
+        """Without a call to a tool of the provider's own that was cut off: it has no result, and never will."""
+        blocks = [self._blocks[index] for index in sorted(self._blocks)]
         cut = _FINISH.get(self._stop_reason) is FinishReason.LENGTH
-        return call_arguments(text, str(getattr(block.start, "name", block.type)), cut=cut)
+        return blocks[:-1] if cut and blocks and blocks[-1].type == "server_tool_use" else blocks
 
     def _count(self, usage: Any) -> None:
         """Counts are cumulative, and an event may leave out what an earlier one said."""
@@ -187,3 +157,52 @@ class TurnBuilder:
         read, written = count("cache_read_input_tokens", 0), count("cache_creation_input_tokens", 0)
         everything = count("input_tokens", 0) + read + written
         return Usage(everything, count("output_tokens", 0), read, count("thinking", 0), written)
+
+
+class _Parts:
+    """Makes the parts of one turn. `cut` says that a bound ended it."""
+
+    def __init__(self, *, cut: bool) -> None:
+        self._cut = cut
+        self._documents = Documents()
+
+    def part(self, block: _Block) -> SaidPart:
+        match block.type:
+            case "text":
+                return self._text(block)
+            case "thinking":
+                text = (block.start.thinking or "") + "".join(block.pieces)
+                return ThinkingPart(text, (block.start.signature or "") + "".join(block.signature))
+            case "redacted_thinking":
+                return ThinkingPart("", redacted=block.start.data)
+            case "tool_use":
+                return ToolCallPart(block.start.id, block.start.name, self._arguments(block))
+            case _:
+                return self._provider_block(block)
+
+    def container(self, used: JsonObject) -> tuple[ProviderPart, ...]:
+        """Which one the turn's code ran in, if it ran any."""
+        if not used.get("id"):
+            return ()
+        known: JsonObject = {key: used.get(key) for key in ("id", "expires_at")}
+        return (ProviderPart(PROVIDER, self._documents.write({"type": CONTAINER, **known})),)
+
+    def _text(self, block: _Block) -> TextPart:
+        text = (block.start.text or "") + "".join(block.pieces)
+        if not block.citations:
+            return TextPart(text)
+        citations: JsonObject = {"citations": list(block.citations)}
+        return TextPart(text, provider=PROVIDER, document=self._documents.write(citations))
+
+    def _provider_block(self, block: _Block) -> ProviderPart:
+        """What a tool of the provider's own was asked, and what it found; also kinds that are newer than this."""
+        document = of_sdk(block.start)
+        if block.pieces:  # nothing but the input of a call comes in pieces
+            document["input"] = self._arguments(block)
+        return ProviderPart(PROVIDER, self._documents.write(document))
+
+    def _arguments(self, block: _Block) -> JsonObject:
+        text = "".join(block.pieces)
+        if not text.strip():
+            return cast("JsonObject", block.start.input or {})
+        return call_arguments(text, str(getattr(block.start, "name", block.type)), cut=self._cut)

@@ -7,6 +7,7 @@ from typing import Annotated, Final, Literal
 from pydantic import Field
 
 from perstackd.adapters.config_section import AbsolutePath, Section
+from perstackd.domain.context_window import ContextWindows
 from perstackd.domain.model_tiers import Tiers
 from perstackd.domain.prices import Price
 
@@ -72,7 +73,8 @@ _TIERS: Final[Tiers] = {
 
 class ModelsConfig(Section):
     """Who answers. `record` names a file that turns are appended to, for `replay`. `tiers` are by provider; `prices`
-    by `PROVIDER/MODEL` or `PROVIDER/PREFIX*`, and come before those that are built in.
+    and `context_tokens` by `PROVIDER/MODEL` or `PROVIDER/PREFIX*`, and come before those that are built in. A history
+    that fills `compact_at` of its model's context is compacted; 0 is never.
     """
 
     default_provider: str = "anthropic"
@@ -83,12 +85,18 @@ class ModelsConfig(Section):
     compatible: dict[str, CompatibleConfig] = Field(default_factory=dict)
     tiers: dict[str, TierConfig] = Field(default_factory=dict)
     prices: dict[str, PriceConfig] = Field(default_factory=dict)
+    context_tokens: dict[str, Annotated[int, Field(ge=1000, le=100_000_000)]] = Field(default_factory=dict)
+    compact_at: float = Field(0.75, ge=0, le=0.95)
     replay: ReplayConfig = ReplayConfig()
 
     def tier_models(self) -> Tiers:
         """The domain's value of `tiers`, with those that are built in."""
         own = {provider: tier.model_dump(exclude_defaults=True) for provider, tier in self.tiers.items()}
         return {provider: {**_TIERS.get(provider, {}), **own.get(provider, {})} for provider in {**_TIERS, **own}}
+
+    def windows(self) -> ContextWindows:
+        """The domain's value of `context_tokens` and `compact_at`."""
+        return ContextWindows(self.compact_at, self.context_tokens)
 
     def price_list(self) -> Mapping[str, Price]:
         """The domain's value of `prices`: what comes before the built-in ones."""

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 
 import anyio.to_thread
 
+from perstackd.domain.context_artefact import artefact_id, is_text
 from perstackd.domain.messages import BlobPart, Message, ToolResultPart
 from perstackd.ports.event_store import Blobs
 
@@ -37,7 +38,9 @@ async def base64_texts(blobs: Blobs | None, wanted: tuple[BlobPart, ...]) -> Map
 
 
 def in_words(blob: BlobPart, state: str = "not shown") -> str:
-    """What stands in the place of a blob that is not shown there."""
+    """What stands in the place of a blob that is not shown there: by its id a large text is read by range."""
+    if is_text(blob.media_type):
+        return f"[artefact {artefact_id(blob.digest)}: {blob.media_type}, {blob.size} bytes]"
     return f"[{blob.media_type}, {blob.size} bytes, {blob.digest}: {state}]"
 
 

@@ -9,9 +9,12 @@ import hashlib
 import os
 import re
 import secrets
+import threading
+import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -62,6 +65,8 @@ class FileBlobs:
         self._places = asyncio.Semaphore(waiting)
         self._closing = False
         self._known: OrderedDict[str, None] = OrderedDict()
+        self._put_at: dict[str, float] = {}
+        self._looking = threading.Lock()
         self._executor = ThreadPoolExecutor(threads, "perstack-store-blobs")
 
     @classmethod
@@ -80,6 +85,7 @@ class FileBlobs:
         known = digest_of(data) if len(data) <= KNOWN_BYTES else ""
         if known in self._known:
             self._known.move_to_end(known)
+            self._put_at[known] = time.time()
             return known
         digest = await self._run(lambda: self._put(data))
         if known:
@@ -93,6 +99,23 @@ class FileBlobs:
         first, rest = parts_of(digest)
         check_range(offset, length)
         return await self._run(lambda: self._get(self._root / first / rest, digest, offset, length))
+
+    async def all(self) -> tuple[str, ...]:
+        """The digests of every blob that is kept, in order."""
+        return await self._run(self._all)
+
+    async def remove(self, digests: Iterable[str], put_before: float) -> int:
+        """Delete those of them that this process was last given before `put_before` (seconds since the epoch), or
+        never; returns the bytes that were freed. What a job puts at the same moment stays, or is written anew.
+        """
+        freed = 0
+        for digest in digests:
+            first, rest = parts_of(digest)
+            self._known.pop(digest, None)  # the next put looks for the file
+            path = self._root / first / rest
+            freed += await self._run(partial(self._remove, path, digest, put_before))
+        await self._run(partial(self._forget_puts, put_before))
+        return freed
 
     async def close(self) -> None:
         """Finish what was begun. Idempotent."""
@@ -128,11 +151,35 @@ class FileBlobs:
         first, rest = parts_of(digest)
         directory = self._root / first
         target = directory / rest
-        if not _holds(target, len(data)):
+        with self._looking:  # a removal has ended, or sees that the blob was put
+            self._put_at[digest] = time.time()
+            there = _holds(target, len(data))
+        if not there:
             self._write(target, data)
         # Also when it was there: its writer may not have come to this line.
         _sync_directory(directory)
         return digest
+
+    def _all(self) -> tuple[str, ...]:
+        found = (f"sha256:{path.parent.name}{path.name}" for path in self._root.glob("[0-9a-f][0-9a-f]/*"))
+        return tuple(sorted(digest for digest in found if _DIGEST.fullmatch(digest)))
+
+    def _remove(self, path: Path, digest: str, put_before: float) -> int:
+        with self._looking:
+            if self._put_at.get(digest, 0.0) >= put_before:
+                return 0
+            try:
+                size = path.stat().st_size
+                path.unlink()
+            except FileNotFoundError:
+                return 0
+            return size
+
+    def _forget_puts(self, put_before: float) -> None:
+        with self._looking:
+            for digest, at in list(self._put_at.items()):
+                if at < put_before and digest not in self._known:
+                    del self._put_at[digest]
 
     def _write(self, target: Path, data: bytes) -> None:
         unfinished = self._unfinished / secrets.token_hex(16)

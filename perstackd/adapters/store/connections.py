@@ -82,6 +82,7 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     _check(connection, path, version, len(scripts))
     if version == 0:
         connection.execute(f"PRAGMA page_size = {PAGE_SIZE}")
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # deleted jobs give their room back in small steps
     for pragma in _WRITER_PRAGMAS:
         connection.execute(pragma).fetchall()
     if _number(connection, "PRAGMA synchronous") != 2:

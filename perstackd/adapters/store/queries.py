@@ -35,6 +35,14 @@ SELECT_ID_BY_KEY: Final = "SELECT id FROM jobs WHERE tenant = ? AND idempotency_
 SELECT_SEALED: Final = "SELECT sealed FROM sealed_envs JOIN jobs USING (job_no) WHERE id = ?"
 DELETE_SEALED: Final = "DELETE FROM sealed_envs WHERE job_no = (SELECT job_no FROM jobs WHERE id = ?)"
 
+INSERT_BLOB_USE: Final = "INSERT OR IGNORE INTO blob_uses (job_no, digest) VALUES (?, ?)"
+SELECT_BLOB_USED: Final = "SELECT 1 FROM blob_uses WHERE digest = ? LIMIT 1"
+SELECT_BLOB_USES: Final = "SELECT DISTINCT digest FROM blob_uses ORDER BY digest"
+SELECT_JOB_BLOBS: Final = "SELECT digest FROM blob_uses JOIN jobs USING (job_no) WHERE id = ? ORDER BY digest"
+SELECT_STATE: Final = "SELECT job_no, state FROM jobs WHERE id = ?"
+DELETE_EVENTS: Final = "DELETE FROM events WHERE place > ? AND place <= ?"
+DELETE_JOB: Final = "DELETE FROM jobs WHERE job_no = ?"  # the rest of it goes by its foreign keys
+
 UPSERT_SANDBOX: Final = """
 INSERT INTO sandboxes (id, created_at, record) VALUES (?, ?, ?)
 ON CONFLICT (id) DO UPDATE SET created_at = excluded.created_at, record = excluded.record

@@ -1,5 +1,6 @@
 """Values to rows and back: places in the log, ids in 16 bytes, origins once per run."""
 
+import re
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -8,11 +9,15 @@ from typing import Any, Final
 from perstackd.adapters.clock import ulid_text
 from perstackd.adapters.store import codec, queries
 from perstackd.adapters.store.sequence import MAX_SEQ
+from perstackd.domain.blob_references import blobs_of
 from perstackd.domain.events import Event, Origin, StoredEvent
 from perstackd.domain.ids import EventId, JobId, RunId, TenantId, is_id
 from perstackd.domain.job import JobRecord
 
 SEQ_BITS: Final = 32  # MAX_SEQ fills them
+
+_REFERENCE: Final = re.compile(rb'"type":"blob"|"definitionDigest"')
+"""Few events refer to a blob; the others are not looked into."""
 
 _TO_BASE_32: Final = str.maketrans("ABCDEFGHJKMNPQRSTVWXYZ", "abcdefghijklmnopqrstuv")
 
@@ -38,8 +43,10 @@ def job_of(row: Sequence[Any]) -> JobRecord:
 
 
 def write_events(connection: sqlite3.Connection, job_no: int, stored: Sequence[StoredEvent]) -> None:
-    """Insert the events of one job. Raises sqlite3.Error."""
+    """Insert the events of one job, and which blobs they need. Raises sqlite3.Error."""
     connection.executemany(queries.INSERT_EVENT, _event_rows(connection, job_no, stored))
+    needed = {digest for item in stored if _REFERENCE.search(item.document) for digest in blobs_of(item.event.payload)}
+    connection.executemany(queries.INSERT_BLOB_USE, [(job_no, digest) for digest in sorted(needed)])
 
 
 def _event_rows(

@@ -57,6 +57,12 @@ def job_exists(job: JobRecord) -> PerstackError:
     return PerstackError(Kind.ALREADY_EXISTS, "job_exists", message, fields={"job_id": job.id})
 
 
+def not_ended(job_id: str, state: str) -> PerstackError:
+    """PRECONDITION `job_not_ended`."""
+    message = f"job {job_id} is {state}; cancel it and wait for its end first"
+    return PerstackError(Kind.PRECONDITION, "job_not_ended", message, fields={"job_id": job_id})
+
+
 def job_not_found(job: JobRecord) -> PerstackError:
     """NOT_FOUND `job_not_found`."""
     message = f"there is no job {job.id} of tenant {job.tenant}; create it first"

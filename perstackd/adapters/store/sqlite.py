@@ -15,6 +15,7 @@ from typing import Self
 from perstackd.adapters.store import codec, failures, queries, rows
 from perstackd.adapters.store.blobs import FileBlobs
 from perstackd.adapters.store.connections import open_writer
+from perstackd.adapters.store.housekeeping import SqliteHousekeeping
 from perstackd.adapters.store.readers import Readers
 from perstackd.adapters.store.sequence import check_sequence, job_exists, job_not_found, key_used, seq_conflict
 from perstackd.adapters.store.writer import Writer
@@ -22,7 +23,7 @@ from perstackd.domain.events import Event, StoredEvent
 from perstackd.domain.ids import JobId, SandboxId, TenantId
 from perstackd.domain.job import JobRecord, JobState
 from perstackd.domain.sandbox import SandboxRecord
-from perstackd.ports.event_store import Blobs, JobIndex, SandboxIndex
+from perstackd.ports.event_store import Blobs, Housekeeping, JobIndex, SandboxIndex
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,7 @@ class SqliteStore:
     jobs: JobIndex
     sandboxes: SandboxIndex
     blobs: Blobs
+    housekeeping: Housekeeping
 
     def __init__(self, connection: sqlite3.Connection, path: Path, blobs: FileBlobs, limits: StoreLimits) -> None:
         self._connection = connection
@@ -78,6 +80,7 @@ class SqliteStore:
         self.jobs = SqliteJobs(self._writer, self._readers)
         self.sandboxes = SqliteSandboxes(self._writer, self._readers)
         self.blobs = blobs
+        self.housekeeping = SqliteHousekeeping(self._writer, self._readers, blobs)
 
     async def create(self, job: JobRecord, events: Sequence[Event], sealed_env: bytes = b"") -> tuple[StoredEvent, ...]:
         """As the port says. Raises also ALREADY_EXISTS `job_exists`; INVALID as `codec.encode`."""

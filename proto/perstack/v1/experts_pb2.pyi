@@ -228,7 +228,7 @@ class ResolvedExpert(_message.Message):
     max_steps: _builtins.int
     """Of one run of this expert; 0: only the job's limit counts."""
     model_tier: _builtins.str
-    """low, middle or high: the operator's settings say which model of the provider that is. Empty when a model is named."""
+    """low, middle or high, by which `model` was chosen; `model` is empty when it means none here."""
     @_builtins.property
     def delegates(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property

@@ -3,7 +3,7 @@
 `ask` sends the JSON-RPC requests in `requests`, each with a number of its own, and answers with all their answers when
 they are there, or never with `hang`; with `withdraw` the first is cancelled once the file of that name is there. `news`
 sends notifications, or with `after` once the call has ended and the file of that name is there. `grow` adds a tool to
-its list and says so. Answers to what nobody asked are written to the file `answers`.
+its list and says so. Every answer is also written to the file `answers`.
 """
 
 import json
@@ -63,9 +63,9 @@ def cancel_later(path: str, own: str) -> None:
 
 def answered(message: dict[str, object]) -> None:
     waiting = WAITING.pop(str(message["id"]), None)
+    with Path("answers").open("a") as file:
+        file.write(json.dumps(message) + "\n")
     if waiting is None:
-        with Path("answers").open("a") as file:
-            file.write(json.dumps(message) + "\n")
         return
     call, place = waiting["call"], waiting["place"]
     assert isinstance(call, dict)

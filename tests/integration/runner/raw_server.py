@@ -64,7 +64,13 @@ def called(name: str, arguments: dict[str, object], token: object) -> dict[str, 
         os._exit(3)
     if "hang-on-call" in MODES and name == "slow":
         return {}
-    if name == "where":
+    if name == "read":
+        try:
+            with open(str(arguments["path"])) as file:
+                text = file.read()
+        except OSError as error:
+            text = type(error).__name__
+    elif name == "where":
         text = json.dumps({"cwd": os.getcwd(), "env": dict(os.environ)})
     elif name == "image":
         content = [

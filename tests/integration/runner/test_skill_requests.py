@@ -11,6 +11,7 @@ import pytest
 from perstack.v1 import runner_pb2 as pb
 
 from tests.integration.runner.fake_daemon import FakeDaemon, value_of
+from tests.integration.runner.test_exec import written
 from tests.integration.runner.test_skills import states
 
 pytestmark = pytest.mark.anyio
@@ -122,6 +123,7 @@ async def test_the_ninth_open_question_is_declined_and_the_others_keep_their_num
     daemon.turn(1, ask(*[form(f"{n}") for n in range(9)]), skill="s")
     numbers = [(await daemon.next("elicit")).elicitation_id for _ in range(8)]
     assert numbers == list(range(1, 9))
+    await written(workspace / "answers")  # that of the ninth, before there is room again
     for number in reversed(numbers):
         answer(daemon, number, content=json.dumps({"name": f"{number}"}).encode())
     said = answers((await daemon.take_results(1))[0])
@@ -180,10 +182,8 @@ async def test_a_question_that_no_call_waits_for_is_declined(daemon: FakeDaemon,
     late = ("news", {"notifications": [{"id": "late", **form()}], "after": "ended"})
     assert answers((await daemon.results(1, late, skill="s"))[0]) == "done"
     (workspace / "ended").touch()
-    async with asyncio.timeout(10):
-        while not (workspace / "answers").exists():
-            await asyncio.sleep(0.02)
-    assert json.loads((workspace / "answers").read_text())["result"] == {"action": "decline"}
+    (line,) = await written(workspace / "answers")
+    assert json.loads(line)["result"] == {"action": "decline"}
 
 
 async def test_log_messages_are_reported_within_bounds(daemon: FakeDaemon, workspace: Path) -> None:

@@ -1,4 +1,4 @@
-"""Skills: a real MCP server, and servers that misbehave in every way, through a whole runner."""
+"""Skills through a whole runner: when their servers start, where they live, what they give back, how they end."""
 
 import asyncio
 import json
@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 from perstack.v1 import runner_pb2 as pb
+from perstack_runner import landlock
+from perstack_runner.skills import skill_set
 
 from tests.integration.runner.conftest import as_program, in_process
 from tests.integration.runner.fake_daemon import FakeDaemon, session, value_of
@@ -56,10 +58,59 @@ async def test_a_program_that_is_missing_is_named(daemon: FakeDaemon, workspace:
     assert "no-such-server: no such program" in daemon.skill_states[-1].detail
 
 
-async def test_a_lazy_skill_does_not_hold_up_the_first_turn(daemon: FakeDaemon, workspace: Path) -> None:
-    slow = raw("slow", "no-handshake", lazy_init=True)
+@pytest.mark.parametrize("start", [pb.START_MODE_BESIDE, pb.START_MODE_AT_CALL])
+async def test_a_skill_that_need_not_start_first_does_not_hold_up_the_first_turn(
+    daemon: FakeDaemon, workspace: Path, start: pb.StartMode
+) -> None:
+    slow = raw("slow", "no-handshake", start=start)
     await daemon.begin(workspace, skills=[slow, raw("quick")], limits=pb.RunnerLimits(skill_start_timeout_ms=60_000))
     assert [news.skill for news in daemon.skill_states if news.state == pb.SkillState.STATE_CONNECTED] == ["quick"]
+
+
+async def test_a_skill_starts_beside_the_first_turn_and_a_call_waits_for_it(
+    daemon: FakeDaemon, workspace: Path
+) -> None:
+    await daemon.begin(workspace, skills=[raw("s", "counting", start=pb.START_MODE_BESIDE)])
+    (result,) = await daemon.results(1, ("echo", {"x": 1}), skill="s")
+    assert result.content[0].text == '{"x": 1}'
+    assert (workspace / "starts").read_text() == "x\n"
+
+
+@pytest.mark.parametrize("fields", [{"start": pb.START_MODE_AT_CALL}, {"lazy_init": True}])
+async def test_a_skill_starts_at_its_first_call_and_not_before(
+    daemon: FakeDaemon, workspace: Path, fields: dict[str, Any]
+) -> None:
+    await daemon.begin(workspace, skills=[raw("s", "counting", **fields)])
+    await daemon.value(1, "healthCheck")
+    assert not (workspace / "starts").exists()
+    assert list(daemon.skill_states) == []
+    for step in (2, 3):
+        (result,) = await daemon.results(step, ("echo", {"x": step}), skill="s")
+        assert result.content[0].text == f'{{"x": {step}}}'
+    assert (workspace / "starts").read_text() == "x\n"
+
+
+@pytest.mark.parametrize("start", [pb.START_MODE_BESIDE, pb.START_MODE_AT_CALL])
+@pytest.mark.parametrize(
+    ("mode", "says"), [("no-handshake", "s: not ready after 1 s"), ("die-at-once", "s: its server")]
+)
+async def test_a_call_of_a_skill_that_does_not_start_is_an_error_and_the_failure_is_reported(
+    daemon: FakeDaemon, workspace: Path, start: pb.StartMode, mode: str, says: str
+) -> None:
+    limits = pb.RunnerLimits(skill_start_timeout_ms=1000)
+    await daemon.begin(workspace, skills=[raw("s", mode, start=start)], limits=limits)
+    (result,) = await daemon.results(1, ("echo", {}), skill="s")
+    assert value_of(result)["error"] == "skill_unavailable"
+    assert says in value_of(result)["message"]
+    assert pb.SkillState.STATE_FAILED in [news.state for news in daemon.skill_states]
+    assert (await daemon.value(2, "healthCheck"))["status"] == "ok"
+
+
+async def test_calls_beside_each_other_start_a_server_once(daemon: FakeDaemon, workspace: Path) -> None:
+    await daemon.begin(workspace, skills=[raw("s", "counting", start=pb.START_MODE_AT_CALL)])
+    results = await daemon.results(1, *[("echo", {})] * 8, skill="s")
+    assert not any(result.is_error for result in results)
+    assert (workspace / "starts").read_text() == "x\n"
 
 
 async def test_a_skill_has_its_own_environment_and_shares_the_workspace(daemon: FakeDaemon, workspace: Path) -> None:
@@ -73,15 +124,66 @@ async def test_a_skill_has_its_own_environment_and_shares_the_workspace(daemon: 
         assert not set(seen["env"]) & (others | {"KEY_EXEC", "PYTHONPATH"})
 
 
-async def test_a_skill_in_a_sandbox_of_its_own_starts_in_an_empty_private_home(
-    daemon: FakeDaemon, workspace: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+async def test_a_private_skill_has_a_home_and_a_directory_of_its_own_both_empty(
+    daemon: FakeDaemon, workspace: Path, home: Path
 ) -> None:
-    monkeypatch.setenv("HOME", str(place))
-    await daemon.begin(workspace, skills=[raw("s")], base_tools=[])
-    (result,) = await daemon.results(1, ("where", {}), skill="s")
-    seen = json.loads(result.content[0].text)
-    assert seen["cwd"] == seen["env"]["HOME"] == f"{place}/skills/0"
-    assert (place / "skills" / "0").stat().st_mode & 0o777 == 0o700
+    skills = [raw("a", private_directories=True), raw("b", private_directories=True), raw("shared")]
+    await daemon.begin(workspace, skills=skills)
+    seen = []
+    for step, name in enumerate(("a", "b", "shared"), start=1):
+        (result,) = await daemon.results(step, ("where", {}), skill=name)
+        seen.append(json.loads(result.content[0].text))
+    paths = [path for each in seen[:2] for path in (each["cwd"], each["env"]["HOME"])]
+    assert len(set(paths)) == 4
+    for path in map(Path, paths):
+        assert path.parent.parent == home
+        assert list(path.iterdir()) == []
+        assert (path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777) == (0o700, 0o700)
+    assert {each["env"]["PERSTACK_WORKSPACE"] for each in seen} == {str(workspace)}
+    assert [each["env"].get("npm_config_userconfig") for each in seen] == ["/dev/null", "/dev/null", None]
+    assert seen[2]["cwd"] == str(workspace)
+
+
+async def test_a_private_skill_keeps_its_home_when_its_server_is_started_again(
+    daemon: FakeDaemon, workspace: Path, home: Path
+) -> None:
+    await daemon.begin(workspace, skills=[raw("s", "crash-on-call", "counting", private_directories=True)])
+    for step in (1, 2):
+        await daemon.results(step, ("echo", {}), skill="s")
+    (directory,) = home.iterdir()
+    assert (directory / "work" / "starts").read_text() == "x\n" * 2
+
+
+async def test_a_sandbox_of_one_skill_runs_the_same_loop_without_a_workspace(place: Path, home: Path) -> None:
+    """Its steps are its own count: an answer comes when there is something to call, and may lie ahead."""
+    async with session(place / "r.sock", lambda path: as_program(path, "--skills")) as daemon:
+        daemon.assign("", skills=[raw("s", private_directories=True)], base_tools=[])
+        assert (await daemon.next("ready")).workspace_path == ""
+        assert (await daemon.next("next_turn")).step == 1
+        (first,) = await daemon.results(1, ("where", {}), skill="s")
+        seen = json.loads(first.content[0].text)
+        assert Path(seen["cwd"]).parent.parent == home
+        assert "PERSTACK_WORKSPACE" not in seen["env"]
+        with pytest.raises(TimeoutError):  # nothing is asked again meanwhile
+            await asyncio.wait_for(daemon.messages.get(), 0.5)
+        (second,) = await daemon.results(2, ("echo", {"x": 2}), skill="s")
+        assert second.content[0].text == '{"x": 2}'
+        (ahead,) = await daemon.results(9, ("echo", {"x": 9}), skill="s")
+        assert ahead.content[0].text == '{"x": 9}'
+        (base,) = await daemon.results(10, ("exec", {"command": "true"}))
+        assert value_of(base)["error"] == "unknown_tool"
+
+
+async def test_what_is_mounted_later_is_hidden_from_a_skill_without_a_workspace(
+    daemon: FakeDaemon, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here another directory of the root stands for the slot. A kernel without Landlock hides nothing."""
+    monkeypatch.setattr(skill_set, "SLOT", "/etc")
+    await daemon.begin("", skills=[raw("s")], base_tools=[])
+    (hidden,) = await daemon.results(1, ("read", {"path": "/etc/passwd"}), skill="s")
+    assert ("PermissionError" if landlock.abi() >= 2 else "root:") in hidden.content[0].text
+    (open_,) = await daemon.results(2, ("read", {"path": "/usr/lib/os-release"}), skill="s")
+    assert "PRETTY_NAME" in open_.content[0].text
 
 
 async def test_contents_of_every_kind_are_handed_on(daemon: FakeDaemon, workspace: Path) -> None:
@@ -136,7 +238,7 @@ async def test_a_server_that_crashes_is_started_again_a_few_times(daemon: FakeDa
 
 
 async def test_noise_on_both_outputs_is_bounded_and_does_no_harm(daemon: FakeDaemon, workspace: Path) -> None:
-    await daemon.begin(workspace, skills=[raw("s", "noisy", lazy_init=True)])
+    await daemon.begin(workspace, skills=[raw("s", "noisy")])
     (result,) = await daemon.results(1, ("echo", {"x": 1}), skill="s")
     assert result.content[0].text == '{"x": 1}'
     noise = [news for news in daemon.skill_states if news.state == pb.SkillState.STATE_STDERR]

@@ -17,8 +17,8 @@ def digest(data: bytes) -> str:
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
-def lost(intake: BlobIntake, name: str, size: int) -> bool:
-    (result,) = intake.checked((ToolResultPart("a", (BlobPart(name, size, "text/plain"),)),))
+async def lost(intake: BlobIntake, name: str, size: int) -> bool:
+    (result,) = await intake.checked((ToolResultPart("a", (BlobPart(name, size, "text/plain"),)),))
     return result.is_error
 
 
@@ -28,9 +28,9 @@ async def test_a_whole_blob_is_kept_and_a_forged_reference_is_an_error() -> None
     await intake.take(BlobChunk(digest(b"abcd"), 0, b"ab", False))
     await intake.take(BlobChunk(digest(b"abcd"), 2, b"cd", True))
     await intake.take(BlobChunk(digest(b"other"), 0, b"forged", True))
-    assert not lost(intake, digest(b"abcd"), 4)
-    assert lost(intake, digest(b"abcd"), 5)
-    assert lost(intake, digest(b"other"), 6)
+    assert not await lost(intake, digest(b"abcd"), 4)
+    assert await lost(intake, digest(b"abcd"), 5)
+    assert await lost(intake, digest(b"other"), 6)
     assert list(store.contents) == [digest(b"abcd")]
 
 

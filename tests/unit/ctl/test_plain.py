@@ -41,7 +41,9 @@ EVERY: dict[str, dict[str, Any]] = {
     "skillToolsChanged": {"added": ["a"], "changed": ["c"], "removed": ["b"], "skill": "db"},
     "toolRenamed": {"shown": "db_query", "skill": "db", "tool": "query"},
     "reasoningMapped": {"note": "medium instead of 4096 tokens"},
-    "contextCompacted": {"messagesReplaced": 42, "summary": "They rowed."},
+    "contextCompacted": {"beforeTokens": 150_000, "keptFrom": 42, "summary": "They rowed.", "usage": {}},
+    "compactionFailed": {"delayMs": 2000, "message": "overloaded", "reason": "model_busy", "usage": {}},
+    "historyInherited": {"messages": [{}], "parentJobId": "J", "parentRunId": "R", "parentSeq": 9, "start": {}},
 }
 
 
@@ -117,7 +119,9 @@ SAID = {
     "skillToolsChanged": "skill db now offers other tools, not used in this run: +a -b ~c",
     "toolRenamed": "the model knows db.query as db_query",
     "reasoningMapped": "reasoning: medium instead of 4096 tokens",
-    "contextCompacted": "compacted 42 messages to a summary: They rowed.",
+    "contextCompacted": "compacted its history of about 150.0k tokens to a summary: They rowed.",
+    "compactionFailed": "could not compact its history (tries again in 2.0s): overloaded",
+    "historyInherited": "goes on from run R of job J, 1 messages",
 }
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from perstackd.adapters.definition.allowed import reaches_loopback
 from perstackd.adapters.definition.parser import TomlDefinitions
 from perstackd.adapters.definition.skills import BASE_TOOLS
 from perstackd.domain.expert import Finding, InteractiveSkill, RemoteSkill, Severity, StdioSkill
@@ -115,13 +116,13 @@ def remote(endpoint: str) -> str:
 
 
 @pytest.mark.parametrize("endpoint", ["http://127.0.0.1:8080/mcp", "http://localhost:1", "http://[::1]/"])
-def test_plain_http_to_this_machine_is_for_operators_who_allow_it(endpoint: str) -> None:
+def test_plain_http_to_loopback_is_for_operators_who_allow_it(endpoint: str) -> None:
     refused = only(remote(endpoint))
     assert refused.severity is Severity.ERROR
     assert "egress.allow_addresses" in refused.message
     allowed = only(remote(endpoint), loopback=True)
     assert allowed.severity is Severity.WARNING
-    assert "every program on the daemon's machine could answer" in allowed.message
+    assert "that of the sandbox which the skill runs in" in allowed.message
 
 
 @pytest.mark.parametrize("loopback", [True, False])
@@ -174,3 +175,11 @@ def test_an_interactive_skill_keeps_its_tools_in_their_order() -> None:
     found = skill(text)
     assert isinstance(found, InteractiveSkill)
     assert [tool.name for tool in found.tools] == ["move", "ask"]
+
+
+@pytest.mark.parametrize(
+    ("blocks", "reaches"),
+    [((), False), (("10.0.0.0/8",), False), (("10.0.0.0/8", "127.0.0.0/8"), True), (("::1/128",), True)],
+)
+def test_the_operator_allows_loopback_by_its_address(blocks: tuple[str, ...], reaches: bool) -> None:
+    assert reaches_loopback(blocks) is reaches

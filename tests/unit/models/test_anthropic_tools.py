@@ -139,7 +139,8 @@ def test_without_provider_tools_nothing_is_said_of_them() -> None:
 async def test_what_the_providers_tools_said_comes_whole_and_goes_back_untouched() -> None:
     turn, _ = await turn_of(answer(SEARCHED))
     assert turn == SEARCHED
-    again = replace(ASKED, messages=(*ASKED.messages, Message(Role.ASSISTANT, turn.parts)))
+    tools = ("webSearch", "codeExecution")
+    again = replace(ASKED, provider_tools=tools, messages=(*ASKED.messages, Message(Role.ASSISTANT, turn.parts)))
     assert sent(again)["messages"][1]["content"] == [
         {"type": "thinking", "thinking": "Hm", "signature": "sig"},
         json.loads(SEARCH.document),
@@ -152,8 +153,11 @@ async def test_what_the_providers_tools_said_comes_whole_and_goes_back_untouched
 
 @pytest.mark.parametrize("now", ["2026-12-20T23:59:30+00:00", "2027-01-01T00:00:00+00:00"])
 def test_a_container_that_is_gone_is_not_asked_for(now: str) -> None:
-    again = replace(ASKED, messages=(*ASKED.messages, Message(Role.ASSISTANT, SEARCHED.parts)))
+    said = (*ASKED.messages, Message(Role.ASSISTANT, SEARCHED.parts))
+    again = replace(ASKED, messages=said, provider_tools=("codeExecution",))
     assert "container" not in sent(again, datetime.fromisoformat(now))
+    assert "container" in sent(again)
+    assert "container" not in sent(replace(again, provider_tools=("webSearch",)))
 
 
 def test_what_another_provider_kept_is_not_sent() -> None:
@@ -169,7 +173,8 @@ def test_what_another_provider_kept_is_not_sent() -> None:
 async def test_a_paused_turn_is_asked_to_go_on_and_is_one_turn() -> None:
     first = Turn((SEARCH, CONTAINER), FinishReason.STOP, Usage(100, 5, 40, 2, 7), "claude-sonnet-5-5")
     rest = Turn((FOUND, TextPart("Sunny")), FinishReason.STOP, Usage(200, 6), "claude-sonnet-5-5")
-    turn, api = await turn_of(answer(first, stop_reason="pause_turn"), answer(rest))
+    request = replace(ASKED, provider_tools=("webSearch", "codeExecution"))
+    turn, api = await turn_of(answer(first, stop_reason="pause_turn"), answer(rest), request=request)
     assert turn.parts == (*first.parts, *rest.parts)
     assert turn.usage == Usage(300, 11, 40, 2, 7)
     assert turn.finish_reason is FinishReason.STOP
@@ -179,6 +184,12 @@ async def test_a_paused_turn_is_asked_to_go_on_and_is_one_turn() -> None:
         {"role": "assistant", "content": [json.loads(SEARCH.document)]},
     ]
     assert going_on["container"] == {"id": "container_1"}
+
+
+async def test_a_search_that_was_cut_off_is_left_out() -> None:
+    cut = replace(SEARCHED, parts=(TextPart("I look"), SEARCH), finish_reason=FinishReason.LENGTH)
+    turn, _ = await turn_of(answer(cut))
+    assert turn == replace(cut, parts=(TextPart("I look"),))
 
 
 async def test_a_turn_that_is_paused_for_ever_ends() -> None:

@@ -5,6 +5,7 @@ The SDK's transports decide what is sent and when; this stands below them, where
 
 import http
 import json
+import re
 import ssl
 from collections.abc import AsyncIterator, Callable
 from typing import Final, NamedTuple
@@ -26,6 +27,7 @@ STREAM_SECONDS: Final = 0.5
 """Between two openings of an event stream: how soon to come back is the server's to say, but not to abuse."""
 MAX_WORN: Final = 8
 _SESSION: Final = "mcp-session-id"
+_HOST: Final = re.compile(r"[a-z0-9_.-]+|[0-9a-f:.]+")
 _LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 
 
@@ -50,7 +52,9 @@ def checked(remote: Remote) -> httpx2.URL:
         url = httpx2.URL(remote.endpoint)
     except (httpx2.InvalidURL, UnicodeError):
         raise ValueError("its endpoint is no URL; write https://HOST/PATH") from None
-    if not url.host or not (url.scheme == "https" or (url.scheme == "http" and url.host in _LOOPBACK)):
+    if not _HOST.fullmatch(url.host):
+        raise ValueError("its endpoint is no URL; write https://HOST/PATH")
+    if not (url.scheme == "https" or (url.scheme == "http" and url.host in _LOOPBACK)):
         raise ValueError("its endpoint has to begin with https://")
     if url.userinfo:
         raise ValueError("its endpoint must not hold a user or password; use headers")

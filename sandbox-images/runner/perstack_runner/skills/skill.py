@@ -133,6 +133,9 @@ class Skill:
         life.end(self.name, why)
         self._say(state, why + said)
         self.settled.set()
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise asyncio.CancelledError  # what broke while it was being left took the place of the cancellation
 
     def _connected(self, server: Server, life: _Life) -> None:
         news = SkillState(self.name, "connected", server.tools, "", clean(server.name), clean(server.version))

@@ -49,7 +49,7 @@ ON_TREE: Final[Mapping[str, OnTree]] = {
     "healthCheck": _health,
 }
 IN_PROCESSES: Final = ("exec", "searchText", "readPdfFile")
-DECIDED_BY_DAEMON: Final = ("attemptCompletion", "todo", "clearTodo")
+DECIDED_BY_DAEMON: Final = ("attemptCompletion", "todo", "clearTodo", "readArtifact", "searchHistory")
 """In the catalogue, never run here."""
 
 
