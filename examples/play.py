@@ -4,14 +4,16 @@ The recorded conversation answers in the place of a model, the example's stand_i
 script in the place of a person. Daemon, sandboxes, proxy and skills are the real ones.
 """
 
+import json
 import shlex
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from examples import script
 from examples.script import Play, Script
-from examples.stage import WAITS, Scene, Stage, answer_arguments, daemon, filled
+from examples.stage import Scene, Stage, answer_arguments, daemon, filled
 
 
 def main(arguments: list[str]) -> int:
@@ -34,33 +36,29 @@ def main(arguments: list[str]) -> int:
 
 
 def _shown(scene: Scene, example: Script, play: Play) -> int:
-    _say("no model answers here: the turns were written by people and are played back (conversation.jsonl)\n")
+    _say("no model answers here: the turns were written by people and are played back (conversation.jsonl)")
     _command("run", example.expert, example.query, "--workspace", scene.workspace)
-    scene.begin("replay")
-    watched = scene.watch()
-    for given in play.answers:
-        if watched.code != WAITS:
-            break
-        (question,) = scene.questions()
-        _say(f"\n{question['message']}\n")
-        _command("job", "answer", scene.job, *answer_arguments(given))
-        scene.answer(given)
-        watched = scene.watch(after=watched.last_seq).after(watched)
-    _command("job", "watch", scene.job, "-o", "text")
-    _say(scene.watch(output="text").output)
+    end = scene.run("replay", play, lambda question, given: _answered(scene, question, given))[-1]
+    _say(scene.log())
     if scene.stand_in is not None:
-        _say(f"── {scene.stand_in.summary()}\n")
+        _say(f"\n── {scene.stand_in.summary()}")
     for name in scene.changed():
-        _say(f"── {name}, as the expert left it in its workspace\n\n{scene.read(name)}")
-    return watched.code
+        _say(f"\n── {name}, as the expert left it in its workspace\n{scene.read(name)}")
+    return 0 if end.get("outcome") == "completed" else 1
+
+
+def _answered(scene: Scene, question: dict[str, Any], given: Any) -> None:
+    shown = question["arguments"] if question["kind"] == "approval" else question["message"]
+    _say(f"{question['expertKey']} asks:\n{shown if isinstance(shown, str) else json.dumps(shown, indent=2)}")
+    _command("job", "answer", scene.job, *answer_arguments(given))
 
 
 def _command(*arguments: str) -> None:
-    _say(f"$ perstackctl {shlex.join(arguments)}\n")
+    _say(f"\n$ perstackctl {shlex.join(arguments)}\n")
 
 
 def _say(text: str) -> None:
-    sys.stdout.write(text.rstrip("\n") + "\n" + ("\n" if text.endswith("\n\n") else ""))
+    sys.stdout.write(text.rstrip("\n") + "\n")
     sys.stdout.flush()
 
 

@@ -29,9 +29,9 @@ def _recorded(example: Script, play: Play) -> str:
         stage, file = Stage.at(Path(directory)), Path(directory) / "conversation.jsonl"
         models = {"models.record": str(file), "models.default_provider": "scripted"}
         with daemon(stage, models, example.turns_of(play)), stage.set(example) as scene:
-            watched = scene.run("scripted", play)
-        if watched.code != 0:
-            sys.exit(f"{example.directory.name}, {play.name}: exit code {watched.code}\n{watched.errors}")
+            end = scene.run("scripted", play)[-1]
+        if end.get("outcome") != "completed":
+            sys.exit(f"{example.directory.name}, {play.name} was not completed: {end}")
         return file.read_text(encoding="utf-8")
 
 

@@ -10,9 +10,10 @@ import os
 import shutil
 import signal
 import subprocess
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -31,8 +32,7 @@ IDLE: Final = {"base": 4, "skills": 1}
 RUN_SECONDS: Final = 120
 STOP_SECONDS: Final = 60
 SHOWN_BYTES: Final = 64 << 10
-WAITS: Final = 4
-"""Exit code of a watch whose job waits for an answer."""
+ASKING: Final = frozenset({"callInteractiveTool", "approvalRequested", "elicitationRequested"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +81,11 @@ class Stage:
         (definition / "perstack.toml").write_text(text, encoding="utf-8")
         env = {name: value.format(stand_in=self.stand_in.name) for name, value in script.env.items()}
         scene = Scene(self, script, definition, self._workspace(script, number), env)
-        if not script.stands_in_for:
-            yield scene
-            return
-        scene.stand_in = of(script.directory.name, env)
-        with serving(scene.stand_in, self.stand_in):
+        with ExitStack() as stack:
+            if script.stands_in_for:
+                scene.stand_in = of(script.directory.name, env)
+                stack.enter_context(serving(scene.stand_in, self.stand_in))
+            stack.callback(scene.close)
             yield scene
 
     def _workspace(self, script: Script, number: int) -> str:
@@ -120,13 +120,27 @@ class Scene:
         self.job = self.ctl("run", script.expert, script.query, "--provider", provider, *options, "--detach").strip()
         return self.job
 
-    def watch(self, *, after: int = 0, output: str = "json") -> "Watched":
-        """Watch it until it ends or waits for an answer."""
-        command = [str(BIN / "perstackctl"), "job", "watch", self.job, "--after", str(after), "--output", output]
-        done = subprocess.run(
-            command, env=self.stage.environment, capture_output=True, text=True, timeout=RUN_SECONDS, check=False
-        )
-        return Watched(done.returncode, done.stdout, done.stderr)
+    @contextmanager
+    def watching(self) -> Iterator[Iterator[dict[str, Any]]]:
+        """The job's events from the first on, as they happen. They end with the job, or after RUN_SECONDS."""
+        command = [str(BIN / "perstackctl"), "job", "watch", self.job, "--output", "json"]
+        with subprocess.Popen(command, env=self.stage.environment, stdout=subprocess.PIPE, text=True) as process:
+            bound = threading.Timer(RUN_SECONDS, process.kill)
+            bound.start()
+            try:
+                yield (json.loads(line) for line in process.stdout or ())
+            finally:
+                bound.cancel()
+                process.terminate()
+
+    def log(self) -> str:
+        """What happened so far, for people."""
+        return self.ctl("job", "watch", self.job, "--no-follow", "--output", "text")
+
+    def close(self) -> None:
+        """Cancel the job if it has not ended: one that waits would outlive the daemon."""
+        if self.job and not json.loads(self.ctl("job", "get", self.job, "-o", "json")).get("finishedAt"):
+            self.ctl("job", "cancel", self.job)
 
     def questions(self) -> list[dict[str, Any]]:
         """What it asks now."""
@@ -136,16 +150,27 @@ class Scene:
         """Answer the one question that is open, as a script says it."""
         self.ctl("job", "answer", self.job, *answer_arguments(given))
 
-    def run(self, provider: str, play: Play) -> "Watched":
-        """The whole job, its questions answered as the play says; all events of it."""
+    def run(
+        self, provider: str, play: Play, on_question: Callable[[dict[str, Any], Any], None] = lambda *_: None
+    ) -> list[dict[str, Any]]:
+        """The whole job, its questions answered as the play says; its events. `on_question` is told each question and
+        what is about to be answered.
+
+        Raises:
+            RuntimeError: it asks more than the play answers.
+        """
         self.begin(provider)
-        watched = self.watch()
-        for given in play.answers:
-            if watched.code != WAITS:
-                break
-            self.answer(given)
-            watched = self.watch(after=watched.last_seq).after(watched)
-        return watched
+        answers, seen = list(play.answers), []
+        with self.watching() as events:
+            for event in events:
+                seen.append(event)
+                if event["type"] in ASKING:
+                    if not answers:
+                        raise RuntimeError(f"{play.name} has no answer for {event}")
+                    (question,) = self.questions()
+                    on_question(question, answers[0])
+                    self.answer(answers.pop(0))
+        return seen
 
     def changed(self) -> list[str]:
         """Files at the top of the workspace that the job made."""
@@ -174,30 +199,6 @@ class Scene:
         if done.returncode != 0:
             raise RuntimeError(f"perstackctl {arguments[0]} ended with {done.returncode}: {done.stderr.strip()}")
         return done.stdout
-
-
-@dataclass(frozen=True, slots=True)
-class Watched:
-    """What a watch ended with."""
-
-    code: int
-    output: str
-    errors: str
-    before: Sequence[dict[str, Any]] = ()
-
-    @property
-    def events(self) -> list[dict[str, Any]]:
-        """All events so far, when the output is JSON."""
-        return [*self.before, *(json.loads(line) for line in self.output.splitlines() if line.startswith("{"))]
-
-    @property
-    def last_seq(self) -> int:
-        """The number of the last event."""
-        return max((event["seq"] for event in self.events), default=0)
-
-    def after(self, earlier: "Watched") -> "Watched":
-        """With the events of an earlier watch before its own."""
-        return Watched(self.code, self.output, self.errors, earlier.events)
 
 
 def answer_arguments(given: Any) -> list[str]:

@@ -100,17 +100,17 @@ def comment(number: int, body: object) -> str:
     """Post it; what became of it."""
     if not isinstance(body, str) or not body.strip() or len(body) > LONGEST:
         raise ValueError(f"body has to be a text of 1 to {LONGEST} characters")
-    posted = gh(f"{ISSUES}/{number}/comments", "--method", "POST", "--input", "-", given={"body": body})
+    posted = gh(f"{ISSUES}/{number}/comments", "--method", "POST", "--field", "body=@-", given=body)
     return f"posted as {posted['html_url']}"
 
 
-def gh(path: str, *options: str, given: dict[str, str] | None = None) -> Any:
+def gh(path: str, *options: str, given: str = "") -> Any:
     """What GitHub answers, through `gh api`. Raises ValueError with gh's own words."""
     # gh takes the token of a host that is not GitHub's own from another variable.
     token = {} if HOST == "github.com" else {"GH_ENTERPRISE_TOKEN": os.environ["GH_TOKEN"]}
     done = subprocess.run(
         ["gh", "api", "--hostname", HOST, path, *options],  # noqa: S607 - the image's; PATH is the runner's
-        input="" if given is None else json.dumps(given),
+        input=given,
         env={**os.environ, **token},
         capture_output=True,
         text=True,

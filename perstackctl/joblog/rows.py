@@ -14,7 +14,7 @@ from perstackctl.output import rfc3339
 from perstackctl.terminal import line, width
 from perstackctl.watch import payload as p
 from perstackctl.watch.trace import Trace
-from perstackctl.watch.words import words
+from perstackctl.watch.words import SHORT, words
 
 _WITH_TYPE: Final = 150
 _ROOMY: Final = 110
@@ -38,7 +38,7 @@ class Rows:
         if day and day != self._day and self._wide(_WITH_CLOCK):
             self._day = day
             yield f"--- {day} UTC ---"
-        said = "; ".join(words(trace, event, fields)) or event.type
+        said = "; ".join(words(trace, event, fields)) or _unsaid(trace, event, fields)
         yield self._cut(f"{self._front(trace, event)}{said}")
 
     def _wide(self, least: int) -> bool:
@@ -71,6 +71,22 @@ class Rows:
         while kept < len(text) and (used := used + width(text[kept])) <= self.columns:
             kept += 1
         return text[:kept].rstrip() + "…"
+
+
+def _unsaid(trace: Trace, event: Event, fields: p.Fields) -> str:
+    """What is not told to somebody who watches, because the next event tells it."""
+    if event.type == "sandboxReleased":
+        return "gave its sandbox back"
+    run = trace.runs.get(event.run_id)
+    if run is None:
+        return line(event.type, _TYPE)
+    if event.type == "callTools":
+        calls = p.parts(p.member(fields, "turn"), "parts", "toolCall")
+        return f"calls {', '.join(line(p.text(call, 'name'), _NAME) for call in calls)}"
+    results = p.items(fields, "results")
+    answers = [call for result in results if (call := run.call(p.text(result, "callId"))) is not None]
+    told = "; ".join(f"{line(call.name)} answered: {line(call.result, SHORT)}" for call in answers)
+    return told or (f"{len(results)} results" if results else "has all results of the step")
 
 
 def _padded(text: str, most: int) -> str:

@@ -9,6 +9,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Final
 
+import anyio
 from anyio import to_thread
 
 from perstackd.app.begun_run import BegunRun
@@ -107,6 +108,8 @@ class Checkpoints:
         self._store = store
         self._definitions = definitions
         self._templates = templates
+        self.writing = anyio.Lock()
+        """Held while a new log is made of parts of another: nothing that it refers to may go meanwhile."""
 
     async def page(self, job_id: JobId, after_seq: int, limit: int) -> tuple[CheckpointLine, ...]:
         """At most `limit` checkpoints after an event, in the order of the log. Raises PerstackError NOT_FOUND
@@ -147,8 +150,8 @@ class Checkpoints:
 
         Raises:
             PerstackError: as `get` does; PRECONDITION `checkpoint_empty`, `job_not_ended` when no checkpoint is named
-                and the job goes on; INVALID `query_empty` when the model spoke last; NOT_FOUND `template_not_found` when
-                the operator took the parent's away.
+                and the job goes on; INVALID `query_empty` when the model spoke last; NOT_FOUND `template_not_found`
+                when the operator took the parent's away.
         """
         parent = request.parent
         if parent is None:

@@ -115,7 +115,10 @@ class Jobs:
                 key was used for another request; UNAVAILABLE `store_unavailable`.
         """
         try:
-            return await self._create(request)
+            if request.parent is None:
+                return await self._create(request)
+            async with self.checkpoints.writing:
+                return await self._create(request)
         except PerstackError:
             if repeated := await self._repeated(request):
                 return repeated, ()
@@ -283,6 +286,10 @@ class Jobs:
         """Running and waiting jobs."""
         waiting = sum(self.queue(job_id) is not None for job_id in self._workers)
         return len(self._workers) - waiting, waiting
+
+    def oldest_live(self) -> int | None:
+        """When the oldest job that goes on was created, in milliseconds since the epoch."""
+        return min((worker.context.created_at for worker in self._workers.values()), default=None)
 
     async def watch(self, job_id: JobId, after_seq: int, *, streaming: bool, follow: bool) -> AsyncIterator[Batch]:
         """As `Feed.watch`. Raises PerstackError NOT_FOUND `job_not_found`; INVALID `cursor_invalid` past the job's

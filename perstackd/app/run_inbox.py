@@ -21,6 +21,11 @@ _log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
+class Settled:
+    """A sandbox was told whose it is: from now on its silence is measured."""
+
+
+@dataclass(frozen=True, slots=True)
 class Heard:
     """An ask, and the sandbox that it came from."""
 
@@ -45,7 +50,7 @@ class LookedUp:
     results: tuple[ToolResultPart, ...]
 
 
-Item: TypeAlias = Heard | Told | LookedUp | Command | EgressAccess
+Item: TypeAlias = Settled | Heard | Told | LookedUp | Command | EgressAccess
 
 
 class RunInbox:
@@ -63,6 +68,11 @@ class RunInbox:
     async def next(self) -> Item:
         """Waits while it is empty."""
         return await self._receive.receive()
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing has come that was not read."""
+        return not self._receive.statistics().current_buffer_used
 
     async def tell(self, command: Command) -> None:
         """Have a command carried out; its facts are durable on return.

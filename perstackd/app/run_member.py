@@ -35,6 +35,11 @@ class RunMember:
         return EXPERT if self.skill is None else self.skill.name
 
     @property
+    def settled(self) -> bool:
+        """Whether it was told whose it is."""
+        return self.session.state != "idle"
+
+    @property
     def deadline(self) -> float:
         """When its silence is too long, by the event loop's clock."""
         return self._patience.deadline

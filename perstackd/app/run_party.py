@@ -37,7 +37,7 @@ _log = structlog.get_logger()
 
 
 class RunParty:
-    """Claimed with `gather`; `move_in` before anything of the tenant enters; `give_back` in the end, always."""
+    """Claimed with `gather`; `note_assignment` and `move_in` before anything of the tenant enters; `give_back` always."""
 
     def __init__(self, services: RunServices, context: JobContext, plan: RunPlan) -> None:
         self.members: dict[str, RunMember] = {}
@@ -70,16 +70,14 @@ class RunParty:
         """The one that runs the loop."""
         return self.members[EXPERT]
 
-    async def move_in(self, step: int, *, admit: bool) -> None:
-        """Claims and assignments durable, workspaces attached, ways out open: at the same time, so that it is one wait
-        for the disk. With `admit` the job is admitted. Raises the first failure; the leases are still to be given back.
+    async def move_in(self, member: RunMember) -> None:
+        """Claim durable, workspace attached, way out open: at the same time, so that it is one wait for the disk.
+        Raises the first failure; the lease is still to be given back.
         """
         async with single_errors(), anyio.create_task_group() as steps:
-            for member in self.members.values():
-                steps.start_soon(self._services.pool.confirm, member.lease)
-                steps.start_soon(self._attach, member)
-                steps.start_soon(self._let_out, member)
-            steps.start_soon(self._note_assignment, step, admit)
+            steps.start_soon(self._services.pool.confirm, member.lease)
+            steps.start_soon(self._attach, member)
+            steps.start_soon(self._let_out, member)
 
     async def give_back(self, step: int, unheard: Sequence[Payload], *, cancelled: bool) -> None:
         """Give the sandboxes back, whatever else goes wrong; not to be interrupted. Where the run does not know how a
@@ -140,7 +138,8 @@ class RunParty:
             named |= set(self._services.package_indexes.of_command(installer(member.skill)).rules)
         return sorted(named, key=lambda rule: (rule.host, rule.port))
 
-    async def _note_assignment(self, step: int, admit: bool) -> None:  # noqa: FBT001 - start_soon passes it by place
+    async def note_assignment(self, step: int, *, admit: bool) -> None:
+        """Write who has which sandbox, and which secrets enter; with `admit` the job is admitted."""
         env, expert = self._context.env, self._plan.expert
         payloads: list[Payload] = []
         for member in self.members.values():

@@ -19,14 +19,14 @@ import structlog
 from perstackd.app.call_wave import CallWave
 from perstackd.app.errors import single_errors
 from perstackd.app.run_context import JobContext, RunPlan, RunServices
-from perstackd.app.run_inbox import Heard, Item, LookedUp, RunInbox, Told, access_event
+from perstackd.app.run_inbox import Heard, Item, LookedUp, RunInbox, Settled, Told, access_event
+from perstackd.app.run_ledger import RunLedger
 from perstackd.app.run_member import RunMember
 from perstackd.app.run_opening import Opening, renamed
 from perstackd.app.run_party import RunParty
 from perstackd.app.run_tasks import Delegate, RunTasks
 from perstackd.app.unforeseen import unforeseen
 from perstackd.domain.assignment import own_skills
-from perstackd.domain.budget import Tally
 from perstackd.domain.commands import (
     Command,
     Elicited,
@@ -35,7 +35,6 @@ from perstackd.domain.commands import (
     Generated,
     Park,
     Resume,
-    Summarised,
 )
 from perstackd.domain.errors import PerstackError
 from perstackd.domain.events import (
@@ -48,7 +47,6 @@ from perstackd.domain.events import (
     ContextCompacted,
     ElicitationRequested,
     InitializeRuntime,
-    Payload,
     QuestionAnswered,
     QuestionKind,
     ReasoningMapped,
@@ -58,12 +56,8 @@ from perstackd.domain.events import (
     StartGeneration,
     StartRun,
     StopRunByInteractiveTool,
-    StreamPiece,
 )
-from perstackd.domain.job import JobRecord
-from perstackd.domain.messages import ToolResultPart, Usage
-from perstackd.domain.run import decide
-from perstackd.domain.run_fold import evolve
+from perstackd.domain.messages import ToolResultPart
 from perstackd.domain.run_state import Outcome, Phase, RunEnd, RunState
 from perstackd.domain.session import (
     Ask,
@@ -105,7 +99,7 @@ class RunWorker:
     def __init__(
         self, services: RunServices, context: JobContext, plan: RunPlan, host: RunHost, state: RunState | None = None
     ) -> None:
-        self.state = state or RunState()
+        self._ledger = RunLedger(services, context, plan, state or RunState())
         self.plan = plan
         self.party: RunParty | None = None
         self._services = services
@@ -136,14 +130,14 @@ class RunWorker:
                 await self._live()
                 self._tasks.group.cancel_scope.cancel()
         except PerstackError as error:
-            await self._record(Fail(error.reason, error.message))
+            await self._ledger.record(Fail(error.reason, error.message))
         except Exception as error:
             told = unforeseen(self._services.clock, error, run_id=self.plan.run_id)
-            await self._record(Fail("internal", told.message))
+            await self._ledger.record(Fail("internal", told.message))
         except anyio.get_cancelled_exc_class():
             if self._context.stop.command is not None:
                 with anyio.CancelScope(shield=True):
-                    await self._record(self._context.stop.command)
+                    await self._ledger.record(self._context.stop.command)
             raise
         finally:
             self._leave()
@@ -152,6 +146,11 @@ class RunWorker:
         if self.state.end is None:
             raise RuntimeError(f"run {self.plan.run_id} returned before its end")
         return self.state.end
+
+    @property
+    def state(self) -> RunState:
+        """What its durable facts add up to."""
+        return self._ledger.state
 
     @property
     def claimed(self) -> bool:
@@ -165,7 +164,7 @@ class RunWorker:
 
     # --- a life -----------------------------------------------------------------------------------------------------
     async def _live(self) -> None:
-        self._context.standing.tell(self.plan.run_id, self.plan.expert.key, self.state, self._now())
+        self._ledger.tell()
         self._opening.recall()
         while self.state.end is None:
             if self.state.phase is Phase.ASKING:
@@ -175,6 +174,7 @@ class RunWorker:
 
     async def _wait_for_people(self) -> None:
         """Without a sandbox, for as long as it takes."""
+        await self._ledger.flush()
         while self.state.phase is Phase.ASKING:
             await self._take(await self.inbox.next())
 
@@ -184,18 +184,17 @@ class RunWorker:
         self._fence += 1
         await party.gather(self._fence, self._host.waiting)
         self.party, self._open, self._lost, self._parked = party, False, False, False
-        admit = self.plan.depth == 0 and self._fence == 1
-        await party.move_in(self.state.step, admit=admit)
-        async with single_errors(), anyio.create_task_group() as listeners:
+        async with single_errors(), anyio.create_task_group() as inside:
+            noted = anyio.Event()
+            inside.start_soon(self._announce, party, noted)
             for member in party.members.values():
-                listeners.start_soon(self._listen, member)
-                await member.order(self._opening.assign(member, self.state.step))
+                inside.start_soon(self._settle, party, member, noted)
             while self.state.end is None and not self._lost and not self._parked:
                 await self._take(await self._next(party))
-            listeners.cancel_scope.cancel()
+            inside.cancel_scope.cancel()
         reason = self.state.end.outcome.value if self.state.end is not None else "parked"
         for member in party.members.values():
-            if member.lost is None:
+            if member.lost is None and member.settled:
                 await member.order(Finish(reason))
         self._leave()
 
@@ -205,15 +204,28 @@ class RunWorker:
         if party is not None and party.members:
             cancelled = self.state.end is None or self.state.end.outcome is Outcome.CANCELLED
             cancelled = cancelled and not self._parked and not self._lost
-            unheard = self.inbox.unheard() if self.state.end is not None else []
+            unheard = [*self._ledger.unwritten(), *(self.inbox.unheard() if self.state.end is not None else ())]
             self._host.later(partial(party.give_back, self.state.step, unheard, cancelled=cancelled))
 
-    async def _listen(self, member: RunMember) -> None:
+    async def _announce(self, party: RunParty, noted: anyio.Event) -> None:
+        await party.note_assignment(self.state.step, admit=self.plan.depth == 0 and self._fence == 1)
+        noted.set()
+
+    async def _settle(self, party: RunParty, member: RunMember, noted: anyio.Event) -> None:
+        """Each sandbox by itself: the first turn need not wait for a skill whose tools are known."""
+        await party.move_in(member)
+        await noted.wait()
+        await member.order(self._opening.assign(member, self.state.step))
+        await self.inbox.put(Settled())
         async for ask in member.lease.link.asks():
             await self.inbox.put(Heard(member, ask))
 
     async def _next(self, party: RunParty) -> Item:
         """What comes next; the run's failure when a sandbox lets its time pass."""
+        if self.inbox.empty:
+            await anyio.lowlevel.checkpoint()  # what was sent together is read together
+        if self.inbox.empty:
+            await self._ledger.flush()
         late = min(party.members.values(), key=lambda member: member.deadline)
         with anyio.CancelScope(deadline=late.deadline):
             return await self.inbox.next()
@@ -226,8 +238,10 @@ class RunWorker:
     # --- asks -------------------------------------------------------------------------------------------------------
     async def _take(self, item: Item) -> None:
         match item:
+            case Settled():
+                pass
             case EgressAccess():
-                await self._note(access_event(item))
+                self._ledger.note(access_event(item))
             case Heard(member=member, ask=ask):
                 await self._heard(member, ask)
             case Told():
@@ -250,8 +264,8 @@ class RunWorker:
             return  # the word of a sandbox that was given back
         refusal = member.hear(ask)
         if not refusal:
+            self._ledger.after(member.lease.link.acknowledge)
             await self._act(member, ask)
-            member.lease.link.acknowledge()
         elif member.session.misbehaved:
             await self._carry_out(Fail("runner_misbehaved", f"the sandbox broke its protocol: {refusal}"))
         else:
@@ -262,9 +276,9 @@ class RunWorker:
         match ask:
             case Ready(workspace_path=path):
                 version = member.lease.hello.runner_version
-                await self._note(InitializeRuntime(member.lease.record.id, version, path[:256]))
+                self._ledger.note(InitializeRuntime(member.lease.record.id, version, path[:256]))
             case SkillReport():
-                await self._note(*self._opening.heard(ask))
+                self._ledger.note(*self._opening.heard(ask))
                 await self._try_to_open()
             case NextTurn():
                 await self._try_to_open()
@@ -272,7 +286,7 @@ class RunWorker:
             case ToolResults(results=results):
                 await self._came_back(await member.blobs.checked(results))
             case Progress():
-                self._show(ask)
+                self._ledger.show(ask)
             case BlobChunk():
                 await member.blobs.take(ask)
             case Elicit():
@@ -338,29 +352,14 @@ class RunWorker:
         if not any(isinstance(fact, ElicitationRequested) for fact in facts):
             await member.order(ElicitAnswer(ask.elicitation, "decline"))
 
-    def _show(self, progress: Progress) -> None:
-        record, origin = self._context.log.record, self.plan.origin(self.state.step)
-        self._context.log.stream(
-            StreamPiece(
-                record.last_seq,
-                progress.call_id,
-                progress.offset,
-                "streamToolOutput",
-                record.id,
-                origin,
-                progress.delta,
-                progress.call_id,
-            )
-        )
-
     # --- facts ------------------------------------------------------------------------------------------------------
     async def _carry_out(self, command: Command) -> Sequence[RunPayload]:
         if isinstance(command, Park) and self.party is None:
             return ()  # there is nothing to give up
         if isinstance(command, Generated):
-            command = await self._noted(command)
+            command = self._noted(command)
         before = self.state
-        facts = await self._record(command)
+        facts = await self._ledger.record(command)
         for fact in facts:
             await self._follow(before, fact)
         if facts:
@@ -368,63 +367,18 @@ class RunWorker:
         self._tasks.compact()
         return facts
 
-    async def _record(self, command: Command) -> Sequence[RunPayload]:
-        """Decide, write, then believe: the state changes only once its facts are durable."""
-        state, entries = self.state, []
-        for fact in decide(state, command, self._tally(command)):
-            entries.append((self.plan.origin(state.step), fact))
-            state = evolve(state, fact)
-        if not entries:
-            return ()
-        used = state.usage - self.state.usage
-        self._context.standing.tell(self.plan.run_id, self.plan.expert.key, state, self._now())
-        await self._context.log.append(entries, lambda record: self._accounted(record, state, used))
-        self.state = state
-        return [fact for _, fact in entries]
-
-    def _tally(self, command: Command) -> Tally:
-        """What the job has used, the summary in hand included: it is paid for before the next generation."""
-        tally, start = self._context.log.tally, self.state.start
-        if not isinstance(command, Summarised) or start is None:
-            return tally
-        used = command.turn.usage
-        return tally.plus(used.input_tokens + used.output_tokens, self._price(start, used) or 0)
-
-    def _price(self, start: StartRun, used: Usage) -> int | None:
-        return self._services.price(start.provider, start.model, used)
-
-    def _accounted(self, record: JobRecord, state: RunState, used: Usage) -> JobRecord:
-        """The job's record with what this run used since its last facts."""
-        record = self._context.standing.shown(record)
-        if state.start is None or used == Usage():
-            return record
-        cost = self._price(state.start, used)
-        return replace(
-            record,
-            usage=record.usage + used,
-            microdollars=record.microdollars + (cost or 0),
-            cost_known=record.cost_known and cost is not None,
-        )
-
-    async def _noted(self, answer: Generated) -> Generated:
+    def _noted(self, answer: Generated) -> Generated:
         """Without the notes, which each turn of the run repeats: they are told once."""
         fresh = [note for note in answer.turn.notes if note not in self._notes]
         self._notes.update(fresh)
-        await self._note(*(ReasoningMapped(note) for note in fresh))
+        self._ledger.note(*(ReasoningMapped(note) for note in fresh))
         return Generated(replace(answer.turn, notes=()))
-
-    async def _note(self, *payloads: Payload) -> None:
-        origin = self.plan.origin(self.state.step)
-        await self._context.log.append([(origin, payload) for payload in payloads])
-
-    def _now(self) -> int:
-        return self._services.clock.now_ms()
 
     async def _follow(self, before: RunState, fact: RunPayload) -> None:
         """What a durable fact sets going."""
         match fact:
             case StartRun() if names := renamed(fact):
-                await self._note(*names)
+                self._ledger.note(*names)
             case StartGeneration():
                 self._tasks.generate()
             case Retry(delay_ms=delay) | CompactionFailed(delay_ms=delay, given_up=False):

@@ -77,10 +77,10 @@ def whole_start(data: bytes) -> bytes:
 
 def whole_end(data: bytes) -> bytes:
     """`data` without the rest of a character that its start cuts."""
-    for skipped in range(min(3, len(data))):
+    for skipped in range(min(4, len(data))):
         if data[skipped] & 0xC0 != 0x80:
             return data[skipped:]
-    return data
+    return data if len(data) >= 4 else b""  # four of them in a row are no text
 
 
 def clipped(text: str, limit: int) -> str:

@@ -251,6 +251,8 @@ async def test_as_a_table_a_run_is_its_runs_and_its_answer(ctl: Ctl) -> None:
         f"fitness-assistant  {PARENT}  completed      4      3  4.0k  200   2.0s",
         f"└ pro-trainer      {CHILD}  completed      1      0  1.0k   50  320ms",
         "",
+        "0 steps, 0 tool calls, cost unknown",
+        "",
         "Ten minutes of rowing, then rest.",
         "",
     ]

@@ -19,6 +19,8 @@ _ACCESS_REFER: Final = 1 << 13
 _ACCESS_READ_DIRECTORY: Final = 1 << 3
 _ACCESS_FILES: Final = (1 << 14) - 1
 """All that the first two versions know: execute, write, read, remove, make each kind of file, move."""
+_ACCESS_TRUNCATE: Final = 1 << 14
+_FIRST_WITH_TRUNCATE: Final = 3
 _SCOPE_ABSTRACT_SOCKET: Final = 1 << 0
 _SCOPE_SIGNAL: Final = 1 << 1
 _RULE_PATH_BENEATH: Final = 1
@@ -59,13 +61,20 @@ def restrict_thread(version: int, hidden: str = "") -> bool:
     if version < _FIRST_WITH_REFER:
         return False
     _check(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
-    scopes = _SCOPE_ABSTRACT_SOCKET | _SCOPE_SIGNAL if version >= _FIRST_WITH_SCOPES else 0
-    ruleset = _hiding_ruleset(scopes, hidden) if hidden else _scoped_ruleset(scopes) if scopes else _refer_ruleset()
+    ruleset = _ruleset(version, hidden)
     try:
         _check(_libc.syscall(_RESTRICT_SELF, ruleset, ctypes.c_uint(0)), "landlock_restrict_self")
     finally:
         os.close(ruleset)
     return True
+
+
+def _ruleset(version: int, hidden: str) -> int:
+    scopes = _SCOPE_ABSTRACT_SOCKET | _SCOPE_SIGNAL if version >= _FIRST_WITH_SCOPES else 0
+    if hidden:
+        truncate = _ACCESS_TRUNCATE if version >= _FIRST_WITH_TRUNCATE else 0
+        return _hiding_ruleset(_Ruleset(_ACCESS_FILES | truncate, 0, scopes), hidden)
+    return _scoped_ruleset(scopes) if scopes else _refer_ruleset()
 
 
 def _scoped_ruleset(scopes: int) -> int:
@@ -78,13 +87,12 @@ def _refer_ruleset() -> int:
     return _with_rules(_create(_Ruleset(_ACCESS_REFER, 0, 0), 8), {"/": _ACCESS_REFER})
 
 
-def _hiding_ruleset(scopes: int, hidden: str) -> int:
+def _hiding_ruleset(attributes: _Ruleset, hidden: str) -> int:
     """Allow-list: everything beside `hidden`. Links of the root lead to what is allowed or hidden by itself."""
-    attributes = _Ruleset(_ACCESS_FILES, 0, scopes)
-    ruleset = _create(attributes, ctypes.sizeof(attributes) if scopes else 8)
+    ruleset = _create(attributes, ctypes.sizeof(attributes) if attributes.scoped else 8)
     with os.scandir("/") as entries:
         kept = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False) and entry.path != hidden]
-    return _with_rules(ruleset, {"/": _ACCESS_READ_DIRECTORY, **dict.fromkeys(kept, _ACCESS_FILES)})
+    return _with_rules(ruleset, {"/": _ACCESS_READ_DIRECTORY, **dict.fromkeys(kept, int(attributes.fs))})
 
 
 def _with_rules(ruleset: int, rules: Mapping[str, int]) -> int:

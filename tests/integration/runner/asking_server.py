@@ -3,7 +3,7 @@
 `ask` sends the JSON-RPC requests in `requests`, each with a number of its own, and answers with all their answers when
 they are there, or never with `hang`; with `withdraw` the first is cancelled once the file of that name is there. `news`
 sends notifications, or with `after` once the call has ended and the file of that name is there. `grow` adds a tool to
-its list and says so. Every answer is also written to the file `answers`.
+its list and says so. `fail` answers with its arguments as the error. Every answer is written to the file `answers` too.
 """
 
 import json
@@ -88,6 +88,9 @@ def called(number: object, name: str, arguments: dict[str, object]) -> None:
                 threading.Thread(target=say_later, args=(str(after), sent), daemon=True).start()
             else:
                 say_all(sent)
+        case "fail":
+            say({"id": number, "error": arguments})
+            return
         case "grow":
             TOOLS.append(f"grown{len(TOOLS)}")
             say({"method": "notifications/tools/list_changed"})

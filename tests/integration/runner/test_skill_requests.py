@@ -231,3 +231,38 @@ async def test_a_changed_list_that_cannot_be_used_is_a_line_of_its_standard_erro
     await states(daemon, "stderr")
     said = [news.detail for news in daemon.skill_states if news.state == pb.SkillState.STATE_STDERR]
     assert "its tools changed, and the new list cannot be used: the server lists more than 1000 tools" in said[0]
+
+
+# --- the newer protocol -----------------------------------------------------------------------------------------------
+def modern() -> pb.SkillSpec:
+    server = str(Path(__file__).with_name("modern_server.py"))
+    return pb.SkillSpec(name="s", stdio=pb.StdioServer(command=[sys.executable, "-I", "-S", server]))
+
+
+async def test_a_server_without_a_handshake_asks_by_answering(daemon: FakeDaemon, workspace: Path) -> None:
+    await daemon.begin(workspace, skills=[modern()])
+    assert daemon.skill_states[-1].state == pb.SkillState.STATE_CONNECTED
+    daemon.turn(1, ("ask", {}), skill="s")
+    question = await daemon.next("elicit")
+    assert (question.call_id, question.message) == ("c1-0", "Who?")
+    answer(daemon, 1)
+    told = answers((await daemon.take_results(1))[0])
+    assert told["state"] == "state"
+    assert told["told"]["who"] == {"action": "accept", "content": {"name": "Ada"}}
+    assert told["told"]["where"]["roots"][0]["uri"] == f"file://{workspace}"
+
+
+async def test_a_server_that_asks_for_ever_or_for_a_model_fails_its_call(daemon: FakeDaemon, workspace: Path) -> None:
+    await daemon.begin(workspace, skills=[modern()])
+    never, sample = await daemon.results(1, ("never", {}), ("sample", {}), skill="s")
+    assert value_of(never)["message"] == "s: its server asked for more input 10 times"
+    assert value_of(sample) == {"error": "tool_error", "message": "Sampling not supported"}
+
+
+async def test_an_error_of_the_servers_own_is_not_taken_for_the_end_of_its_connection(
+    daemon: FakeDaemon, workspace: Path
+) -> None:
+    """Servers use the code that the SDK has for a closed connection."""
+    await daemon.begin(workspace, skills=[asking()])
+    (result,) = await daemon.results(1, ("fail", {"code": -32000, "message": "rate limit"}), skill="s")
+    assert value_of(result) == {"error": "tool_error", "message": "rate limit"}

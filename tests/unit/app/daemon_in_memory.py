@@ -1,6 +1,6 @@
 """The use cases over fakes: pool, jobs and runs are the real ones."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,9 +89,10 @@ async def world(
     limits: RunLimits | None = None,
     store: FakeStore | None = None,
     skills: Template | None = None,
+    change: Callable[[RunServices], RunServices] = lambda services: services,
 ) -> AsyncIterator[World]:
     """A daemon whose models play `turns`, by a marker in the system prompt. With `skills`, a template for the sandboxes
-    of skills.
+    of skills. `change` gives it other services.
     """
     workspaces, sandboxes, egress, store = FakeWorkspaces(), FakeSandboxes(), FakeEgress(), store or FakeStore()
     links, clock, models = ActingRunnerLinks(workspaces), FakeClock(), ScriptedModels(turns)
@@ -99,7 +100,7 @@ async def world(
     templates = [template or Template("base", "perstack/base:latest"), *([skills] if skills else [])]
     pool = WarmPool(ports, templates, str(runtime))
     async with pool:
-        services = RunServices(pool, workspaces, egress, models, store.blobs, clock, TOOLS)
+        services = change(RunServices(pool, workspaces, egress, models, store.blobs, clock, TOOLS))
         defaults = JobDefaults(
             model=ModelChoice("scripted", "m", "low"),
             limits=limits or RunLimits(),

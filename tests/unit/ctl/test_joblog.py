@@ -116,6 +116,18 @@ def test_each_event_is_one_aligned_line_with_both_times() -> None:
     assert len({line.index("#") for line in lines if "#1" in line[:50]}) == 1
 
 
+def test_every_event_has_words_though_a_watcher_is_not_told_of_it() -> None:
+    said = [line[50:] for line in written(0)[1:]]
+    for number, words in (
+        (8, "has all results of the step"),
+        (9, "goes on with step 2"),
+        (11, "calls pro-trainer"),
+        (17, "gave its sandbox back"),
+        (18, "pro-trainer answered: Rowing, then rest."),
+    ):
+        assert said[number - 1].endswith(words)
+
+
 @pytest.mark.parametrize("columns", [20, 40, 56, 76, 80, 100, 150, 200])
 def test_a_line_fits_any_width(columns: int) -> None:
     log = EventLog()

@@ -4,6 +4,7 @@ from typing import Final
 
 import anyio
 import httpx2
+import mcp_types as mcp
 from mcp.shared.exceptions import MCPError
 from pydantic import ValidationError
 
@@ -19,6 +20,8 @@ def reason(error: BaseException) -> str:
     match cause:
         case OSError() | anyio.BrokenResourceError() | anyio.ClosedResourceError() | anyio.EndOfStream():
             return _of_process(cause)
+        case MCPError(code=mcp.CONNECTION_CLOSED, message="Connection closed"):
+            return "its server closed the connection"
         case MCPError() as answered:
             return f"its server answered: {answered.message}"
         case ValidationError() as invalid:

@@ -20,14 +20,13 @@ from perstack_runner.messages import Limits, SkillOrder, SkillState
 from perstack_runner.results import clean
 from perstack_runner.skills.failure import reason
 from perstack_runner.skills.last_words import LastWords
-from perstack_runner.skills.server import Server, Setting, connected, listed, streams_of
+from perstack_runner.skills.server import Server, Setting, connected, streams_of
 from perstack_runner.skills.server_requests import ServerRequests
 from perstack_runner.skills.tool_call import Answer, call_tool
+from perstack_runner.skills.tool_list import ToolList
 from perstack_runner.tools.outcome import ToolFailure
 
 MAX_STARTS: Final = 4
-MAX_LISTINGS: Final = 20
-LISTING_SECONDS: Final = 1.0
 LONGEST_START_SECONDS: Final = 600.0
 LONGEST_CALL_SECONDS: Final = 3600.0
 _LEAVING_SECONDS: Final = 5.0
@@ -81,8 +80,8 @@ class Skill:
         self._shared = shared
         self._words = LastWords(lambda text: self._say("stderr", text))
         self._requests = ServerRequests(order.name, setting.root, shared.elicitations, self._words)
+        self._tools = ToolList(order, self._requests.tools_changed, self.start_seconds())
         self._starts = 0
-        self._listings = 0
         self._wanted = asyncio.Event()
         self._life: _Life | None = None
 
@@ -129,6 +128,7 @@ class Skill:
         except Exception as error:
             why = reason(error)
         self._words.flush()
+        why = clean(why)[:_DETAIL_CHARACTERS]
         said = f"; its last words: {self._words.text.strip()}" if self._words.text.strip() else ""
         life.end(self.name, why)
         self._say(state, why + said)
@@ -146,27 +146,15 @@ class Skill:
     async def _attend(self, server: Server) -> None:
         """Until its end."""
         async with asyncio.TaskGroup() as group:
-            listing = group.create_task(self._list_again(server))
+            listing = group.create_task(
+                self._tools.watch(
+                    server,
+                    lambda tools: self._shared.report(SkillState(self.name, "toolsChanged", tools)),
+                    lambda text: self._say("stderr", text),
+                )
+            )
             await server.streams.ended.wait()
             listing.cancel()
-
-    async def _list_again(self, server: Server) -> None:
-        """When the server says that its tools changed: at most once a second and 20 times in the run."""
-        known = server.tools
-        while self._listings < MAX_LISTINGS:
-            await self._requests.tools_changed.wait()
-            await asyncio.sleep(LISTING_SECONDS)
-            self._requests.tools_changed.clear()
-            self._listings += 1
-            try:
-                async with asyncio.timeout(self.start_seconds()):
-                    tools = await listed(server.session, self._order)
-            except Exception as error:
-                self._say("stderr", f"[runner] its tools changed, and the new list cannot be used: {reason(error)}")
-                continue
-            if tools != known:
-                known = tools
-                self._shared.report(SkillState(self.name, "toolsChanged", tools))
 
     def _say(self, state: str, detail: str = "") -> None:
         self._shared.report(SkillState(self.name, state, (), clean(detail)[:_DETAIL_CHARACTERS]))
@@ -201,7 +189,9 @@ class Skill:
                 raise ToolFailure("timeout", message) from None
             except MCPError as error:
                 if not server.streams.lost() or last:
-                    raise await self._failure(error, life) from None
+                    if not _is_gone(error):
+                        self._answered()
+                    raise await _failure(self.name, error, life) from None
                 server.streams.ended.set()
             except (ValueError, RuntimeError) as error:
                 raise ToolFailure("tool_error", f"{self.name}: {reason(error)}") from None
@@ -222,17 +212,23 @@ class Skill:
         if self._order.remote is not None:
             self._starts = min(self._starts, 1)
 
-    async def _failure(self, error: MCPError, life: _Life) -> ToolFailure:
-        if error.code != mcp.CONNECTION_CLOSED:
-            self._answered()
-            return ToolFailure("tool_error", clean(error.message)[:_DETAIL_CHARACTERS])
-        why = clean(error.message)[:_DETAIL_CHARACTERS]
-        if why == "Connection closed":
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_CAUSE_SECONDS):
-                    await life.over.wait()
-            why = life.why or "its server ended"
-        elif "byte limit" in why:
-            why = "its answer is over 16 MiB"
-        message = f"{self.name}: {why}, during the call, which may or may not have taken effect"
-        return ToolFailure("skill_disconnected", message)
+
+def _is_gone(error: MCPError) -> bool:
+    """Whether the SDK made it, since no answer will come: servers use the same code for errors of their own."""
+    return error.code == mcp.CONNECTION_CLOSED and error.message.startswith(("Connection closed", "SSE stream "))
+
+
+async def _failure(skill: str, error: MCPError, life: _Life) -> ToolFailure:
+    """What a call that got no result is told; waits a moment for the cause when the server is gone."""
+    why = clean(error.message)[:_DETAIL_CHARACTERS]
+    if not _is_gone(error):
+        return ToolFailure("tool_error", why)
+    if why == "Connection closed":
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_CAUSE_SECONDS):
+                await life.over.wait()
+        why = life.why or "its server ended"
+    elif "byte limit" in why:
+        why = "its answer is over 16 MiB"
+    message = f"{skill}: {why}, during the call, which may or may not have taken effect"
+    return ToolFailure("skill_disconnected", message)
