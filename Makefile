@@ -31,7 +31,7 @@ proto: venv ## write the generated code anew
 	@proto/generate.sh
 
 conversations: venv ## play the examples' scripts and write their conversation files anew
-	@tools/with-engine bash -c 'sandbox-images/build && $(PY) -m examples.record'
+	@tools/with-engine bash -c 'sandbox-images/build --full && $(PY) -m examples.record'
 
 bench: venv ## every promise of docs/design/targets.md, as a table; GROUP=claim for one
 	@tools/with-engine bash -c 'sandbox-images/build && $(PY) -m benchmarks $(or $(GROUP),all)'

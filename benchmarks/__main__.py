@@ -30,6 +30,7 @@ GROUPS: Final = (
     "refill",
     "memory",
     "skills",
+    "context",
     "cli",
     "definition",
 )

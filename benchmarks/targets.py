@@ -43,6 +43,8 @@ TARGETS: Final[Mapping[str, Target]] = {
     "skills.first_call_ms": Target(10, "ms"),
     "skills.base_call_ms": Target(1, "ms", durable=True),
     "skills.relayed_call_ms": Target(2, "ms", durable=True),
+    "context.prompt_bytes": Target(8400, "B"),
+    "context.shared_prefix_pct": Target(100, "%", at_least=True),
     "cli.help_s": Target(0.15, "s"),
     "cli.job_ls_s": Target(0.25, "s"),
     "definition.parse_1000_s": Target(0.5, "s"),

@@ -139,7 +139,7 @@ class Scene:
 
     def close(self) -> None:
         """Cancel the job if it has not ended: one that waits would outlive the daemon."""
-        if self.job and not json.loads(self.ctl("job", "get", self.job, "-o", "json")).get("finishedAt"):
+        if self.job:
             self.ctl("job", "cancel", self.job)
 
     def questions(self) -> list[dict[str, Any]]:

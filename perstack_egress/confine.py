@@ -1,14 +1,18 @@
 """Gives up everything that the proxy does not need, before the first byte of a sandbox is read.
 
 Started as root it becomes the unprivileged ids that it was told; nothing brings privilege back: no capability is left
-in any set, and no-new-privileges holds for what it might execute. It keeps the host's network, which is its purpose.
+in any set, and no-new-privileges holds for what it might execute. A Landlock domain (where the kernel has it) leaves it
+the files of name resolution, a system call filter what a proxy does. It keeps the host's network, which is its purpose.
 """
 
 import ctypes
 import os
 import resource
 import signal
+from dataclasses import dataclass
 from typing import Final
+
+from perstack_egress import landlock, name_files, seccomp
 
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_DUMPABLE: Final = 4
@@ -19,8 +23,17 @@ _DESCRIPTORS: Final = 65536
 _ADDRESS_SPACE: Final = 4 << 30
 
 
-def confine(uid: int, gid: int) -> None:
-    """Irrevocable. Import everything first: the new user may not be able to read where Python lives.
+@dataclass(frozen=True, slots=True)
+class Confinement:
+    """What holds now: the Landlock version (0: none), and which files of name resolution were opened to reading."""
+
+    landlock: int
+    files: name_files.Identities
+
+
+def confine(uid: int, gid: int) -> Confinement:
+    """Irrevocable, for all threads to come; there must be none yet. Import everything first: no module can be read
+    any more afterwards.
 
     Raises:
         OSError: the kernel refused a step; the caller must not go on.
@@ -30,6 +43,7 @@ def confine(uid: int, gid: int) -> None:
         raise ValueError("uid and gid must not be 0: the proxy never works as root")
     os.umask(0o077)
     os.chdir("/")
+    name_files.load_libraries()
     _bound_resources()
     if os.geteuid() == 0:
         _drop_bounding_set()
@@ -42,6 +56,11 @@ def confine(uid: int, gid: int) -> None:
     _prctl(_PR_SET_DUMPABLE, 0)
     # After the ids: changing them clears it.
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    files, version = name_files.identities(), landlock.abi()
+    if version:
+        landlock.restrict(version, name_files.FILES)
+    seccomp.install()
+    return Confinement(version, files)
 
 
 def _bound_resources() -> None:
@@ -50,6 +69,8 @@ def _bound_resources() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (_ADDRESS_SPACE, _ADDRESS_SPACE))
+    resource.setrlimit(resource.RLIMIT_MEMLOCK, (0, 0))
+    resource.setrlimit(resource.RLIMIT_MSGQUEUE, (0, 0))
 
 
 def _drop_bounding_set() -> None:

@@ -64,6 +64,7 @@ class JobsConfig(Section):
     tool_timeout_ms: int = Field(60_000, ge=1000)
     skill_start_timeout_ms: int = Field(60_000, ge=1000)
     drain_s: float = Field(30, ge=0, le=3600)
+    keep_days: int = Field(0, ge=0, le=36_500)
     ask_hold_ms: int = Field(60_000, ge=0)
     max_wall_clock_ms: int = Field(0, ge=0)
     max_tokens: int = Field(0, ge=0)

@@ -13,10 +13,9 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Final
@@ -36,16 +35,14 @@ from perstackd.adapters.egress.program import ProgramOptions
 from perstackd.adapters.egress.proxy import EgressProxy
 from perstackd.adapters.landlock import landlock_abi
 from perstackd.adapters.logs import configure
-from perstackd.adapters.models.anthropic import AnthropicModels, AnthropicSettings
-from perstackd.adapters.models.config import CompatibleConfig, ModelsConfig
-from perstackd.adapters.models.openai import OpenAiModels
-from perstackd.adapters.models.openai_settings import DEFAULTS, OpenAiSettings, WireApi
-from perstackd.adapters.models.recorder import RecordingModels
-from perstackd.adapters.models.replay import ReplayModels
+from perstackd.adapters.models import assembly
+from perstackd.adapters.models.assembly import Providers
+from perstackd.adapters.models.conversation_lines import ConversationLines
 from perstackd.adapters.models.router import ModelRouter
 from perstackd.adapters.package_indexes.reading import read_package_indexes
 from perstackd.adapters.secrets.sealer import AesSealer
 from perstackd.adapters.state_lock import state_lock
+from perstackd.adapters.store.documents import StoreDocuments
 from perstackd.adapters.store.sqlite import open_store
 from perstackd.adapters.systemd import notify
 from perstackd.adapters.workspaces.host import HostWorkspaces
@@ -55,26 +52,24 @@ from perstackd.app.errors import single_errors
 from perstackd.app.feed import Feed
 from perstackd.app.job_context import JobDefaults
 from perstackd.app.jobs import Jobs
+from perstackd.app.replay import Replays
+from perstackd.app.retention import Retention
 from perstackd.app.run_context import RunLimits, RunServices
 from perstackd.app.system import System, SystemFacts
-from perstackd.app.unforeseen import unforeseen
+from perstackd.app.transfer import Transfer
 from perstackd.app.warm_pool import PoolLimits, PoolPorts, WarmPool
 from perstackd.config import Config, template
 from perstackd.domain.budget import Budgets
 from perstackd.domain.errors import Kind, PerstackError
 from perstackd.domain.expert import ModelChoice
-from perstackd.domain.messages import ToolSpec, Usage
-from perstackd.domain.prices import cost_microdollars
-from perstackd.domain.prompt import expert_of
-from perstackd.ports.event_store import Blobs, Store
-from perstackd.ports.models import Models
+from perstackd.domain.messages import ToolSpec
+from perstackd.ports.event_store import Store
 from perstackd.ports.package_indexes import GRANT, PackageIndexes
 from perstackd.ports.secrets import Sealer
 from perstackd.rpc.runner import GrpcRunnerLinks
-from perstackd.rpc.server import AdminSocket, Api, admin_server
+from perstackd.rpc.server import AdminSocket, Api, JobLogs, admin_server
 from perstackd.version import VERSION
 
-Providers = Mapping[str, Callable[[], Models]]
 _log = structlog.get_logger()
 
 
@@ -154,15 +149,15 @@ async def assembled(
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(await open_store(config.state_directory))
         egress = await stack.enter_async_context(_egress(config))
-        router = ModelRouter(providers if providers is not None else _providers(config, store.blobs))
+        router = ModelRouter(providers if providers is not None else assembly.providers(config.models, store.blobs))
         stack.push_async_callback(router.close)
         settings = await asyncio.to_thread(_engine, config)
         sandboxes = await stack.enter_async_context(DockerSandboxes(settings))
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
-        tasks.create_task(_warm(config, router))  # beside the pool's start, which takes longer
+        tasks.create_task(assembly.warm(config.models, router))  # beside the pool's start, which takes longer
         ports = PoolPorts(sandboxes, GrpcRunnerLinks(clock), workspaces, egress, store.sandboxes, clock)
         pool = await stack.enter_async_context(_pool(config, ports))
-        models = _recorded(config, router)
+        models = assembly.recorded(config.models, router)
         granted = any(section.grant == GRANT for section in config.templates.values())
         indexes = await asyncio.to_thread(read_package_indexes) if granted else PackageIndexes()
         services = RunServices(
@@ -174,13 +169,15 @@ async def assembled(
             clock,
             base_tools(),
             indexes,
-            _prices(config.models),
+            assembly.prices(config.models),
             windows=config.models.windows(),
         )
         sealer = await asyncio.to_thread(AesSealer.from_key_file, config.key_file)
         jobs = await stack.enter_async_context(_jobs(config, store, services, sealer, router))
         system = System(_facts(config, started), sandboxes, pool, jobs)
-        yield Parts(Api(jobs, pool, system), clock)
+        logs = _logs(config, store, jobs, clock)
+        await stack.enter_async_context(logs.retention)
+        yield Parts(Api(jobs, pool, system, logs), clock)
 
 
 # --- parts ----------------------------------------------------------------------------------------------------------
@@ -221,12 +218,23 @@ def _jobs(config: Config, store: Store, services: RunServices, sealer: Sealer, r
         Feed(store),
         services,
         definitions=TomlDefinitions(
-            _base_url_hosts(config), loopback_endpoints=reaches_loopback(config.egress.allow_addresses)
+            assembly.base_url_hosts(config.models), loopback_endpoints=reaches_loopback(config.egress.allow_addresses)
         ),
         sealer=sealer,
         defaults=_defaults(config),
-        check_provider=_checker(router),
+        check_provider=assembly.checker(router),
         schemas=JsonAnswerSchemas(),
+    )
+
+
+def _logs(config: Config, store: Store, jobs: Jobs, clock: SystemClock) -> JobLogs:
+    documents, writing = StoreDocuments(), jobs.checkpoints.writing
+    keep_days = config.jobs.keep_days
+    return JobLogs(
+        Replays(store, ConversationLines()),
+        Transfer(store, documents, config.state_directory, writing),
+        Retention(store, clock, keep_days=keep_days, oldest_live=jobs.oldest_live, writing=writing),
+        documents,
     )
 
 
@@ -251,87 +259,6 @@ def seccomp_profile() -> Path:
     """The sandbox profile: of the installed package, else of the source tree."""
     packaged = Path(__file__).parent / "data/seccomp/profile.json"
     return packaged if packaged.is_file() else Path(__file__).parents[1] / "sandbox-images/seccomp/profile.json"
-
-
-def _providers(config: Config, blobs: Blobs) -> Providers:
-    models = config.models
-    key = models.anthropic.api_key_env
-    settings = AnthropicSettings(allowed_hosts=frozenset(models.anthropic.allowed_hosts))
-    if models.anthropic.base_url:
-        settings = replace(settings, base_url=models.anthropic.base_url)
-    providers: dict[str, Callable[[], Models]] = {
-        "anthropic": lambda: AnthropicModels(lambda: os.environ.get(key), settings, blobs)
-    }
-    providers |= {
-        each.provider: partial(_openai, each, blobs) for each in openai_providers(models.compatible) if each.base_url
-    }
-    if models.replay.file is not None:
-        file = models.replay.file
-        providers["replay"] = lambda: ReplayModels(file)
-    return providers
-
-
-def _openai(settings: OpenAiSettings, blobs: Blobs) -> OpenAiModels:
-    return OpenAiModels(lambda: os.environ.get(settings.key_name), settings, blobs)
-
-
-def openai_providers(configured: Mapping[str, CompatibleConfig]) -> Iterator[OpenAiSettings]:
-    """The known providers of the protocol as the operator changed them, and those that only the operator knows."""
-    for name in (*DEFAULTS, *(name for name in configured if name not in DEFAULTS)):
-        section = configured.get(name, CompatibleConfig())
-        known = DEFAULTS.get(name, OpenAiSettings(name, "", f"{name.upper().replace('-', '_')}_API_KEY"))
-        yield replace(
-            known,
-            base_url=section.base_url or known.base_url,
-            key_name=section.api_key_env or known.key_name,
-            allowed_hosts=frozenset(section.allowed_hosts),
-            api_version=section.api_version,
-            api=WireApi(section.api),
-            images=known.images and section.images,
-        )
-
-
-def _base_url_hosts(config: Config) -> frozenset[str]:
-    """Hosts that a definition's baseUrl may name, whoever the provider is."""
-    models = config.models
-    hosts = (models.anthropic.allowed_hosts, *(section.allowed_hosts for section in models.compatible.values()))
-    return frozenset(host for some in hosts for host in some)
-
-
-def _recorded(config: Config, router: ModelRouter) -> Models:
-    file = config.models.record
-    return RecordingModels(router, file, lambda request: expert_of(request.system)) if file else router
-
-
-def _checker(router: ModelRouter) -> Callable[[str], None]:
-    def check(provider: str) -> None:
-        router.provider(provider)
-
-    return check
-
-
-def _prices(models: ModelsConfig) -> Callable[[str, str, Usage], int | None]:
-    """A replayed turn costs nothing."""
-    own = models.price_list()
-
-    def price(provider: str, model: str, usage: Usage) -> int | None:
-        return 0 if provider == "replay" else cost_microdollars(provider, model, usage, own)
-
-    return price
-
-
-async def _warm(config: Config, router: ModelRouter) -> None:
-    """Load the default provider's SDK before the first job pays for it. What is wrong with it is told to each job, and
-    is no reason to end the daemon.
-    """
-    try:
-        provider = router.provider(config.models.default_provider)
-        if isinstance(provider, AnthropicModels | OpenAiModels | ReplayModels):
-            await provider.warm()
-    except PerstackError as error:
-        _log.warning("the default model provider is not there", reason=error.message)
-    except Exception as error:
-        unforeseen(SystemClock(), error, provider=config.models.default_provider)
 
 
 def _defaults(config: Config) -> JobDefaults:

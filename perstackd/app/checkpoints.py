@@ -120,7 +120,7 @@ class Checkpoints:
         async with aclosing(self._checkpoints(job_id)) as found:
             async for checkpoint in found:
                 if checkpoint.seq > after_seq:
-                    lines.append(_line(checkpoint))
+                    lines.append(line_of(checkpoint))
                 if len(lines) >= most:
                     break
         return tuple(lines)
@@ -208,7 +208,8 @@ class Checkpoints:
         return record
 
 
-def _line(found: Checkpoint) -> CheckpointLine:
+def line_of(found: Checkpoint) -> CheckpointLine:
+    """A checkpoint as a list shows it."""
     return CheckpointLine(
         found.seq,
         found.run_id,

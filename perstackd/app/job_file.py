@@ -109,6 +109,8 @@ class _Reading:
             self._number += 1
             if len(text) > MAX_LINE:
                 raise self._wrong(f"it is longer than {MAX_LINE >> 20} MiB")
+            if not text.endswith(b"\n"):
+                raise self._wrong("the file ends too early: it was cut")
             line = self._object(text)
             if "end" in line:
                 self._check_end(line)

@@ -17,6 +17,7 @@ from urllib.parse import quote, quote_plus
 MIN_BYTES: Final = 8
 """Shorter values would be found in what has nothing to do with them."""
 _HEAD: Final = 16
+_LABEL: Final = 64
 _COMPONENT: Final = "!'()*"  # what JavaScript's encodeURIComponent leaves as it is
 _PERCENT: Final = re.compile(r"%[0-9A-F]{2}")
 _MARKUP: Final = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"})
@@ -84,14 +85,14 @@ NOTHING: Final = Net({}, {})
 
 def net(values: Mapping[str, str]) -> Net:
     """The net of some values; `values` maps each to its name. Values of fewer than `MIN_BYTES` bytes are left out."""
-    return _net({form: f"[secret {name}]" for value, name in values.items() for form in forms(value)})
+    return _net({form: _label(name) for value, name in values.items() for form in forms(value)})
 
 
 def net_of_bytes(values: Mapping[str, str]) -> Net:
     """The same for bytes that were decoded as Latin-1, which keeps their number."""
     return _net(
         {
-            form.encode("utf-8", "replace").decode("latin-1"): f"[secret {name}]"
+            form.encode("utf-8", "replace").decode("latin-1"): _label(name)
             for value, name in values.items()
             for form in forms(value)
         }
@@ -128,6 +129,10 @@ def _json(value: str) -> Iterator[str]:
         for written in (form, form.replace("/", "\\/"), form.translate(_MARKUP)):
             yield written
             yield _quoted(written)
+
+
+def _label(name: str) -> str:
+    return f"[secret {name[:_LABEL]}]"  # bounded: what stands for a value may stand there very often
 
 
 def _quoted(text: str) -> str:

@@ -26,6 +26,10 @@ class JobDocuments(Protocol):
         """Raises PerstackError PRECONDITION `event_newer`, `store_corrupt`."""
         ...
 
+    def write_value(self, value: object) -> bytes:
+        """Canonical JSON of a domain value, or of a tuple of them."""
+        ...
+
 
 class Conversations(Protocol):
     """The file that the provider `replay` answers from."""

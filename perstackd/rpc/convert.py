@@ -5,13 +5,13 @@ from typing import Final
 
 from perstack.v1 import events_pb2, experts_pb2, jobs_pb2, runs_pb2, sandboxes_pb2
 
-from perstackd.app.job_request import JobRequest
+from perstackd.app.job_request import JobParent, JobRequest
 from perstackd.app.standing import OpenQuestion
 from perstackd.domain.budget import Budgets
 from perstackd.domain.errors import Kind, PerstackError
 from perstackd.domain.events import QuestionKind, StoredEvent, StreamPiece
 from perstackd.domain.expert import Finding, ModelChoice, Severity
-from perstackd.domain.ids import DEFAULT_TENANT, TenantId
+from perstackd.domain.ids import DEFAULT_TENANT, JobId, TenantId
 from perstackd.domain.job import JobRecord, JobState
 from perstackd.domain.messages import JsonObject, Usage
 from perstackd.domain.run_record import RunRecord
@@ -44,11 +44,12 @@ def tenant(text: str) -> TenantId:
 
 def job_request(message: jobs_pb2.CreateJobRequest) -> JobRequest:
     """What a caller asks for, not yet checked."""
+    parent = _parent(message)
     return JobRequest(
         tenant=tenant(message.tenant),
         source=message.definition.source[:4096] or "perstack.toml",
         toml=message.definition.toml,
-        expert_key=_required(message.expert_key, "expert_key"),
+        expert_key=message.expert_key if parent else _required(message.expert_key, "expert_key"),
         query=message.query,
         workspace=workspace(message.workspace),
         idempotency_key=message.idempotency_key,
@@ -56,7 +57,17 @@ def job_request(message: jobs_pb2.CreateJobRequest) -> JobRequest:
         allow_domains=tuple(message.allow_domains),
         budgets=_budgets(message),
         model=ModelChoice(message.provider, message.model),
+        parent=parent,
     )
+
+
+def _parent(message: jobs_pb2.CreateJobRequest) -> JobParent | None:
+    if not message.parent_job_id:
+        if message.parent_checkpoint:
+            raise PerstackError(Kind.INVALID, "field_missing", "parent_checkpoint needs parent_job_id")
+        return None
+    same = message.workspace.WhichOneof("kind") is None
+    return JobParent(JobId(message.parent_job_id), message.parent_checkpoint, same_workspace=same)
 
 
 def _budgets(message: jobs_pb2.CreateJobRequest) -> Budgets:
@@ -117,6 +128,8 @@ def job(record: JobRecord, queue: tuple[int, str] | None = None) -> jobs_pb2.Job
         cost_known=record.cost_known,
         paused=record.paused,
         open_questions=record.open_questions,
+        parent_job_id=record.parent_job_id,
+        parent_seq=record.parent_seq,
     )
 
 

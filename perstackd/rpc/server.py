@@ -14,33 +14,48 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from perstack.v1 import (
+    checkpoints_pb2_grpc,
     experts_pb2_grpc,
     jobs_pb2,
     jobs_pb2_grpc,
     pools_pb2_grpc,
+    replays_pb2_grpc,
+    retention_pb2_grpc,
     runs_pb2_grpc,
     sandboxes_pb2_grpc,
     system_pb2_grpc,
+    transfers_pb2_grpc,
 )
 
 from perstackd.app.jobs import Jobs
+from perstackd.app.replay import Replays
+from perstackd.app.retention import Retention
 from perstackd.app.system import System
+from perstackd.app.transfer import Transfer
 from perstackd.app.warm_pool import WarmPool
 from perstackd.domain.errors import Kind, PerstackError
 from perstackd.ports.clock import Clock
+from perstackd.ports.job_documents import JobDocuments
+from perstackd.rpc.checkpoints import CheckpointServicer
 from perstackd.rpc.errors import ErrorInterceptor
 from perstackd.rpc.experts import ExpertServicer
 from perstackd.rpc.jobs import JobServicer
 from perstackd.rpc.pools import PoolServicer
+from perstackd.rpc.replays import ReplayServicer
+from perstackd.rpc.retention import RetentionServicer
 from perstackd.rpc.runs import RunServicer
 from perstackd.rpc.sandboxes import SandboxServicer
 from perstackd.rpc.system import SystemServicer
+from perstackd.rpc.transfers import TransferServicer
 
 MAX_REQUEST: Final = 8 << 20
 MAX_STREAMS: Final = 256
 """Calls at once on one connection; a client's further ones wait for their turn with the client."""
 STOP_SECONDS: Final = 2.0
-SERVICES: Final = ("JobService", "ExpertService", "RunService", "SandboxService", "PoolService", "SystemService")
+SERVICES: Final = (
+    *("JobService", "ExpertService", "RunService", "SandboxService", "PoolService", "SystemService"),
+    *("CheckpointService", "ReplayService", "TransferService", "RetentionService"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +72,23 @@ class AdminSocket:
 
 
 @dataclass(frozen=True, slots=True)
+class JobLogs:
+    """What is done with the logs of jobs."""
+
+    replays: Replays
+    transfer: Transfer
+    retention: Retention
+    documents: JobDocuments
+
+
+@dataclass(frozen=True, slots=True)
 class Api:
     """What the services bind to."""
 
     jobs: Jobs
     pool: WarmPool
     system: System
+    logs: JobLogs | None = None
 
 
 @asynccontextmanager
@@ -106,6 +132,8 @@ def _bind(server: grpc.aio.Server, api: Api, *, reflected: bool) -> health.aio.H
     sandboxes_pb2_grpc.add_SandboxServiceServicer_to_server(SandboxServicer(api.pool), server)
     pools_pb2_grpc.add_PoolServiceServicer_to_server(PoolServicer(api.pool), server)
     system_pb2_grpc.add_SystemServiceServicer_to_server(SystemServicer(api.system), server)
+    if api.logs is not None:
+        _bind_logs(server, api.jobs, api.logs)
     checks = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     if reflected:
@@ -113,6 +141,14 @@ def _bind(server: grpc.aio.Server, api: Api, *, reflected: bool) -> health.aio.H
         names: Sequence[str] = [f"{package}.{service}" for service in SERVICES]
         reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     return checks
+
+
+def _bind_logs(server: grpc.aio.Server, jobs: Jobs, logs: JobLogs) -> None:
+    checkpoints = CheckpointServicer(jobs.checkpoints, logs.documents)
+    checkpoints_pb2_grpc.add_CheckpointServiceServicer_to_server(checkpoints, server)
+    replays_pb2_grpc.add_ReplayServiceServicer_to_server(ReplayServicer(logs.replays, logs.documents), server)
+    transfers_pb2_grpc.add_TransferServiceServicer_to_server(TransferServicer(logs.transfer), server)
+    retention_pb2_grpc.add_RetentionServiceServicer_to_server(RetentionServicer(logs.retention), server)
 
 
 def _prepare(socket: AdminSocket) -> None:

@@ -11,7 +11,7 @@ import pytest
 from perstackd.adapters.models.replay import ReplayModels
 from perstackd.adapters.models.router import ModelRouter
 from perstackd.config import Config
-from perstackd.daemon import Signals, StoppedWhileStartingError, _warm
+from perstackd.daemon import Signals, StoppedWhileStartingError
 
 pytestmark = pytest.mark.anyio
 
@@ -57,5 +57,5 @@ async def test_a_provider_that_cannot_be_made_ready_does_not_end_the_daemon(
     monkeypatch.setattr(ReplayModels, "warm", warm)
     config = Config(models={"default_provider": "replay", "replay": {"file": "/nowhere/at/all"}})
     router = ModelRouter({"replay": lambda: ReplayModels(Path("/nowhere/at/all"))})
-    await _warm(config, router)
+    await assembly.warm(config.models, router)
     await router.close()

@@ -144,6 +144,11 @@ def encode_sandbox(record: SandboxRecord) -> str:
     return repaired(_text(record, "sandbox record"))
 
 
+def encode_value(value: object) -> bytes:
+    """The document of any value of the domain, or of a tuple of them. Raises as `encode` does."""
+    return _checked(repaired(_text(value, "value")).encode(), "value")
+
+
 # --- reading --------------------------------------------------------------------------------------------------------
 def _adapter(of: Any) -> TypeAdapter[Any]:
     # The domain writes its recursive JSON alias as a string, which pydantic cannot follow without end. It looks names

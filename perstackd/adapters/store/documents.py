@@ -19,3 +19,6 @@ class StoreDocuments:
 
     def read_payload(self, schema: int, document: bytes) -> Payload:
         return codec.decode_document(schema, document)
+
+    def write_value(self, value: object) -> bytes:
+        return codec.encode_value(value)

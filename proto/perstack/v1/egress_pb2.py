@@ -22,31 +22,52 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from perstack.v1 import experts_pb2 as perstack_dot_v1_dot_experts__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18perstack/v1/egress.proto\x12\x0bperstack.v1\"\xab\x01\n\x08ToEgress\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12%\n\x06listen\x18\x02 \x01(\x0b\x32\x13.perstack.v1.ListenH\x00\x12,\n\nset_policy\x18\x03 \x01(\x0b\x32\x16.perstack.v1.SetPolicyH\x00\x12+\n\x05\x63lose\x18\x04 \x01(\x0b\x32\x1a.perstack.v1.CloseListenerH\x00\x42\t\n\x07message\"G\n\x06Listen\x12\x12\n\nsandbox_id\x18\x01 \x01(\t\x12)\n\x06policy\x18\x02 \x01(\x0b\x32\x19.perstack.v1.EgressPolicy\"J\n\tSetPolicy\x12\x12\n\nsandbox_id\x18\x01 \x01(\t\x12)\n\x06policy\x18\x02 \x01(\x0b\x32\x19.perstack.v1.EgressPolicy\"#\n\rCloseListener\x12\x12\n\nsandbox_id\x18\x01 \x01(\t\"O\n\x0c\x45gressPolicy\x12&\n\x05rules\x18\x01 \x03(\x0b\x32\x17.perstack.v1.EgressRule\x12\x17\n\x0f\x61llow_addresses\x18\x02 \x03(\t\"(\n\nEgressRule\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\x0c\n\x04port\x18\x02 \x01(\r\"c\n\nFromEgress\x12#\n\x05reply\x18\x01 \x01(\x0b\x32\x12.perstack.v1.ReplyH\x00\x12%\n\x06\x61\x63\x63\x65ss\x18\x02 \x01(\x0b\x32\x13.perstack.v1.AccessH\x00\x42\t\n\x07message\"*\n\x05Reply\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12\r\n\x05\x65rror\x18\x02 \x01(\t\"\x94\x01\n\x06\x41\x63\x63\x65ss\x12\x12\n\nsandbox_id\x18\x01 \x01(\t\x12\x0c\n\x04host\x18\x02 \x01(\t\x12\x0c\n\x04port\x18\x03 \x01(\r\x12\x0f\n\x07\x61llowed\x18\x04 \x01(\x08\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x10\n\x08\x62ytes_up\x18\x06 \x01(\x04\x12\x12\n\nbytes_down\x18\x07 \x01(\x04\x12\x13\n\x0b\x64uration_ms\x18\x08 \x01(\rb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18perstack/v1/egress.proto\x12\x0bperstack.v1\x1a\x19perstack/v1/experts.proto\"\x9e\x01\n\x14\x45xplainEgressRequest\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\x0c\n\x04port\x18\x02 \x01(\r\x12\x12\n\nsandbox_id\x18\x03 \x01(\t\x12+\n\ndefinition\x18\x04 \x01(\x0b\x32\x17.perstack.v1.Definition\x12\x12\n\nexpert_key\x18\x05 \x01(\t\x12\x15\n\rallow_domains\x18\x06 \x03(\t\"E\n\x15\x45xplainEgressResponse\x12,\n\x08verdicts\x18\x01 \x03(\x0b\x32\x1a.perstack.v1.EgressVerdict\"{\n\rEgressVerdict\x12\x12\n\nexpert_key\x18\x01 \x01(\t\x12\r\n\x05skill\x18\x02 \x01(\t\x12\x12\n\nsandbox_id\x18\x03 \x01(\t\x12\x33\n\x0b\x65xplanation\x18\x04 \x01(\x0b\x32\x1e.perstack.v1.EgressExplanation\"\xb0\x01\n\x11\x45gressExplanation\x12\x0f\n\x07\x61llowed\x18\x01 \x01(\x08\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\x12\x0c\n\x04host\x18\x04 \x01(\t\x12\x0c\n\x04port\x18\x05 \x01(\r\x12\x0c\n\x04rule\x18\x06 \x01(\t\x12\x30\n\taddresses\x18\x07 \x03(\x0b\x32\x1d.perstack.v1.ExplainedAddress\x12\x0e\n\x06remedy\x18\x08 \x01(\t\"4\n\x10\x45xplainedAddress\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x0f\n\x07refused\x18\x02 \x01(\t\"\xd4\x01\n\x08ToEgress\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12%\n\x06listen\x18\x02 \x01(\x0b\x32\x13.perstack.v1.ListenH\x00\x12,\n\nset_policy\x18\x03 \x01(\x0b\x32\x16.perstack.v1.SetPolicyH\x00\x12+\n\x05\x63lose\x18\x04 \x01(\x0b\x32\x1a.perstack.v1.CloseListenerH\x00\x12\'\n\x07\x65xplain\x18\x05 \x01(\x0b\x32\x14.perstack.v1.ExplainH\x00\x42\t\n\x07message\"[\n\x06Listen\x12\x12\n\nsandbox_id\x18\x01 \x01(\t\x12)\n\x06policy\x18\x02 \x01(\x0b\x32\x19.perstack.v1.EgressPolicy\x12\x12\n\nused_bytes\x18\x03 \x01(\x04\"J\n\tSetPolicy\x12\x12\n\nsandbox_id\x18\x01 \x01(\t\x12)\n\x06policy\x18\x02 \x01(\x0b\x32\x19.perstack.v1.EgressPolicy\"#\n\rCloseListener\x12\x12\n\nsandbox_id\x18\x01 \x01(\t\"d\n\x07\x45xplain\x12\x12\n\nsandbox_id\x18\x01 \x01(\t\x12)\n\x06policy\x18\x02 \x01(\x0b\x32\x19.perstack.v1.EgressPolicy\x12\x0c\n\x04host\x18\x03 \x01(\t\x12\x0c\n\x04port\x18\x04 \x01(\r\"y\n\x0c\x45gressPolicy\x12&\n\x05rules\x18\x01 \x03(\x0b\x32\x17.perstack.v1.EgressRule\x12\x17\n\x0f\x61llow_addresses\x18\x02 \x03(\t\x12(\n\x06routes\x18\x03 \x03(\x0b\x32\x18.perstack.v1.OriginRoute\"b\n\x0bOriginRoute\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04host\x18\x02 \x01(\t\x12\x0c\n\x04port\x18\x03 \x01(\r\x12)\n\x07headers\x18\x04 \x03(\x0b\x32\x18.perstack.v1.RouteHeader\"*\n\x0bRouteHeader\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"(\n\nEgressRule\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\x0c\n\x04port\x18\x02 \x01(\r\"\x90\x01\n\nFromEgress\x12#\n\x05reply\x18\x01 \x01(\x0b\x32\x12.perstack.v1.ReplyH\x00\x12%\n\x06\x61\x63\x63\x65ss\x18\x02 \x01(\x0b\x32\x13.perstack.v1.AccessH\x00\x12+\n\texplained\x18\x03 \x01(\x0b\x32\x16.perstack.v1.ExplainedH\x00\x42\t\n\x07message\"*\n\x05Reply\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12\r\n\x05\x65rror\x18\x02 \x01(\t\"\x94\x01\n\x06\x41\x63\x63\x65ss\x12\x12\n\nsandbox_id\x18\x01 \x01(\t\x12\x0c\n\x04host\x18\x02 \x01(\t\x12\x0c\n\x04port\x18\x03 \x01(\r\x12\x0f\n\x07\x61llowed\x18\x04 \x01(\x08\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x10\n\x08\x62ytes_up\x18\x06 \x01(\x04\x12\x12\n\nbytes_down\x18\x07 \x01(\x04\x12\x13\n\x0b\x64uration_ms\x18\x08 \x01(\r\"T\n\tExplained\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12\x33\n\x0b\x65xplanation\x18\x02 \x01(\x0b\x32\x1e.perstack.v1.EgressExplanation2g\n\rEgressService\x12V\n\rExplainEgress\x12!.perstack.v1.ExplainEgressRequest\x1a\".perstack.v1.ExplainEgressResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'perstack.v1.egress_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TOEGRESS']._serialized_start=42
-  _globals['_TOEGRESS']._serialized_end=213
-  _globals['_LISTEN']._serialized_start=215
-  _globals['_LISTEN']._serialized_end=286
-  _globals['_SETPOLICY']._serialized_start=288
-  _globals['_SETPOLICY']._serialized_end=362
-  _globals['_CLOSELISTENER']._serialized_start=364
-  _globals['_CLOSELISTENER']._serialized_end=399
-  _globals['_EGRESSPOLICY']._serialized_start=401
-  _globals['_EGRESSPOLICY']._serialized_end=480
-  _globals['_EGRESSRULE']._serialized_start=482
-  _globals['_EGRESSRULE']._serialized_end=522
-  _globals['_FROMEGRESS']._serialized_start=524
-  _globals['_FROMEGRESS']._serialized_end=623
-  _globals['_REPLY']._serialized_start=625
-  _globals['_REPLY']._serialized_end=667
-  _globals['_ACCESS']._serialized_start=670
-  _globals['_ACCESS']._serialized_end=818
+  _globals['_EXPLAINEGRESSREQUEST']._serialized_start=69
+  _globals['_EXPLAINEGRESSREQUEST']._serialized_end=227
+  _globals['_EXPLAINEGRESSRESPONSE']._serialized_start=229
+  _globals['_EXPLAINEGRESSRESPONSE']._serialized_end=298
+  _globals['_EGRESSVERDICT']._serialized_start=300
+  _globals['_EGRESSVERDICT']._serialized_end=423
+  _globals['_EGRESSEXPLANATION']._serialized_start=426
+  _globals['_EGRESSEXPLANATION']._serialized_end=602
+  _globals['_EXPLAINEDADDRESS']._serialized_start=604
+  _globals['_EXPLAINEDADDRESS']._serialized_end=656
+  _globals['_TOEGRESS']._serialized_start=659
+  _globals['_TOEGRESS']._serialized_end=871
+  _globals['_LISTEN']._serialized_start=873
+  _globals['_LISTEN']._serialized_end=964
+  _globals['_SETPOLICY']._serialized_start=966
+  _globals['_SETPOLICY']._serialized_end=1040
+  _globals['_CLOSELISTENER']._serialized_start=1042
+  _globals['_CLOSELISTENER']._serialized_end=1077
+  _globals['_EXPLAIN']._serialized_start=1079
+  _globals['_EXPLAIN']._serialized_end=1179
+  _globals['_EGRESSPOLICY']._serialized_start=1181
+  _globals['_EGRESSPOLICY']._serialized_end=1302
+  _globals['_ORIGINROUTE']._serialized_start=1304
+  _globals['_ORIGINROUTE']._serialized_end=1402
+  _globals['_ROUTEHEADER']._serialized_start=1404
+  _globals['_ROUTEHEADER']._serialized_end=1446
+  _globals['_EGRESSRULE']._serialized_start=1448
+  _globals['_EGRESSRULE']._serialized_end=1488
+  _globals['_FROMEGRESS']._serialized_start=1491
+  _globals['_FROMEGRESS']._serialized_end=1635
+  _globals['_REPLY']._serialized_start=1637
+  _globals['_REPLY']._serialized_end=1679
+  _globals['_ACCESS']._serialized_start=1682
+  _globals['_ACCESS']._serialized_end=1830
+  _globals['_EXPLAINED']._serialized_start=1832
+  _globals['_EXPLAINED']._serialized_end=1916
+  _globals['_EGRESSSERVICE']._serialized_start=1918
+  _globals['_EGRESSSERVICE']._serialized_end=2021
 # @@protoc_insertion_point(module_scope)

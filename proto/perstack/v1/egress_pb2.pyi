@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from perstack.v1 import experts_pb2 as _experts_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -17,6 +18,170 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+@_typing.final
+class ExplainEgressRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOST_FIELD_NUMBER: _builtins.int
+    PORT_FIELD_NUMBER: _builtins.int
+    SANDBOX_ID_FIELD_NUMBER: _builtins.int
+    DEFINITION_FIELD_NUMBER: _builtins.int
+    EXPERT_KEY_FIELD_NUMBER: _builtins.int
+    ALLOW_DOMAINS_FIELD_NUMBER: _builtins.int
+    host: _builtins.str
+    port: _builtins.int
+    """0 means 443."""
+    sandbox_id: _builtins.str
+    """A sandbox that lives, by its id or the beginning of it: the rules that it has now. Empty: `definition`."""
+    expert_key: _builtins.str
+    """Empty: every expert of the definition."""
+    @_builtins.property
+    def definition(self) -> _experts_pb2.Definition: ...
+    @_builtins.property
+    def allow_domains(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """As in CreateJob."""
+
+    def __init__(
+        self,
+        *,
+        host: _builtins.str = ...,
+        port: _builtins.int = ...,
+        sandbox_id: _builtins.str = ...,
+        definition: _experts_pb2.Definition | None = ...,
+        expert_key: _builtins.str = ...,
+        allow_domains: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["definition", b"definition"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_domains", b"allow_domains", "definition", b"definition", "expert_key", b"expert_key", "host", b"host", "port", b"port", "sandbox_id", b"sandbox_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainEgressRequest: _TypeAlias = ExplainEgressRequest  # noqa: Y015
+
+@_typing.final
+class ExplainEgressResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERDICTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def verdicts(self) -> _containers.RepeatedCompositeFieldContainer[Global___EgressVerdict]:
+        """One for each sandbox that a job of the definition would have; one alone when a sandbox was asked about."""
+
+    def __init__(
+        self,
+        *,
+        verdicts: _abc.Iterable[Global___EgressVerdict] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["verdicts", b"verdicts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainEgressResponse: _TypeAlias = ExplainEgressResponse  # noqa: Y015
+
+@_typing.final
+class EgressVerdict(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXPERT_KEY_FIELD_NUMBER: _builtins.int
+    SKILL_FIELD_NUMBER: _builtins.int
+    SANDBOX_ID_FIELD_NUMBER: _builtins.int
+    EXPLANATION_FIELD_NUMBER: _builtins.int
+    expert_key: _builtins.str
+    """Empty when a sandbox was asked about."""
+    skill: _builtins.str
+    """"" for the expert's own sandbox, else the skill that has one."""
+    sandbox_id: _builtins.str
+    @_builtins.property
+    def explanation(self) -> Global___EgressExplanation: ...
+    def __init__(
+        self,
+        *,
+        expert_key: _builtins.str = ...,
+        skill: _builtins.str = ...,
+        sandbox_id: _builtins.str = ...,
+        explanation: Global___EgressExplanation | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["explanation", b"explanation"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expert_key", b"expert_key", "explanation", b"explanation", "sandbox_id", b"sandbox_id", "skill", b"skill"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EgressVerdict: _TypeAlias = EgressVerdict  # noqa: Y015
+
+@_typing.final
+class EgressExplanation(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALLOWED_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    HOST_FIELD_NUMBER: _builtins.int
+    PORT_FIELD_NUMBER: _builtins.int
+    RULE_FIELD_NUMBER: _builtins.int
+    ADDRESSES_FIELD_NUMBER: _builtins.int
+    REMEDY_FIELD_NUMBER: _builtins.int
+    allowed: _builtins.bool
+    reason: _builtins.str
+    """The reason of a denial, as in the events; empty when allowed."""
+    detail: _builtins.str
+    host: _builtins.str
+    """In canonical form; as it was given when it is no host."""
+    port: _builtins.int
+    rule: _builtins.str
+    """The rule that covers the host, "*.example.com:443"; empty when none does."""
+    remedy: _builtins.str
+    """What to do about a denial, one sentence a line."""
+    @_builtins.property
+    def addresses(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExplainedAddress]:
+        """What the name resolves to now, also when no rule covers it."""
+
+    def __init__(
+        self,
+        *,
+        allowed: _builtins.bool = ...,
+        reason: _builtins.str = ...,
+        detail: _builtins.str = ...,
+        host: _builtins.str = ...,
+        port: _builtins.int = ...,
+        rule: _builtins.str = ...,
+        addresses: _abc.Iterable[Global___ExplainedAddress] | None = ...,
+        remedy: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "allowed", b"allowed", "detail", b"detail", "host", b"host", "port", b"port", "reason", b"reason", "remedy", b"remedy", "rule", b"rule"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EgressExplanation: _TypeAlias = EgressExplanation  # noqa: Y015
+
+@_typing.final
+class ExplainedAddress(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
+    address: _builtins.str
+    refused: _builtins.str
+    """Why it is not dialled; empty when it would be."""
+    def __init__(
+        self,
+        *,
+        address: _builtins.str = ...,
+        refused: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "refused", b"refused"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainedAddress: _TypeAlias = ExplainedAddress  # noqa: Y015
 
 @_typing.final
 class ToEgress(_message.Message):
@@ -30,6 +195,7 @@ class ToEgress(_message.Message):
     LISTEN_FIELD_NUMBER: _builtins.int
     SET_POLICY_FIELD_NUMBER: _builtins.int
     CLOSE_FIELD_NUMBER: _builtins.int
+    EXPLAIN_FIELD_NUMBER: _builtins.int
     request_id: _builtins.int
     """Echoed in the reply."""
     @_builtins.property
@@ -38,6 +204,8 @@ class ToEgress(_message.Message):
     def set_policy(self) -> Global___SetPolicy: ...
     @_builtins.property
     def close(self) -> Global___CloseListener: ...
+    @_builtins.property
+    def explain(self) -> Global___Explain: ...
     def __init__(
         self,
         *,
@@ -45,12 +213,13 @@ class ToEgress(_message.Message):
         listen: Global___Listen | None = ...,
         set_policy: Global___SetPolicy | None = ...,
         close: Global___CloseListener | None = ...,
+        explain: Global___Explain | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["close", b"close", "listen", b"listen", "message", b"message", "set_policy", b"set_policy"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["close", b"close", "explain", b"explain", "listen", b"listen", "message", b"message", "set_policy", b"set_policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["close", b"close", "listen", b"listen", "message", b"message", "request_id", b"request_id", "set_policy", b"set_policy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["close", b"close", "explain", b"explain", "listen", b"listen", "message", b"message", "request_id", b"request_id", "set_policy", b"set_policy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["listen", "set_policy", "close"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["listen", "set_policy", "close", "explain"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -62,7 +231,10 @@ class Listen(_message.Message):
 
     SANDBOX_ID_FIELD_NUMBER: _builtins.int
     POLICY_FIELD_NUMBER: _builtins.int
+    USED_BYTES_FIELD_NUMBER: _builtins.int
     sandbox_id: _builtins.str
+    used_bytes: _builtins.int
+    """What the sandbox moved through an earlier process: it counts against its allowance."""
     @_builtins.property
     def policy(self) -> Global___EgressPolicy: ...
     def __init__(
@@ -70,10 +242,11 @@ class Listen(_message.Message):
         *,
         sandbox_id: _builtins.str = ...,
         policy: Global___EgressPolicy | None = ...,
+        used_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy", "sandbox_id", b"sandbox_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy", "sandbox_id", b"sandbox_id", "used_bytes", b"used_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -124,30 +297,121 @@ class CloseListener(_message.Message):
 Global___CloseListener: _TypeAlias = CloseListener  # noqa: Y015
 
 @_typing.final
+class Explain(_message.Message):
+    """Answered by Explained, or by a Reply with an error."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SANDBOX_ID_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
+    HOST_FIELD_NUMBER: _builtins.int
+    PORT_FIELD_NUMBER: _builtins.int
+    sandbox_id: _builtins.str
+    """A sandbox that has a listener; empty: `policy`."""
+    host: _builtins.str
+    port: _builtins.int
+    @_builtins.property
+    def policy(self) -> Global___EgressPolicy: ...
+    def __init__(
+        self,
+        *,
+        sandbox_id: _builtins.str = ...,
+        policy: Global___EgressPolicy | None = ...,
+        host: _builtins.str = ...,
+        port: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["host", b"host", "policy", b"policy", "port", b"port", "sandbox_id", b"sandbox_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Explain: _TypeAlias = Explain  # noqa: Y015
+
+@_typing.final
 class EgressPolicy(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     RULES_FIELD_NUMBER: _builtins.int
     ALLOW_ADDRESSES_FIELD_NUMBER: _builtins.int
+    ROUTES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def rules(self) -> _containers.RepeatedCompositeFieldContainer[Global___EgressRule]: ...
     @_builtins.property
     def allow_addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """CIDR blocks of non-global addresses that the operator allows."""
 
+    @_builtins.property
+    def routes(self) -> _containers.RepeatedCompositeFieldContainer[Global___OriginRoute]: ...
     def __init__(
         self,
         *,
         rules: _abc.Iterable[Global___EgressRule] | None = ...,
         allow_addresses: _abc.Iterable[_builtins.str] | None = ...,
+        routes: _abc.Iterable[Global___OriginRoute] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_addresses", b"allow_addresses", "rules", b"rules"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_addresses", b"allow_addresses", "routes", b"routes", "rules", b"rules"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___EgressPolicy: _TypeAlias = EgressPolicy  # noqa: Y015
+
+@_typing.final
+class OriginRoute(_message.Message):
+    """What the sandbox reaches as http://127.0.0.1:3129/NAME/..., with headers that it never sees."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    HOST_FIELD_NUMBER: _builtins.int
+    PORT_FIELD_NUMBER: _builtins.int
+    HEADERS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    host: _builtins.str
+    port: _builtins.int
+    """0 means 443."""
+    @_builtins.property
+    def headers(self) -> _containers.RepeatedCompositeFieldContainer[Global___RouteHeader]: ...
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        host: _builtins.str = ...,
+        port: _builtins.int = ...,
+        headers: _abc.Iterable[Global___RouteHeader] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["headers", b"headers", "host", b"host", "name", b"name", "port", b"port"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OriginRoute: _TypeAlias = OriginRoute  # noqa: Y015
+
+@_typing.final
+class RouteHeader(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    value: _builtins.str
+    """May be a secret: never in a log."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        value: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RouteHeader: _TypeAlias = RouteHeader  # noqa: Y015
 
 @_typing.final
 class EgressRule(_message.Message):
@@ -179,21 +443,25 @@ class FromEgress(_message.Message):
 
     REPLY_FIELD_NUMBER: _builtins.int
     ACCESS_FIELD_NUMBER: _builtins.int
+    EXPLAINED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def reply(self) -> Global___Reply: ...
     @_builtins.property
     def access(self) -> Global___Access: ...
+    @_builtins.property
+    def explained(self) -> Global___Explained: ...
     def __init__(
         self,
         *,
         reply: Global___Reply | None = ...,
         access: Global___Access | None = ...,
+        explained: Global___Explained | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "message", b"message", "reply", b"reply"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "explained", b"explained", "message", b"message", "reply", b"reply"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "message", b"message", "reply", b"reply"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "explained", b"explained", "message", b"message", "reply", b"reply"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["reply", "access"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["reply", "access", "explained"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -224,7 +492,7 @@ Global___Reply: _TypeAlias = Reply  # noqa: Y015
 
 @_typing.final
 class Access(_message.Message):
-    """One CONNECT: sent when it is refused, or when its tunnel ends."""
+    """One CONNECT, or one request through a route: sent when it is refused, or when its tunnel ends."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -264,3 +532,26 @@ class Access(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Access: _TypeAlias = Access  # noqa: Y015
+
+@_typing.final
+class Explained(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    EXPLANATION_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.int
+    @_builtins.property
+    def explanation(self) -> Global___EgressExplanation: ...
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.int = ...,
+        explanation: Global___EgressExplanation | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["explanation", b"explanation"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["explanation", b"explanation", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Explained: _TypeAlias = Explained  # noqa: Y015

@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from perstack.v1 import egress_pb2 as perstack_dot_v1_dot_egress__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -22,3 +23,79 @@ if _version_not_supported:
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
     )
+
+
+class EgressServiceStub:
+    """What sandboxes may reach, asked by people.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.ExplainEgress = channel.unary_unary(
+                '/perstack.v1.EgressService/ExplainEgress',
+                request_serializer=perstack_dot_v1_dot_egress__pb2.ExplainEgressRequest.SerializeToString,
+                response_deserializer=perstack_dot_v1_dot_egress__pb2.ExplainEgressResponse.FromString,
+                _registered_method=True)
+
+
+class EgressServiceServicer:
+    """What sandboxes may reach, asked by people.
+    """
+
+    def ExplainEgress(self, request, context):
+        """The dry run of a CONNECT: which rule allows it or why it is denied, and where the name leads. Nothing is dialled.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_EgressServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'ExplainEgress': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainEgress,
+                    request_deserializer=perstack_dot_v1_dot_egress__pb2.ExplainEgressRequest.FromString,
+                    response_serializer=perstack_dot_v1_dot_egress__pb2.ExplainEgressResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'perstack.v1.EgressService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('perstack.v1.EgressService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class EgressService:
+    """What sandboxes may reach, asked by people.
+    """
+
+    @staticmethod
+    def ExplainEgress(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/perstack.v1.EgressService/ExplainEgress',
+            perstack_dot_v1_dot_egress__pb2.ExplainEgressRequest.SerializeToString,
+            perstack_dot_v1_dot_egress__pb2.ExplainEgressResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)

@@ -5,9 +5,16 @@ isort:skip_file
 
 from collections import abc as _abc
 from grpc import aio as _aio
+from perstack.v1 import egress_pb2 as _egress_pb2
 import abc as _abc_1
 import grpc as _grpc
+import sys
 import typing as _typing
+
+if sys.version_info >= (3, 11):
+    from typing import Self as _Self
+else:
+    from typing_extensions import Self as _Self
 
 _T = _typing.TypeVar("_T")
 
@@ -18,3 +25,34 @@ class _ServicerContext(_grpc.ServicerContext, _aio.ServicerContext):  # type: ig
 
 GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
+
+class EgressServiceStub:
+    """What sandboxes may reach, asked by people."""
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> EgressServiceAsyncStub: ...
+    ExplainEgress: _grpc.UnaryUnaryMultiCallable[_egress_pb2.ExplainEgressRequest, _egress_pb2.ExplainEgressResponse]
+    """The dry run of a CONNECT: which rule allows it or why it is denied, and where the name leads. Nothing is dialled."""
+
+@_typing.type_check_only
+class EgressServiceAsyncStub(EgressServiceStub):
+    """What sandboxes may reach, asked by people."""
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    ExplainEgress: _aio.UnaryUnaryMultiCallable[_egress_pb2.ExplainEgressRequest, _egress_pb2.ExplainEgressResponse]  # type: ignore[assignment]
+    """The dry run of a CONNECT: which rule allows it or why it is denied, and where the name leads. Nothing is dialled."""
+
+class EgressServiceServicer(metaclass=_abc_1.ABCMeta):
+    """What sandboxes may reach, asked by people."""
+
+    @_abc_1.abstractmethod
+    def ExplainEgress(
+        self,
+        request: _egress_pb2.ExplainEgressRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_egress_pb2.ExplainEgressResponse, _abc.Awaitable[_egress_pb2.ExplainEgressResponse]]:
+        """The dry run of a CONNECT: which rule allows it or why it is denied, and where the name leads. Nothing is dialled."""
+
+def add_EgressServiceServicer_to_server(servicer: EgressServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

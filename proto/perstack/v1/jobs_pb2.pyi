@@ -134,6 +134,8 @@ class Job(_message.Message):
     COST_KNOWN_FIELD_NUMBER: _builtins.int
     PAUSED_FIELD_NUMBER: _builtins.int
     OPEN_QUESTIONS_FIELD_NUMBER: _builtins.int
+    PARENT_JOB_ID_FIELD_NUMBER: _builtins.int
+    PARENT_SEQ_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     tenant: _builtins.str
     state: Global___JobState.ValueType
@@ -168,6 +170,9 @@ class Job(_message.Message):
     paused: _builtins.bool
     open_questions: _builtins.int
     """Questions that wait for a person."""
+    parent_job_id: _builtins.str
+    """The job that it goes on from, and the event that the checkpoint stands at. The job may have been deleted since."""
+    parent_seq: _builtins.int
     @_builtins.property
     def usage(self) -> Global___Usage: ...
     @_builtins.property
@@ -203,10 +208,12 @@ class Job(_message.Message):
         cost_known: _builtins.bool = ...,
         paused: _builtins.bool = ...,
         open_questions: _builtins.int = ...,
+        parent_job_id: _builtins.str = ...,
+        parent_seq: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["budgets", b"budgets", "usage", b"usage", "workspace", b"workspace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "budgets", b"budgets", "cost_known", b"cost_known", "cost_microdollars", b"cost_microdollars", "created_at", b"created_at", "error_message", b"error_message", "error_reason", b"error_reason", "exit_code", b"exit_code", "expert_key", b"expert_key", "finished_at", b"finished_at", "id", b"id", "last_seq", b"last_seq", "model", b"model", "open_questions", b"open_questions", "paused", b"paused", "provider", b"provider", "query", b"query", "queue_place", b"queue_place", "queue_reason", b"queue_reason", "runs", b"runs", "state", b"state", "steps", b"steps", "tenant", b"tenant", "tool_calls", b"tool_calls", "usage", b"usage", "workspace", b"workspace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "budgets", b"budgets", "cost_known", b"cost_known", "cost_microdollars", b"cost_microdollars", "created_at", b"created_at", "error_message", b"error_message", "error_reason", b"error_reason", "exit_code", b"exit_code", "expert_key", b"expert_key", "finished_at", b"finished_at", "id", b"id", "last_seq", b"last_seq", "model", b"model", "open_questions", b"open_questions", "parent_job_id", b"parent_job_id", "parent_seq", b"parent_seq", "paused", b"paused", "provider", b"provider", "query", b"query", "queue_place", b"queue_place", "queue_reason", b"queue_reason", "runs", b"runs", "state", b"state", "steps", b"steps", "tenant", b"tenant", "tool_calls", b"tool_calls", "usage", b"usage", "workspace", b"workspace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -551,6 +558,8 @@ class CreateJobRequest(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     PROVIDER_FIELD_NUMBER: _builtins.int
     BUDGETS_FIELD_NUMBER: _builtins.int
+    PARENT_JOB_ID_FIELD_NUMBER: _builtins.int
+    PARENT_CHECKPOINT_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """Empty means "default"."""
     idempotency_key: _builtins.str
@@ -563,6 +572,13 @@ class CreateJobRequest(_message.Message):
     model: _builtins.str
     """Overrides the definition's. Empty means: not."""
     provider: _builtins.str
+    parent_job_id: _builtins.str
+    """Goes on from a checkpoint of this job, with what it was made of: definition, expert, model, template, limits and
+    hosts are its own where this request does not say, and definition and expert_key are not read. The query may be
+    empty when there is something to answer. Without a workspace it gets the same one.
+    """
+    parent_checkpoint: _builtins.str
+    """The number of the checkpoint's event, or RUN/STEP; empty is the last one of the coordinator of an ended job."""
     @_builtins.property
     def definition(self) -> _experts_pb2.Definition: ...
     @_builtins.property
@@ -596,10 +612,12 @@ class CreateJobRequest(_message.Message):
         model: _builtins.str = ...,
         provider: _builtins.str = ...,
         budgets: Global___Budgets | None = ...,
+        parent_job_id: _builtins.str = ...,
+        parent_checkpoint: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["budgets", b"budgets", "definition", b"definition", "workspace", b"workspace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_domains", b"allow_domains", "budgets", b"budgets", "definition", b"definition", "env", b"env", "expert_key", b"expert_key", "idempotency_key", b"idempotency_key", "max_steps", b"max_steps", "model", b"model", "provider", b"provider", "query", b"query", "tenant", b"tenant", "workspace", b"workspace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_domains", b"allow_domains", "budgets", b"budgets", "definition", b"definition", "env", b"env", "expert_key", b"expert_key", "idempotency_key", b"idempotency_key", "max_steps", b"max_steps", "model", b"model", "parent_checkpoint", b"parent_checkpoint", "parent_job_id", b"parent_job_id", "provider", b"provider", "query", b"query", "tenant", b"tenant", "workspace", b"workspace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -120,7 +120,9 @@ async def test_a_question_without_an_answer_is_repeated_with_its_old_counter(
 
 async def test_results_that_come_while_the_daemon_is_away_wait_for_it(daemon: FakeDaemon, workspace: Path) -> None:
     await daemon.begin(workspace)
-    daemon.turn(1, ("exec", {"command": "sh", "args": ["-c", "while [ ! -e go ]; do sleep 0.02; done; touch done"]}))
+    script = "echo x > begun; while [ ! -e go ]; do sleep 0.02; done; touch done"
+    daemon.turn(1, ("exec", {"command": "sh", "args": ["-c", script]}))
+    await _content_of(workspace / "begun")
     await daemon.vanish()
     (workspace / "go").touch()
     async with asyncio.timeout(10):

@@ -5,11 +5,14 @@ import json
 import re
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
 
+from perstackd.adapters.models.anthropic_request import body
 from perstackd.app.run_context import RunServices
 from perstackd.daemon import base_tools
 from perstackd.domain.compaction import ASK, HEAD
@@ -144,6 +147,41 @@ async def test_a_run_answers_from_its_summary_once_its_history_is_compacted(tmp_
     assert record.usage == expected
     assert record.microdollars == expected.input_tokens
     assert "padding" in str([event.payload for event in events])
+
+
+async def test_the_request_for_a_summary_is_found_in_the_providers_cache(tmp_path: Path) -> None:
+    model = ThinkingModel(forgetful)
+    async with world(tmp_path, {}, change=with_model(model)) as daemon:
+        daemon.links.tool = of_length
+        await daemon.finished(ALONE)
+    place = next(place for place, request in enumerate(model.requests) if asks_for_a_summary(request))
+    before, asked = (sent(model.requests[place - back]) for back in (1, 0))
+    marked = [turn for turn in before["messages"] if "cache_control" in str(turn)][-1]
+    reached = without_marks(before["messages"][: before["messages"].index(marked) + 1])
+    assert without_marks(asked["messages"])[: len(reached)] == reached
+    assert (asked["tools"], asked["system"]) == (before["tools"], before["system"])
+    assert str(asked).count("cache_control") == 4
+    assert ASK in str(asked["messages"][-1]["content"][-1]["text"])
+
+
+def sent(request: ModelRequest) -> dict[str, Any]:
+    return body(request, {}, datetime(2026, 11, 21, tzinfo=UTC))
+
+
+def without_marks(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: without_marks(item) for key, item in value.items() if key != "cache_control"}
+    return [without_marks(item) for item in value] if isinstance(value, list) else value
+
+
+async def test_two_runs_of_one_expert_begin_alike_byte_for_byte(tmp_path: Path) -> None:
+    model = ThinkingModel(lambda _request: says("Done."))
+    async with world(tmp_path, {}, change=with_model(model)) as daemon:
+        await daemon.finished(ALONE, query="row the boat")
+        await daemon.finished(ALONE, query="rest a while", workspace=NAMED)
+    one, other = ({key: json.dumps(sent(request)[key]) for key in ("tools", "system")} for request in model.requests)
+    assert one == other
+    assert "boat" not in str(one)
 
 
 async def test_a_summary_shows_nothing_to_those_who_watch_the_answer(tmp_path: Path) -> None:

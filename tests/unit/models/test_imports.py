@@ -13,12 +13,12 @@ import sys
 import anyio
 from perstackd.adapters.models.router import ModelRouter
 from perstackd.config import Config
-from perstackd.daemon import _providers
+from perstackd.adapters.models.assembly import providers
 from tests.fakes.store import FakeStore
 
 SDKS = {"anthropic", "openai", "httpx2", "google", "boto3"}
 loaded = lambda: {name for name in SDKS & sys.modules.keys() if hasattr(sys.modules[name], "__file__")}
-router = ModelRouter(_providers(Config(), FakeStore().blobs))
+router = ModelRouter(providers(Config().models, FakeStore().blobs))
 before = loaded() - {"google"}
 assert before == set(), before
 
