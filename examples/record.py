@@ -9,6 +9,7 @@ import json
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from examples import embed, script
 from examples.script import Play, Script
@@ -21,7 +22,14 @@ def record(example: Script) -> None:
     for play in example.plays:
         for line in _recorded(example, play).splitlines():
             turns.setdefault(json.loads(line)["digest"], line)
-    example.conversation.write_text("".join(f"{line}\n" for line in turns.values()), encoding="utf-8")
+    # Delegates that work at the same time end in any order; the file is to differ only where its content does.
+    ordered = sorted(turns.values(), key=lambda line: _place(example, json.loads(line)))
+    example.conversation.write_text("".join(f"{line}\n" for line in ordered), encoding="utf-8")
+
+
+def _place(example: Script, recorded: dict[str, Any]) -> int:
+    said = (recorded["expert"], recorded["turn"]["parts"][0]["text"])
+    return [(turn["expert"], turn["text"].strip()) for turn in example.turns].index(said)
 
 
 def _recorded(example: Script, play: Play) -> str:

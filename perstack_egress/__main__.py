@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import os
 import socket
+import ssl
 import sys
 import threading
 from collections.abc import Sequence
@@ -18,8 +19,9 @@ _THREAD_STACK = 512 << 10
 _ABOUT = """\
 The proxy through which sandboxes of perstackd reach the hosts that their experts may use. perstackd starts it, hands it
 one listening socket and one policy per sandbox over the control socket, and restarts it when it dies. It speaks HTTP
-CONNECT only, resolves names itself, refuses addresses that are not global, and checks that a TLS client names the host
-that it asked for. It works as an unprivileged user and ends when the control socket closes."""
+CONNECT, resolves names itself, refuses addresses that are not global, and checks that a TLS client names the host
+that it asked for. Requests for a route of the operator go to that one origin, with headers that no sandbox sees. It
+works as an unprivileged user, reads no files but those of name resolution, and ends when the control socket closes."""
 
 
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
@@ -36,6 +38,10 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     add("--hello-timeout", type=float, default=default.hello_timeout, help="seconds (default %(default)s)")
     add("--dial-timeout", type=float, default=default.dial_timeout, help="seconds (default %(default)s)")
     add("--idle-timeout", type=float, default=default.idle_timeout, help="seconds (default %(default)s)")
+    add("--tunnel-bytes", type=int, default=default.tunnel_bytes, help="most through one connection, 0: no limit")
+    add("--sandbox-bytes", type=int, default=default.sandbox_bytes, help="most of a sandbox, 0: no limit")
+    add("--routes", action="store_true", help="serve origin routes as well")
+    add("--ca-bundle", default="", help="PEM file that origins are verified by (default: the machine's authorities)")
     return parser.parse_args(arguments)
 
 
@@ -48,14 +54,15 @@ def main() -> None:
     os.environ.update(LOCALDOMAIN=".", RES_OPTIONS="timeout:2 attempts:2")
     threading.stack_size(_THREAD_STACK)
     factory = _loop_factory()
+    trust = _trust(arguments.ca_bundle) if arguments.routes else None
     try:
-        confine(arguments.uid, arguments.gid)
+        confinement = confine(arguments.uid, arguments.gid)
     except (OSError, ValueError) as error:
         log("cannot_confine", error=str(error))
         raise SystemExit(1) from None
-    log("started", pid=os.getpid(), uid=os.getuid())
+    log("started", pid=os.getpid(), uid=os.getuid(), landlock=confinement.landlock)
     with asyncio.Runner(loop_factory=factory) as runner:
-        runner.run(Control(control, _limits(arguments)).run())
+        runner.run(Control(control, _limits(arguments), confinement.files, trust).run())
         log("stopped")
         # A look-up that never answers holds a thread that the interpreter would wait for. Nothing else is left to do.
         os._exit(0)
@@ -70,6 +77,16 @@ def _control_socket(descriptor: int) -> socket.socket:
         pass
     log("no_control_socket", descriptor=descriptor)
     raise SystemExit(2)
+
+
+def _trust(ca_bundle: str) -> ssl.SSLContext:
+    from perstack_egress.origin import trust
+
+    try:
+        return trust(ca_bundle)
+    except OSError as error:
+        log("no_authorities", error=str(error), ca_bundle=ca_bundle)
+        raise SystemExit(1) from None
 
 
 def _loop_factory() -> "type[asyncio.AbstractEventLoop] | None":
@@ -87,6 +104,8 @@ def _limits(arguments: argparse.Namespace) -> Limits:
         dial_timeout=arguments.dial_timeout,
         idle_timeout=arguments.idle_timeout,
         connections=arguments.connections,
+        tunnel_bytes=arguments.tunnel_bytes,
+        sandbox_bytes=arguments.sandbox_bytes,
         tls_ports=frozenset(arguments.tls_port or Limits().tls_ports),
     )
 

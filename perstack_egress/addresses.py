@@ -70,6 +70,17 @@ def may_dial(address: Address, allowed: Sequence[Network]) -> bool:
     return address.is_global and not address.is_multicast and not inside(address, _SPECIAL)
 
 
+def why_not(address: Address, allowed: Sequence[Network]) -> str:
+    """Why `may_dial` says no, as the end of a sentence; empty when it says yes."""
+    if may_dial(address, allowed):
+        return ""
+    embedded = _embedded(address) if isinstance(address, IPv6Address) else None
+    if embedded is not None:
+        return f"stands for {embedded}, which must be allowed as well as {address}"
+    block = next((block for block in _SPECIAL if inside(address, (block,))), None)
+    return f"is not global: it lies in {block}" if block is not None else "is not global"
+
+
 def _embedded(address: IPv6Address) -> IPv4Address | None:
     if address.ipv4_mapped is not None:
         return address.ipv4_mapped

@@ -20,11 +20,11 @@ _ALERTS: Final = {
 }
 
 
-def render(refused: Refused, host: str = "", port: int = 0) -> bytes:
+def render(refused: Refused, host: str = "", port: int = 0, *, through_route: bool = False) -> bytes:
     """The whole HTTP response. `host` is put into it only in canonical form: pass "" for anything else."""
     body = _body(refused, host, port).encode("ascii", "replace")
     title = refused.detail if host else HTTPStatus(refused.status).phrase
-    allow = "Allow: CONNECT\r\n" if refused.status == HTTPStatus.METHOD_NOT_ALLOWED else ""
+    allow = "Allow: CONNECT\r\n" if refused.status == HTTPStatus.METHOD_NOT_ALLOWED and not through_route else ""
     head = (
         f"HTTP/1.1 {refused.status} {title}\r\n"
         f'Proxy-Status: perstack-egress; details="{refused.reason}"\r\n'
@@ -39,20 +39,29 @@ def alert(reason: str) -> bytes:
     return b"" if code is None else bytes((21, 3, 3, 0, 2, 2, code))
 
 
-def _body(refused: Refused, host: str, port: int) -> str:
-    text = f"perstack-egress: {refused.detail} ({refused.reason}).\n"
-    match refused.reason:
+def remedy(reason: str, host: str, port: int) -> str:
+    """What to do about a denial, one sentence a line; empty when there is nothing to do about it here."""
+    match reason:
         case "host_not_allowed":
-            text += (
+            return (
                 f'To allow it, add to the skill in perstack.toml: allowedDomains = ["{host}"]\n'
                 f"or for one job: perstackctl run --allow-domain {host}\n"
             )
         case "port_not_allowed":
-            text += f"Another port needs a rule of the operator for {host}:{port}.\n"
+            return f"Names of allowedDomains are for port 443; {host}:{port} is open to a skill whose endpoint it is.\n"
         case "address_not_global" | "address_is_this_host":
-            text += "The operator can open an address with egress.allow_addresses.\n"
+            return "The operator can open an address with egress.allow_addresses.\n"
         case "host_punycode":
-            text += "Only names of ASCII letters, digits and hyphens can be allowed.\n"
+            return "Only names of ASCII letters, digits and hyphens can be allowed.\n"
+        case "host_is_address":
+            return "Use the host's name, and allow that.\n"
+        case "sandbox_bytes_exceeded" | "tunnel_bytes_exceeded":
+            return "The operator can raise egress.max_sandbox_bytes and egress.max_tunnel_bytes.\n"
+        case "route_unknown":
+            return "The operator gives routes to experts and skills in egress.routes.\n"
         case _:
-            pass
-    return text
+            return ""
+
+
+def _body(refused: Refused, host: str, port: int) -> str:
+    return f"perstack-egress: {refused.detail} ({refused.reason}).\n{remedy(refused.reason, host, port)}"

@@ -31,7 +31,7 @@ async def dial(
 
 
 async def _dial_one(address: Address, port: int, allowed: Sequence[Network], seconds: float) -> socket.socket:
-    if not inside(address, allowed) and _is_local(address, port):
+    if not inside(address, allowed) and is_local(address, port):
         # A public address of this machine is global, but from here it passes no firewall.
         raise Refused("address_is_this_host", "the name leads to the sandbox's own host")
     connection = socket.socket(_family(address), socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
@@ -73,7 +73,7 @@ def _set(ready: asyncio.Future[None]) -> None:
         ready.set_result(None)
 
 
-def _is_local(address: Address, port: int) -> bool:
+def is_local(address: Address, port: int) -> bool:
     """Whether the kernel would answer `address` itself: then it is its own source. A UDP connect sends nothing."""
     with socket.socket(_family(address), socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as probe:
         try:

@@ -2,10 +2,12 @@
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Awaitable, Callable
 
 from perstack_egress import answer
-from perstack_egress.connection import Connection, Outcome
+from perstack_egress.allowance import sandbox_allowance
+from perstack_egress.connection import Connection, Means, Outcome
 from perstack_egress.limits import Limits
 from perstack_egress.log import log
 from perstack_egress.policy import Policy
@@ -41,10 +43,13 @@ class Listener:
         limits: Limits,
         resolver: Resolver,
         report: Callable[[Outcome], Awaitable[None]],
+        *,
+        used_bytes: int = 0,
+        trust: ssl.SSLContext | None = None,
     ) -> None:
         self._listening = listening
         self._limits = limits
-        self._resolver = resolver
+        self._means = Means(limits, resolver, sandbox_allowance(limits.sandbox_bytes, used_bytes), trust)
         self._report = report
         self._policy = Policy()
         self._connections: set[Connection] = set()
@@ -67,14 +72,19 @@ class Listener:
             if connection.forbidden_by(policy):
                 connection.end("policy_changed")
 
-    def close(self) -> None:
-        """Stop accepting and end every connection; `run` returns soon after. Idempotent."""
+    @property
+    def policy(self) -> Policy:
+        """What is in force."""
+        return self._policy
+
+    def close(self, reason: str = "listener_closed") -> None:
+        """Stop accepting and end every connection, with that reason; `run` returns soon after. Idempotent."""
         self._closed = True
         self._policy = Policy()
         if self._acceptor is not None:
             self._acceptor.cancel()
         for connection in tuple(self._connections):
-            connection.end("listener_closed")
+            connection.end(reason)
 
     async def _accept(self, group: asyncio.TaskGroup) -> None:
         loop = asyncio.get_running_loop()
@@ -90,7 +100,7 @@ class Listener:
             if len(self._connections) >= self._limits.connections:
                 await self._turn_away(client)
             else:
-                connection = Connection(client, lambda: self._policy, self._limits, self._resolver)
+                connection = Connection(client, lambda: self._policy, self._means)
                 self._connections.add(connection)
                 group.create_task(self._serve(connection))
             await asyncio.sleep(pace.take(loop.time()))

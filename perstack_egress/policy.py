@@ -6,7 +6,7 @@ notation of an address can pass as a name.
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import AddressValueError, IPv4Address, IPv6Address, ip_network
 from typing import Final
 
@@ -17,6 +17,9 @@ DEFAULT_PORT: Final = 443
 
 # Underscores are no host name characters by RFC 1123, but names of buckets and hosts out there have them.
 _LABEL: Final = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
+_ROUTE: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?")
+_HEADER: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+_VALUE: Final = re.compile(r"[\x21-\x7e]([\x20-\x7e\t]{0,8190}[\x21-\x7e])?")
 # A name whose last label is a number is an IPv4 address to inet_aton: 2130706433, 0x7f.1, 0177.0.0.1, 127.1
 # (https://url.spec.whatwg.org/#ends-in-a-number-checker). No top-level domain looks so.
 _NUMBER: Final = re.compile(r"[0-9]+|0x[0-9a-f]*")
@@ -38,6 +41,9 @@ class Rule:
     port: int = DEFAULT_PORT
     suffix: bool = False
 
+    def __str__(self) -> str:
+        return f"{'*' if self.suffix else ''}{self.host}:{self.port}"
+
     def covers(self, host: Host) -> bool:
         """Whether the rule speaks of this host, on whatever port. A suffix never covers an address."""
         if self.suffix:
@@ -46,11 +52,35 @@ class Rule:
 
 
 @dataclass(frozen=True, slots=True)
+class Route:
+    """One origin under a name of its own, with the headers that are put into every request. They hold secrets."""
+
+    name: str
+    host: Host
+    port: int = DEFAULT_PORT
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
     """What one sandbox may reach. The empty policy denies everything."""
 
     rules: tuple[Rule, ...] = ()
     networks: tuple[Network, ...] = ()
+    routes: tuple[Route, ...] = ()
+
+    def rule_for(self, host: Host, port: int) -> Rule | None:
+        """The rule that allows the pair, else one that speaks of the host on another port."""
+        covering = [rule for rule in self.rules if rule.covers(host)]
+        return next((rule for rule in covering if rule.port == port), covering[0] if covering else None)
+
+    def route(self, name: str) -> Route:
+        """The route of that name. Raises Refused route_unknown."""
+        for route in self.routes:
+            if route.name == name:
+                return route
+        known = ", ".join(route.name for route in self.routes) or "none"
+        raise Refused("route_unknown", f"this sandbox has no route {name}; it has {known}")
 
     def check(self, host: Host, port: int) -> None:
         """Let an allowed pair pass.
@@ -112,14 +142,32 @@ def parse_rule(host: str, port: int) -> Rule:
     return Rule(f".{suffix.text}", port or DEFAULT_PORT, suffix=True)
 
 
-def parse_policy(rules: Iterable[tuple[str, int]], networks: Iterable[str]) -> Policy:
+def parse_route(name: str, host: str, port: int, headers: Iterable[tuple[str, str]]) -> Route:
+    """A route of the daemon's message; port 0 means 443.
+
+    Raises:
+        Refused: host_invalid and as parse_host. No text of it holds a header's value.
+    """
+    if not _ROUTE.fullmatch(name):
+        raise Refused("host_invalid", f"{name[:64]!r} is no name of a route: lower-case letters, digits and hyphens")
+    if not 0 <= port <= 65535:
+        raise Refused("host_invalid", f"{port} is not a port")
+    listed = tuple((header.lower(), value) for header, value in headers)
+    for header, value in listed:
+        if not _HEADER.fullmatch(header) or not _VALUE.fullmatch(value):
+            raise Refused("host_invalid", f"header {header[:64]!r} of route {name} cannot be sent")
+    return Route(name, parse_host(host), port or DEFAULT_PORT, listed)
+
+
+def parse_policy(rules: Iterable[tuple[str, int]], networks: Iterable[str], routes: Iterable[Route] = ()) -> Policy:
     """A policy from the daemon's message.
 
     Raises:
         Refused: of the first rule that is not one; its detail names the rule.
         ValueError: a network is not a CIDR block.
     """
-    return Policy(tuple(_named_rule(*rule) for rule in rules), tuple(ip_network(block) for block in networks))
+    blocks = tuple(ip_network(block) for block in networks)
+    return Policy(tuple(_named_rule(*rule) for rule in rules), blocks, tuple(routes))
 
 
 def _named_rule(host: str, port: int) -> Rule:

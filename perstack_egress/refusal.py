@@ -9,6 +9,7 @@ STATUS: Final[dict[str, int]] = {
     "request_timeout": 408,
     "method_not_allowed": 405,
     "too_many_connections": 503,
+    "sandbox_bytes_exceeded": 403,
     "host_invalid": 400,
     "host_is_address": 403,
     "host_punycode": 403,
@@ -21,6 +22,10 @@ STATUS: Final[dict[str, int]] = {
     "dial_failed": 502,
     "dial_timeout": 504,
     "internal": 500,
+    # Of requests through a route.
+    "route_unknown": 404,
+    "origin_tls_failed": 502,
+    "origin_failed": 502,
     # These come after the 200, when only the tunnel can be closed: with a TLS alert where the client speaks TLS.
     "not_tls": 403,
     "client_hello_malformed": 403,
@@ -29,8 +34,10 @@ STATUS: Final[dict[str, int]] = {
     "sni_missing": 403,
     "sni_mismatch": 403,
     "client_gone": 400,
+    "tunnel_bytes_exceeded": 403,
     "policy_changed": 403,
     "listener_closed": 503,
+    "proxy_restarted": 503,
 }
 
 

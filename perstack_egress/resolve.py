@@ -43,20 +43,27 @@ class SystemResolver:
         return tuple(dict.fromkeys(ip_address(entry[4][0]) for entry in found))
 
 
-async def resolve(resolver: Resolver, host: Host, allowed: Sequence[Network], timeout: float) -> Sequence[Address]:  # noqa: ASYNC109 - part of the contract
+async def resolve(resolver: Resolver, host: Host, allowed: Sequence[Network], seconds: float) -> Sequence[Address]:
     """The addresses of `host` that may be dialled, at least one; an address stands for itself.
 
     Raises:
         Refused: resolve_failed, resolve_timeout; address_not_global when none of its addresses may be dialled.
     """
-    found = (host.address,) if host.address is not None else await _lookup(resolver, host.text, timeout)
-    usable = [address for address in found if may_dial(address, allowed)]
+    usable = [address for address in await look_up(resolver, host, seconds) if may_dial(address, allowed)]
     if not usable:
         raise Refused("address_not_global", f"{host.text} resolves to an address that is not global")
     return usable[:_MAX_ADDRESSES]
 
 
-async def _lookup(resolver: Resolver, name: str, seconds: float) -> Sequence[Address]:
+async def look_up(resolver: Resolver, host: Host, seconds: float) -> Sequence[Address]:
+    """What `host` stands for, at least one address, whether it may be dialled or not.
+
+    Raises:
+        Refused: resolve_failed, resolve_timeout.
+    """
+    if host.address is not None:
+        return (host.address,)
+    name = host.text
     try:
         async with asyncio.timeout(seconds):
             found = await resolver.lookup(name)

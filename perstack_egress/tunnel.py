@@ -2,78 +2,82 @@
 
 import asyncio
 import socket
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+
+from perstack_egress.allowance import Meter, Spent
+from perstack_egress.idle import Idle
 
 CHUNK = 1 << 17
 # Between turns of other tunnels; uvloop yields on every read, asyncio's own loop only when a socket is empty.
 _TURN = 1 << 20
 
 
-@dataclass(slots=True)
-class Counts:
-    """Bytes that were handed over, from the sandbox (`up`) and to it (`down`)."""
-
-    up: int = 0
-    down: int = 0
-
-
 class Tunnel:
     """One client, one upstream. The caller owns and closes the sockets."""
 
-    def __init__(self, client: socket.socket, upstream: socket.socket, idle_timeout: float) -> None:
-        self.counts = Counts()
+    def __init__(self, client: socket.socket, upstream: socket.socket, idle_timeout: float, meter: Meter) -> None:
         self._client = client
         self._upstream = upstream
         self._idle_timeout = idle_timeout
-        self._moved_at = 0.0
+        self._meter = meter
 
     async def relay(self, first: bytes = b"") -> str:
         """Send `first` up, then pump until both sides are done. An end of one side is passed on; the other may go on.
 
-        Returns "" after a clean end, else "idle_timeout" or "connection_lost".
+        Returns "" after a clean end, else "idle_timeout", "connection_lost", "tunnel_bytes_exceeded" or
+        "sandbox_bytes_exceeded": then no byte beyond the allowance has passed.
         """
-        loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(self._idle_timeout) as bound, asyncio.TaskGroup() as group:
-                group.create_task(self._up(bound, first))
-                group.create_task(self._down(bound))
-                self._moved_at = loop.time()
+            async with Idle(self._idle_timeout) as idle, asyncio.TaskGroup() as group:
+                group.create_task(self._pump(self._client, self._upstream, self._meter.up, idle, first))
+                group.create_task(self._pump(self._upstream, self._client, self._meter.down, idle))
         except TimeoutError:
             return "idle_timeout"
         except BaseExceptionGroup as failures:
-            if failures.split(OSError)[1] is not None:
-                raise
-            return "connection_lost"
+            return end_of(failures)
         return ""
 
-    async def _up(self, bound: asyncio.Timeout, first: bytes) -> None:
-        loop = asyncio.get_running_loop()
-        data = first or await loop.sock_recv(self._client, CHUNK)
-        while data and await _send(self._upstream, data):
-            self.counts.up += len(data)
-            self._moved(bound, loop.time())
-            if self.counts.up % _TURN < len(data):
+    async def _pump(
+        self,
+        source: socket.socket,
+        sink: socket.socket,
+        count: Callable[[int], None],
+        idle: Idle,
+        first: bytes = b"",
+    ) -> None:
+        loop, moved = asyncio.get_running_loop(), 0
+        data = first or await loop.sock_recv(source, CHUNK)
+        while data:
+            count(len(data))
+            if not await _send(sink, data):
+                break
+            moved += len(data)
+            idle.moved()
+            if moved % _TURN < len(data):
                 await asyncio.sleep(0)
-            data = await loop.sock_recv(self._client, CHUNK)
-        _finish(self._upstream)
+            data = await loop.sock_recv(source, CHUNK)
+        finish(sink)
 
-    async def _down(self, bound: asyncio.Timeout) -> None:
-        loop = asyncio.get_running_loop()
-        data = await loop.sock_recv(self._upstream, CHUNK)
-        while data and await _send(self._client, data):
-            self.counts.down += len(data)
-            self._moved(bound, loop.time())
-            if self.counts.down % _TURN < len(data):
-                await asyncio.sleep(0)
-            data = await loop.sock_recv(self._upstream, CHUNK)
-        _finish(self._client)
 
-    def _moved(self, bound: asyncio.Timeout, now: float) -> None:
-        """Put the idle time-out off, at most ten times in its length: each move costs a timer."""
-        if now - self._moved_at > self._idle_timeout / 10 and not bound.expired():
-            self._moved_at = now
-            bound.reschedule(now + self._idle_timeout)
+def end_of(failures: BaseExceptionGroup[BaseException]) -> str:
+    """Why two pumps ended: what was spent, else "connection_lost". Raises anything that is neither."""
+    spent = failures.subgroup(Spent)
+    others = failures.split((OSError, Spent))[1]
+    if others is not None:
+        raise others
+    while isinstance(spent, BaseExceptionGroup):
+        first = spent.exceptions[0]
+        if isinstance(first, Spent):
+            return first.reason
+        spent = first if isinstance(first, BaseExceptionGroup) else None
+    return "connection_lost"
+
+
+def finish(sink: socket.socket) -> None:
+    """Tell the sink that no more comes."""
+    with suppress(OSError):  # it is gone already
+        sink.shutdown(socket.SHUT_WR)
 
 
 async def _send(sink: socket.socket, data: bytes) -> bool:
@@ -83,8 +87,3 @@ async def _send(sink: socket.socket, data: bytes) -> bool:
     except (BrokenPipeError, ConnectionResetError):
         return False
     return True
-
-
-def _finish(sink: socket.socket) -> None:
-    with suppress(OSError):  # it is gone already
-        sink.shutdown(socket.SHUT_WR)

@@ -83,6 +83,51 @@ def config_check(path: Path | None, settings: tuple[str, ...]) -> None:
 
 
 @main.command()
+@_config
+@_set
+@click.argument("file", type=click.Path(path_type=Path))
+def backup(path: Path | None, settings: tuple[str, ...], file: Path) -> None:
+    """Copy jobs, events and blobs into a new FILE, while the daemon serves.
+
+    Not in it: the master key (without it the secret values of unfinished jobs cannot be opened), named workspaces and
+    the configuration. Back those up by other means, and the key apart from the rest. FILE holds all that was said.
+    """
+    from perstackd.adapters.store.backup import back_up
+    from perstackd.config import load
+
+    def run() -> None:
+        found = back_up(load(path, _overrides(settings)).state_directory, file, VERSION)
+        click.echo(f"{file}: {found.jobs} jobs, {found.blobs} blobs, {found.size} bytes; the master key is not in it")
+
+    _reporting(run)
+
+
+@main.command()
+@_config
+@_set
+@click.argument("file", type=click.Path(path_type=Path))
+def restore(path: Path | None, settings: tuple[str, ...], file: Path) -> None:
+    """Make the store of a state directory that has none from a backup FILE. The daemon must not run.
+
+    All of FILE is checked before anything is written. Jobs that had not ended go on at the daemon's next start, from
+    where they were when the backup was made; give the master key back before that.
+    """
+    from perstackd.adapters.state_lock import state_lock
+    from perstackd.adapters.store.backup import restore as restored
+    from perstackd.config import load
+
+    def run() -> None:
+        config = load(path, _overrides(settings))
+        with state_lock(config.state_directory):
+            found = restored(file, config.state_directory)
+        click.echo(f"{config.state_directory}: {found.jobs} jobs, {found.blobs} blobs")
+        if not config.key_file.exists():
+            click.echo(f"perstackd: there is no master key {config.key_file} yet; put the old one there", err=True)
+
+    _reporting(run)
+
+
+@main.command()
 def version() -> None:
     """Print the version."""
     click.echo(f"perstackd {VERSION}")

@@ -5,7 +5,7 @@ from typing import Any
 
 from examples.stand_in import Asked, Reply
 
-ISSUE = {
+ISSUE: dict[str, Any] = {
     "number": 7,
     "title": "Never switches off in our mountain hut",
     "state": "open",

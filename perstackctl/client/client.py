@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from types import TracebackType
-from typing import Final, Self, TypeVar
+from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 import grpc
 import grpc.aio
@@ -18,6 +18,9 @@ from perstackctl.client.questions import Answer, Question
 from perstackctl.client.resolution import Resolution
 from perstackctl.client.status import from_rpc
 from perstackctl.client.watch import Patience, Stream, Watch
+
+if TYPE_CHECKING:
+    from perstackctl.client.logs import JobLogs
 
 _RETRY_SECONDS: Final = 0.1
 # Set, because gRPC's own back-off (1 s and more) would make a restarted daemon look down.
@@ -207,6 +210,13 @@ class Client:  # more than 12 methods: one per method of the API
 
         stub = system_pb2_grpc.SystemServiceStub(self._channel)
         return convert.info(await self._call(stub.GetInfo, system_pb2.GetInfoRequest()))
+
+    @property
+    def logs(self) -> "JobLogs":
+        """What can be done with jobs' logs."""
+        from perstackctl.client.logs import JobLogs
+
+        return JobLogs(self._channel, self._call, self._explain)
 
     @property
     def _channel(self) -> grpc.aio.Channel:

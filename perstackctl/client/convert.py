@@ -31,6 +31,11 @@ def _sandbox_state(number: int) -> v.SandboxState:
     return _SANDBOX_STATES.get(number, v.SandboxState.UNSPECIFIED)
 
 
+def usage(message: jobs_pb2.Usage) -> v.Usage:
+    """Token counts."""
+    return _usage(message)
+
+
 def _usage(message: jobs_pb2.Usage) -> v.Usage:
     return v.Usage(message.input_tokens, message.output_tokens, message.cached_input_tokens, message.reasoning_tokens)
 
@@ -62,19 +67,22 @@ def definition_message(definition: v.Definition) -> experts_pb2.Definition:
 
 def create_request(request: v.JobRequest) -> jobs_pb2.CreateJobRequest:
     """A job request as it is sent."""
+    parent = request.parent or v.Parent("")
     return jobs_pb2.CreateJobRequest(
         tenant=request.tenant,
         idempotency_key=request.idempotency_key,
         definition=definition_message(request.definition),
         expert_key=request.expert_key,
         query=request.query,
-        workspace=_workspace_message(request.workspace),
+        workspace=None if parent.same_workspace else _workspace_message(request.workspace),
         env=dict(request.env),
         allow_domains=request.allow_domains,
         max_steps=request.max_steps,
         model=request.model,
         provider=request.provider,
         budgets=_budgets_message(request.budgets),
+        parent_job_id=parent.job_id,
+        parent_checkpoint=parent.checkpoint,
     )
 
 
@@ -129,6 +137,8 @@ def job(message: jobs_pb2.Job) -> v.Job:
         cost_known=message.cost_known,
         paused=message.paused,
         open_questions=message.open_questions,
+        parent_job_id=message.parent_job_id,
+        parent_seq=message.parent_seq,
     )
 
 

@@ -123,6 +123,18 @@ class JobRequest:
     model: str = ""
     provider: str = ""
     budgets: Budgets = Budgets()
+    parent: "Parent | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class Parent:
+    """The job that a new one goes on from: `checkpoint` is the number of its event or RUN/STEP, empty for the last. The
+    definition and the expert are the parent's then; with `same_workspace` so is the workspace.
+    """
+
+    job_id: str
+    checkpoint: str = ""
+    same_workspace: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +167,8 @@ class Job:
     cost_known: bool = False
     paused: bool = False
     open_questions: int = 0
+    parent_job_id: str = ""
+    parent_seq: int = 0
 
 
 @dataclass(frozen=True, slots=True)

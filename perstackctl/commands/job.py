@@ -18,6 +18,14 @@ _COMMANDS: Final = {
     "cancel": LazyCommand(f"{_HERE}.job_control:cancel", "Ask for a job's end."),
     "runs": LazyCommand(f"{_HERE}.job_runs:runs", "List a job's runs and their sandboxes."),
     "log": LazyCommand(f"{_HERE}.job_log:log", "Read a job's log, or parts of it."),
+    "checkpoints": LazyCommand(f"{_HERE}.checkpoint:checkpoints", "List where a job's runs stood after each step."),
+    "checkpoint": LazyCommand(f"{_HERE}.checkpoint:checkpoint", "Show one checkpoint, with its history."),
+    "replay": LazyCommand(f"{_HERE}.replay:replay", "Decide an ended job's events anew, and compare."),
+    "record": LazyCommand(f"{_HERE}.replay:record", "Print an ended job's model turns as a conversation file."),
+    "export": LazyCommand(f"{_HERE}.transfer:export", "Write an ended job into a file."),
+    "import": LazyCommand(f"{_HERE}.transfer:import_", "Read an exported job from a file."),
+    "rm": LazyCommand(f"{_HERE}.retention:rm", "Delete ended jobs."),
+    "erase": LazyCommand(f"{_HERE}.retention:erase", "Delete all ended jobs of a tenant."),
     "tree": LazyCommand(f"{_HERE}.job_tree:tree", "Show who delegated to whom, and what came of it."),
 }
 

@@ -34,7 +34,7 @@ SHOWN_CHARACTERS: Final = 24_000
 MAX_CONTEXT: Final = 5
 _DEFAULT_HITS: Final = 20
 _PAGE: Final = 100
-_CHUNK: Final = 256 << 10
+_CHUNK: Final = 128 << 10
 
 
 class Archive:

@@ -69,11 +69,10 @@ class RunLedger:
             state = evolve(state, fact)
         if facts:
             used = state.usage - self.state.usage
-            now = self._services.clock.now_ms()
-            self._context.standing.tell(self._plan.run_id, self._plan.expert.key, state, now)
             entries: list[Entry] = [(self._plan.origin(step), fact) for step, fact in facts]
             await self._append(entries, lambda record: self._accounted(record, state, used))
             self.state = state
+            self.tell()
         return [fact for _, fact in facts]
 
     async def _append(self, entries: list[Entry], change: Callable[[JobRecord], JobRecord]) -> None:
@@ -97,7 +96,9 @@ class RunLedger:
 
     def _accounted(self, record: JobRecord, state: RunState, used: Usage) -> JobRecord:
         """The job's record with what this run used since its last facts."""
-        record = self._context.standing.shown(record)
+        now = self._services.clock.now_ms()
+        standing = self._context.standing.told(self._plan.run_id, self._plan.expert.key, state, now)
+        record = standing.shown(record)
         if state.start is None or used == Usage():
             return record
         cost = self._price(state.start, used)

@@ -7,6 +7,7 @@ which also knows where its streams stand. Model turns are not touched: a provide
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cache
+from operator import is_
 from typing import Any, TypeVar, assert_never
 from weakref import WeakSet
 
@@ -167,19 +168,27 @@ _IDENTITIES = frozenset({"call_id", "skill", "name", "digest"})
 
 
 def _scrubbed(scrubber: Scrubber, value: Any) -> Any:
+    """The same object when nothing of it was changed, as nearly always."""
     kind = type(value)
     if kind is str:  # not an enumeration's member
         return scrubber.net.text(value)
     if kind is tuple or kind is list:
-        return kind(_scrubbed(scrubber, each) for each in value)
+        items = [_scrubbed(scrubber, each) for each in value]
+        return value if all(map(is_, items, value)) else kind(items)
     if kind is dict:
         return {_scrubbed(scrubber, key): _scrubbed(scrubber, each) for key, each in value.items()}
-    if is_dataclass(kind):
-        changed = {name: _scrubbed(scrubber, getattr(value, name)) for name in _names(kind)}
-        return replace(value, **changed)
-    return value
+    changed = {}
+    for name in _names(kind):
+        had = getattr(value, name)
+        has = _scrubbed(scrubber, had)
+        if has is not had:
+            changed[name] = has
+    return replace(value, **changed) if changed else value
 
 
 @cache
 def _names(kind: type) -> tuple[str, ...]:
+    """Of the fields that may hold a text; none for what is no dataclass."""
+    if not is_dataclass(kind):
+        return ()
     return tuple(each.name for each in fields(kind) if each.init and each.name not in _IDENTITIES)

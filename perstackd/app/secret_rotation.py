@@ -4,7 +4,7 @@ Whatever is written is under a key that is durable by then, and an old key goes 
 process that dies at any point leaves everything readable, and the next one goes on with what was begun (`resume`).
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 import anyio
@@ -16,7 +16,7 @@ from perstackd.domain.errors import Kind, PerstackError
 from perstackd.domain.secret import MAX_SOURCE, DataKey, MasterRotation, SealedEnv
 from perstackd.ports.secret_store import SealedEnvs
 
-_BATCH: Final = 100
+_BATCH: Final = 10  # a job's values may be megabytes
 _log = structlog.get_logger()
 
 
@@ -50,7 +50,7 @@ class SecretRotation:
                 done stays as it was, and the next rotation does it.
         """
         async with self._alone():
-            owners = self._secrets.owners()
+            owners = self._secrets.index.owners()
             count = sum([await self._renew(owner) for owner in owners])
         return self._rotated(secrets=count, data_keys=len(owners))
 
@@ -71,8 +71,8 @@ class SecretRotation:
             old_id, old_source = keys.key_id, keys.source
             new_id = await keys.take(source)
             if new_id == old_id:
-                message = f"{source} holds the master key {old_id}, which is in use; make a new one and name its place"
-                raise PerstackError(Kind.PRECONDITION, "master_key_same", message)
+                await self._check_unfinished(source)
+                return await self._wrap_all()
             async with self._secrets.changing:
                 await rows.set_rotation(MasterRotation(old_id, old_source, new_id, source))
                 keys.prefer(new_id)
@@ -86,48 +86,49 @@ class SecretRotation:
             if kept.rotation is not None and set(kept.master_ids) - {self._secrets.keys.key_id}:
                 done = await self._wrap_all()
                 _log.info("master key change completed", key_id=done.key_id, jobs=done.jobs, data_keys=done.data_keys)
-            for owner in self._secrets.owners():
-                newest = self._secrets.data_keys(owner)[-1:]
-                if newest and len(self._secrets.data_keys(owner)) > 1:
+            for owner in self._secrets.index.owners():
+                newest = self._secrets.index.data_keys(owner)[-1:]
+                if newest and len(self._secrets.index.data_keys(owner)) > 1:
                     await self._move(owner, newest[0])
 
     # --- data keys --------------------------------------------------------------------------------------------------
     async def _renew(self, owner: str) -> int:
         async with self._secrets.changing:
-            key = self._secrets.new_data_key(owner)
+            key = self._secrets.index.new_data_key(owner, self._secrets.clock.now_ms())
             await self._secrets.rows.put([], [key])
-            self._secrets.adopt([], [key])
+            self._secrets.index.adopt([], [key])
         return await self._move(owner, key)
 
     async def _move(self, owner: str, key: DataKey) -> int:
         """Seal the owner's secrets with that key, one by one, so that others get their turn; then drop older keys."""
         count = 0
-        for name in [secret.name for secret in self._secrets.listed(owner)]:
+        for name in [secret.name for secret in self._secrets.index.listed(owner)]:
             async with self._secrets.changing:
                 count += await self._seal_anew(owner, name, key)
         async with self._secrets.changing:
             await self._secrets.rows.drop_data_keys(owner, key.number)
-            self._secrets.forget_data_keys(owner, key.number)
+            self._secrets.index.forget_data_keys(owner, key.number)
         return count
 
     async def _seal_anew(self, owner: str, name: str, key: DataKey) -> int:
-        now = {secret.name: secret for secret in self._secrets.listed(owner)}.get(name)
+        index = self._secrets.index
+        now = index.get(owner, name)
         if now is None or now.key_number >= key.number:  # removed, or put again in the meantime
             return 0
-        changed = self._secrets.sealed_anew(now, key)
+        changed = index.sealed(now, key, index.value(now))
         await self._secrets.rows.put([changed])
-        self._secrets.adopt([changed])
+        index.adopt([changed])
         return 1
 
     # --- the master key ---------------------------------------------------------------------------------------------
     async def _wrap_all(self) -> Rotated:
         keys, wrapped = self._secrets.keys, 0
-        for owner in self._secrets.owners():
+        for owner in self._secrets.index.owners():
             async with self._secrets.changing:
-                old = [key for key in self._secrets.data_keys(owner) if key.master_id != keys.key_id]
-                new = [self._wrapped_anew(key) for key in old]
+                old = [key for key in self._secrets.index.data_keys(owner) if key.master_id != keys.key_id]
+                new = [self._secrets.index.wrapped_anew(key) for key in old]
                 await self._secrets.rows.put([], new)
-                self._secrets.adopt([], new)
+                self._secrets.index.adopt([], new)
                 wrapped += len(new)
         # A job whose values were sealed a moment ago hands them to the store in the loop's next round; what is handed
         # over before the first question below is seen by it.
@@ -136,10 +137,12 @@ class SecretRotation:
         jobs, unreadable = await self._seal_jobs()
         return self._rotated(data_keys=wrapped, jobs=jobs, unreadable=unreadable)
 
-    def _wrapped_anew(self, key: DataKey) -> DataKey:
-        keys = self._secrets.keys
-        plain = keys.open(key.wrapped, key.context)
-        return replace(key, master_id=keys.key_id, wrapped=keys.seal(plain, key.context))
+    async def _check_unfinished(self, source: str) -> None:
+        """The key is in use already: that is right only where an earlier change to it was interrupted."""
+        key_id = self._secrets.keys.key_id
+        if not set((await self._secrets.rows.kept()).master_ids) - {key_id}:
+            message = f"{source} holds the master key {key_id}, which is in use; make a new one and name its place"
+            raise PerstackError(Kind.PRECONDITION, "master_key_same", message)
 
     async def _seal_jobs(self) -> tuple[int, int]:
         after, done, unreadable = "", 0, 0

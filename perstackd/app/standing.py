@@ -42,6 +42,13 @@ class Standing:
             known.get(question.id) or OpenQuestion(run_id, expert_key, question, now_ms) for question in state.questions
         )
 
+    def told(self, run_id: RunId, expert_key: str, state: RunState, now_ms: int) -> "Standing":
+        """How all would stand with that state of the run; itself stays as it is."""
+        after = Standing()
+        after._phases, after._open = dict(self._phases), dict(self._open)
+        after.tell(run_id, expert_key, state, now_ms)
+        return after
+
     def forget(self, run_id: RunId) -> None:
         """The run's worker is gone, whether or not its end was told. Idempotent."""
         self._phases.pop(run_id, None)

@@ -104,7 +104,10 @@ class LinePage:
 
     def feed(self, data: bytes) -> bool:
         """Take the next piece; whether another one is needed."""
-        start = 0
+        start, ends = 0, data.count(b"\n")
+        if self._line + ends < self._first:
+            self._line += ends
+            return True
         while self._line < self._first:
             end = data.find(b"\n", start)
             if end < 0:

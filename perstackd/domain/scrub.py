@@ -33,16 +33,24 @@ class Match(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Net:
-    """The forms that are looked for, longest first, and what stands in the place of each."""
+    """The forms that are looked for, longest first, and what stands in the place of each. Made by `net`.
+
+    `heads` are their first characters with the length of the longest form that begins so; `beginnings` all beginnings
+    of those.
+    """
 
     labels: Mapping[str, str] = field(repr=False)
     heads: Mapping[str, int] = field(repr=False)
+    beginnings: frozenset[str] = field(repr=False)
+    shortest: int
 
     def __bool__(self) -> bool:
         return bool(self.labels)
 
     def text(self, text: str) -> str:
         """Without the values; the same object when there is none in it."""
+        if len(text) < self.shortest:
+            return text
         found = [form for form in self.labels if form in text]
         return _either(found).sub(lambda match: self.labels[match[0]], text) if found else text
 
@@ -73,14 +81,16 @@ class Net:
         """Where the first form may have begun that the text's end has cut off. Only a form's first characters are
         compared, so that a long value costs no more than a short one; what is held too long passes later.
         """
-        cut = len(whole)
+        size = len(whole)
+        cut = next((at for at in range(max(0, size - _HEAD + 1), size) if whole[at:] in self.beginnings), size)
         for head, longest in self.heads.items():
-            at = whole.find(head, max(0, len(whole) - longest + 1))
-            cut = min(cut, at if at >= 0 else len(whole) - _overlap(whole, head))
+            at = whole.find(head, max(0, size - longest + 1))
+            if at >= 0:
+                cut = min(cut, at)
         return cut
 
 
-NOTHING: Final = Net({}, {})
+NOTHING: Final = Net({}, {}, frozenset(), 0)
 
 
 def net(values: Mapping[str, str]) -> Net:
@@ -144,15 +154,11 @@ def _net(labels: Mapping[str, str]) -> Net:
     heads: dict[str, int] = {}
     for form in ordered:
         heads.setdefault(form[:_HEAD], len(form))  # the longest comes first
-    return Net(ordered, heads)
+    beginnings = frozenset(head[:size] for head in heads for size in range(1, len(head)))
+    return Net(ordered, heads, beginnings, min(map(len, ordered), default=0))
 
 
 def _either(found: list[str]) -> re.Pattern[str]:
     """Alternatives are tried in order: the longest first."""
     return re.compile("|".join(map(re.escape, found)))
 
-
-def _overlap(whole: str, head: str) -> int:
-    """Length of the longest end of the text that is a beginning of the head, and not all of it."""
-    longest = min(len(head) - 1, len(whole))
-    return next((size for size in range(longest, 0, -1) if whole.endswith(head[:size])), 0)

@@ -138,9 +138,9 @@ def checked_experts(owner: str, experts: Sequence[str]) -> tuple[str, ...]:
     return tuple(sorted(set(experts)))
 
 
-def without_value(names: Collection[str], sent: Collection[str], stored: Collection[str]) -> tuple[str, ...]:
-    """The required names that have a value neither in what was sent with the job nor in what is stored; sorted."""
-    return tuple(sorted(set(names) - set(sent) - set(stored)))
+def without_value(required: Collection[str], sent: Collection[str]) -> tuple[str, ...]:
+    """The required names whose value was not sent with the job; sorted."""
+    return tuple(sorted(set(required) - set(sent)))
 
 
 def _bad_value(why: str) -> PerstackError:

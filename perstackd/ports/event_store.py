@@ -7,6 +7,7 @@ from perstackd.domain.events import Event, StoredEvent
 from perstackd.domain.ids import JobId, SandboxId, TenantId
 from perstackd.domain.job import JobRecord, JobState
 from perstackd.domain.sandbox import SandboxRecord
+from perstackd.ports.secret_store import SealedEnvs, SecretRows
 
 
 class EventStore(Protocol):
@@ -133,6 +134,8 @@ class Store(EventStore, Protocol):
     sandboxes: SandboxIndex
     blobs: Blobs
     housekeeping: Housekeeping
+    secrets: SecretRows
+    sealed_envs: SealedEnvs
 
     async def close(self) -> None:
         """Finish what was begun, then close. Idempotent."""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from perstackd.domain.secret import DataKey, MasterRotation, Secret, SealedEnv
+from perstackd.domain.secret import DataKey, MasterRotation, SealedEnv, Secret
 from perstackd.ports.secrets import Sealer
 
 

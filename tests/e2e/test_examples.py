@@ -30,7 +30,8 @@ def daemon(stage: Stage) -> Iterator[Daemon]:
     conversation = stage.home / "conversation.jsonl"
     conversation.write_text("".join(script.read(EXAMPLES / name).conversation.read_text() for name in script.names()))
     models = {"models.default_provider": "replay", "models.replay.file": str(conversation)}
-    daemon = Daemon(stage.home, {**stage.settings(), **models}, real_providers=True)
+    hold = {"jobs.ask_hold_ms": 1000}
+    daemon = Daemon(stage.home, {**stage.settings(), **models, **hold}, real_providers=True)
     daemon.start()
     try:
         filled(stage)
@@ -182,6 +183,8 @@ def test_gmail_assistant_sends_nothing_before_a_person_allows_it(daemon: Daemon,
         gmail: Any = scene.stand_in
         events = until(watched, asks)
         assert "Dear Ms Lind" in one(events, "approvalRequested")["question"]["arguments"]["text"]
+        events += until(watched, lambda event: event["type"] == "sandboxReleased")
+        assert one(events, "stopRunByInteractiveTool")
         assert gmail.sent == []
         scene.answer(deny)
         events += until(watched, asks)

@@ -24,6 +24,8 @@ from perstackd.domain.ids import JobId, SandboxId, TenantId
 from perstackd.domain.job import JobRecord, JobState
 from perstackd.domain.sandbox import SandboxRecord
 from perstackd.ports.event_store import Blobs, Housekeeping, JobIndex, SandboxIndex
+from perstackd.ports.secret_store import SealedEnvs, SecretRows
+from tests.fakes.secret_rows import FakeSealedEnvs, FakeSecretRows
 
 
 class FakeStore:
@@ -33,6 +35,8 @@ class FakeStore:
     sandboxes: SandboxIndex
     blobs: Blobs
     housekeeping: Housekeeping
+    secrets: SecretRows
+    sealed_envs: SealedEnvs
 
     def __init__(self) -> None:
         self.fail_writes = False
@@ -48,6 +52,8 @@ class FakeStore:
         self.sandboxes = FakeSandboxes(self)
         self.blobs = FakeBlobs(self)
         self.housekeeping = FakeHousekeeping(self)
+        self.secrets = FakeSecretRows(self)
+        self.sealed_envs = FakeSealedEnvs(self)
 
     async def create(self, job: JobRecord, events: Sequence[Event], sealed_env: bytes = b"") -> tuple[StoredEvent, ...]:
         check_sequence(job, events)

@@ -44,7 +44,7 @@ def test_room_for_an_answer_is_left_whatever_the_ratio() -> None:
 @pytest.mark.parametrize("wrong", [{"compact_at": 0.96}, {"compact_at": -1}, {"context_tokens": {"a/b": 10}}])
 def test_what_would_make_no_sense_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
-        ModelsConfig(**wrong)  # type: ignore[arg-type]
+        ModelsConfig(**wrong)
 
 
 def test_an_estimate_is_rather_too_high() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from perstackd.adapters.models import assembly
 from perstackd.adapters.models.replay import ReplayModels
 from perstackd.adapters.models.router import ModelRouter
 from perstackd.config import Config

@@ -43,6 +43,7 @@ inputJsonSchema = '{"type": "object"}'
 CUT = Turn((ToolCallPart("x", "exec", {}),), FinishReason.LENGTH, Usage(1, 1))
 BUSY = PerstackError(Kind.UNAVAILABLE, "model_overloaded", "busy", retryable=True, fields={"retry_after_ms": "7"})
 TODO = calls(("t", "todo", {"newTodos": ["x"]}), ("e", "exec", {}))
+PLANS: list[tuple[str, str, dict[str, object]]] = [(f"d{n}", "helper", {"query": "plan"}) for n in range(4)]
 
 SCRIPTS: dict[str, tuple[dict[str, Sequence[Entry]], dict[str, Any]]] = {
     "tools": ({LEAD: [calls(("a", "exec", {}), ("b", "readTextFile", {})), says("done")]}, {}),
@@ -54,7 +55,7 @@ SCRIPTS: dict[str, tuple[dict[str, Sequence[Entry]], dict[str, Any]]] = {
     "completion asks for a text": ({LEAD: [calls(("c", "attemptCompletion", {})), says("done")]}, {}),
     "children": (
         {
-            LEAD: [calls(*((f"d{n}", "helper", {"query": "plan"}) for n in range(4)), ("e", "exec", {})), says("done")],
+            LEAD: [calls(*PLANS, ("e", "exec", {})), says("done")],
             HELPER: [calls(("a", "exec", {})), calls(("b", "exec", {})), says("the plan")],
         },
         {},
@@ -62,7 +63,7 @@ SCRIPTS: dict[str, tuple[dict[str, Sequence[Entry]], dict[str, Any]]] = {
     "a child fails": ({LEAD: [calls(("d", "helper", {"query": "plan"})), says("done")], HELPER: []}, {}),
     "step limit with children": (
         {
-            LEAD: [calls(*((f"d{n}", "helper", {"query": "plan"}) for n in range(4))), says("done")],
+            LEAD: [calls(*PLANS), says("done")],
             HELPER: [calls(("a", "exec", {})), calls(("b", "exec", {})), calls(("c", "exec", {})), says("late")],
         },
         {"budgets": Budgets(max_steps=7)},
@@ -144,7 +145,7 @@ def changed(events: Sequence[Event], kind: type, **fields: Any) -> tuple[list[Ev
     """The log with its first event of that kind changed, and where that is."""
     place = next(place for place, event in enumerate(events) if isinstance(event.payload, kind))
     news = list(events)
-    news[place] = replace(news[place], payload=replace(news[place].payload, **fields))  # type: ignore[type-var]
+    news[place] = replace(news[place], payload=replace(news[place].payload, **fields))
     return news, news[place].seq
 
 

@@ -75,11 +75,7 @@ class AesSealer:
             raise _broken(context, detail) from None
 
     def _check_header(self, sealed: bytes) -> None:
-        if len(sealed) < HEADER_BYTES + TAG_BYTES or sealed[:1] != VERSION:
-            raise PerstackError(
-                Kind.PRECONDITION, "seal_broken", "a sealed value is not one of ours: too short, or of another version"
-            )
-        key_id = sealed[1 : 1 + KEY_ID_BYTES].hex()
+        key_id = key_id_of(sealed)
         if key_id != self.key_id:
             message = (
                 f"a value was sealed with key {key_id}, the daemon has key {self.key_id}; "
@@ -87,6 +83,20 @@ class AesSealer:
             )
             fields = {"sealed_with": key_id, "key_id": self.key_id}
             raise PerstackError(Kind.PRECONDITION, "seal_broken", message, fields=fields)
+
+
+def key_id_of(sealed: bytes) -> str:
+    """The id of the key that it was sealed with. Raises PerstackError PRECONDITION `seal_broken`."""
+    if len(sealed) < HEADER_BYTES + TAG_BYTES or sealed[:1] != VERSION:
+        raise PerstackError(
+            Kind.PRECONDITION, "seal_broken", "a sealed value is not one of ours: too short, or of another version"
+        )
+    return sealed[1 : 1 + KEY_ID_BYTES].hex()
+
+
+def beginning_of(key_id: str) -> bytes:
+    """What every value begins with that was sealed with that key."""
+    return VERSION + bytes.fromhex(key_id)
 
 
 def _broken(context: str, detail: str) -> PerstackError:
@@ -109,15 +119,15 @@ def _read(path: Path) -> bytes:
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor
         _check_safe(path, os.fstat(descriptor))
-        return _key_of(path, file.read(_MAX_FILE_BYTES + 1))
+        return key_of_text(file.read(_MAX_FILE_BYTES + 1), f"the key file {path}")
 
 
 def _check_safe(path: Path, status: os.stat_result) -> None:
     mode = stat.S_IMODE(status.st_mode)
     if not stat.S_ISREG(status.st_mode):
         raise _unsafe(path, "it is not a regular file", "name a file")
-    if status.st_uid != os.geteuid():
-        raise _unsafe(path, f"it belongs to uid {status.st_uid}", f"chown it to uid {os.geteuid()}")
+    if status.st_uid not in {0, os.geteuid()}:
+        raise _unsafe(path, f"it belongs to uid {status.st_uid}", f"chown it to root or to uid {os.geteuid()}")
     if mode & 0o177:
         raise _unsafe(path, f"its mode is {mode:04o}", "chmod 600 it, and change the key if others could read it")
 
@@ -127,13 +137,14 @@ def _unsafe(path: Path, what: str, remedy: str) -> PerstackError:
     return PerstackError(Kind.PRECONDITION, "key_file_unsafe", message)
 
 
-def _key_of(path: Path, text: bytes) -> bytes:
+def key_of_text(text: bytes, where: str) -> bytes:
+    """The key that is written there as 32 bytes in base64. Raises PerstackError PRECONDITION `key_file_invalid`."""
     try:
         key = base64.b64decode(text.strip(), validate=True)
     except binascii.Error:
         key = b""
     if len(key) != KEY_BYTES:
-        message = f"the key file {path} does not hold {KEY_BYTES} bytes in base64; restore it from your backup"
+        message = f"{where} does not hold {KEY_BYTES} bytes in base64; restore it from your backup"
         raise PerstackError(Kind.PRECONDITION, "key_file_invalid", message)
     return key
 

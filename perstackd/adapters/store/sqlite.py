@@ -17,6 +17,7 @@ from perstackd.adapters.store.blobs import FileBlobs
 from perstackd.adapters.store.connections import open_writer
 from perstackd.adapters.store.housekeeping import SqliteHousekeeping
 from perstackd.adapters.store.readers import Readers
+from perstackd.adapters.store.secrets import SqliteSealedEnvs, SqliteSecrets
 from perstackd.adapters.store.sequence import check_sequence, job_exists, job_not_found, key_used, seq_conflict
 from perstackd.adapters.store.writer import Writer
 from perstackd.domain.events import Event, StoredEvent
@@ -24,6 +25,7 @@ from perstackd.domain.ids import JobId, SandboxId, TenantId
 from perstackd.domain.job import JobRecord, JobState
 from perstackd.domain.sandbox import SandboxRecord
 from perstackd.ports.event_store import Blobs, Housekeeping, JobIndex, SandboxIndex
+from perstackd.ports.secret_store import SealedEnvs, SecretRows
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,8 @@ class SqliteStore:
     sandboxes: SandboxIndex
     blobs: Blobs
     housekeeping: Housekeeping
+    secrets: SecretRows
+    sealed_envs: SealedEnvs
 
     def __init__(self, connection: sqlite3.Connection, path: Path, blobs: FileBlobs, limits: StoreLimits) -> None:
         self._connection = connection
@@ -81,6 +85,8 @@ class SqliteStore:
         self.sandboxes = SqliteSandboxes(self._writer, self._readers)
         self.blobs = blobs
         self.housekeeping = SqliteHousekeeping(self._writer, self._readers, blobs)
+        self.secrets = SqliteSecrets(self._writer, self._readers)
+        self.sealed_envs = SqliteSealedEnvs(self._writer)
 
     async def create(self, job: JobRecord, events: Sequence[Event], sealed_env: bytes = b"") -> tuple[StoredEvent, ...]:
         """As the port says. Raises also ALREADY_EXISTS `job_exists`; INVALID as `codec.encode`."""

@@ -67,8 +67,8 @@ class RawHttp:
                 self.requests.append(request)
                 await self._answer(request, writer)
                 await writer.drain()
-        except (ConnectionError, asyncio.IncompleteReadError):
-            pass
+        except (ConnectionError, asyncio.IncompleteReadError, RuntimeError):
+            pass  # whoever asked has gone; uvloop says it with a RuntimeError
         finally:
             writer.close()
 

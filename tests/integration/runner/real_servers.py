@@ -1,7 +1,11 @@
 """MCP servers that nobody here wrote, installed once below .cache from the lock files in servers/.
 
-The directory is named by a hash of all that it is made of. Both lock files hold integrity hashes and no host: packages
-come from wherever the machine's own configuration says.
+The directory is named by a hash of both. They hold integrity hashes and no host: packages come from wherever the
+machine's own configuration says. To make them anew, in servers/:
+
+    uv pip compile --universal --generate-hashes --no-header --no-annotate --python-version 3.11 --upgrade \\
+        requirements.in -o requirements.lock
+    npm install --package-lock-only --ignore-scripts --omit-lockfile-registry-resolved
 """
 
 import fcntl

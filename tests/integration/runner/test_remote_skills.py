@@ -188,7 +188,8 @@ async def test_an_answer_that_cannot_be_used_is_one_error_and_the_next_call_work
     place: Path, workspace: Path, http: RawHttp, mode: Any, error: str, says: str
 ) -> None:
     async with session(place / "r.sock", as_program) as daemon:
-        await daemon.begin(workspace, skills=[remote(http, tool_timeout_ms=2000)])
+        milliseconds = 2_000 if error == "timeout" else 30_000
+        await daemon.begin(workspace, skills=[remote(http, tool_timeout_ms=milliseconds)])
         http.modes = {"tools/call": mode}
         (answer,) = await daemon.results(1, ("echo", {}), skill="s")
         assert value_of(answer)["error"] == error

@@ -104,13 +104,14 @@ async def test_a_server_that_floods_fails_its_call_and_leaves_the_runner_its_mem
     place: Path, workspace: Path, mode: str, error: str, says: str
 ) -> None:
     async with session(place / "r.sock", as_program) as daemon:
-        await daemon.begin(workspace, skills=[raw("s", mode, tool_timeout_ms=2_000)])
+        milliseconds = 2_000 if error == "timeout" else 20_000
+        await daemon.begin(workspace, skills=[raw("s", mode, tool_timeout_ms=milliseconds)])
         before = time.monotonic()
         flooding, base = await daemon.mixed(1, ("s", "echo", {}), ("", "healthCheck", {}))
         assert value_of(flooding)["error"] == error
         assert says in value_of(flooding)["message"]
-        assert time.monotonic() - before < 15
-        assert base.duration_ms < 1000
+        assert time.monotonic() - before < 18
+        assert base.duration_ms < 2000
         assert (await daemon.value(2, "healthCheck"))["status"] == "ok"
         said = [news.detail for news in daemon.skill_states if news.state == pb.SkillState.STATE_STDERR]
         assert sum(map(len, said)) < 64 << 10

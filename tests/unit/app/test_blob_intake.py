@@ -5,7 +5,7 @@ import hashlib
 import pytest
 
 from perstackd.app.blob_intake import MAX_KEPT, BlobIntake
-from perstackd.domain.messages import BlobPart, ToolResultPart
+from perstackd.domain.messages import BlobPart, TextPart, ToolResultPart
 from perstackd.domain.session import BlobChunk
 from tests.fakes.store import FakeStore
 
@@ -50,3 +50,37 @@ async def test_what_one_sandbox_leaves_in_the_store_is_bounded_small_blobs_too(s
         data = number.to_bytes(2, "big").ljust(size, b"x")
         await intake.take(BlobChunk(digest(data), 0, data, True))
     assert 0 < len(store.contents) <= MAX_KEPT * LIMIT / max(size, 4096)
+
+
+async def kept(intake: BlobIntake, data: bytes, media_type: str = "text/plain") -> BlobPart:
+    await intake.take(BlobChunk(digest(data), 0, data, True))
+    return BlobPart(digest(data), len(data), media_type)
+
+
+async def test_of_a_large_text_the_head_and_the_tail_are_shown_and_how_much_is_between() -> None:
+    intake = BlobIntake(FakeStore().blobs, 1 << 20)
+    blob = await kept(intake, b"first\n" + b"between\n" * 10_000 + b"last\n")
+    (result,) = await intake.checked((ToolResultPart("a", (blob,)),))
+    shown, reference = result.content
+    assert isinstance(shown, TextPart)
+    assert shown.text.startswith("first\nbetween\n")
+    assert shown.text.endswith("between\nlast\n")
+    assert "75915 bytes in 9489 lines left out here, from line 384 on" in shown.text
+    assert reference == blob
+
+
+async def test_an_image_and_what_stands_beside_much_text_have_no_excerpt() -> None:
+    intake = BlobIntake(FakeStore().blobs, 1 << 20)
+    image, log = await kept(intake, b"\x89PNG", "image/png"), await kept(intake, b"x" * 50_000)
+    shown = TextPart("y" * 20_000)
+    results = (ToolResultPart("a", (image,)), ToolResultPart("b", (shown, log)))
+    assert await intake.checked(results) == results
+
+
+async def test_the_excerpts_of_one_result_are_bounded_together() -> None:
+    intake = BlobIntake(FakeStore().blobs, 1 << 20)
+    blobs = [await kept(intake, bytes([65 + number]) * 40_000) for number in range(20)]
+    (result,) = await intake.checked((ToolResultPart("a", tuple(blobs)),))
+    texts = [part.text for part in result.content if isinstance(part, TextPart)]
+    assert 16 << 10 <= sum(map(len, texts)) < 24 << 10
+    assert [part for part in result.content if isinstance(part, BlobPart)] == blobs

@@ -22,6 +22,7 @@ from perstackd.domain.events import CompactionFailed, ContextCompacted, Event
 from perstackd.domain.job import JobState
 from perstackd.domain.messages import (
     BlobPart,
+    JsonObject,
     Message,
     ModelEvent,
     ModelRequest,
@@ -296,14 +297,14 @@ async def test_what_stands_only_in_an_artefacts_middle_is_found_and_read(tmp_pat
     assert record.answer == "It says: the Anchor was lost at noon."
 
 
-async def read_in_another_job(tmp_path: Path, wanted: dict[str, object]) -> str:
+async def read_in_another_job(tmp_path: Path, wanted: JsonObject) -> str:
     """What comes of a read after a first job left the ship's log in the same store."""
 
     def answer(request: ModelRequest) -> Turn:
         query = _text(request.messages[0].parts[0])
         if len(request.messages) > 1:
             return says(last_result(request))
-        return calls(("exec", {})) if query == "fill" else calls(("readArtifact", wanted))  # type: ignore[arg-type]
+        return calls(("exec", {})) if query == "fill" else calls(("readArtifact", wanted))
 
     async with world(tmp_path, {}, change=with_model(ThinkingModel(answer), 1_000_000)) as daemon:
         daemon.links.tool = with_blob(daemon)
@@ -330,8 +331,8 @@ async def test_a_delegate_reads_its_parents_artefacts_only_when_it_was_given_the
     def helper(request: ModelRequest) -> Turn:
         match len(request.messages):
             case 1:
-                read, search = ("readArtifact", {"id": SHORT, "to": 1}), ("searchHistory", {"pattern": "lead knows"})
-                return calls(read, search, prefix="help")
+                wanted: JsonObject = {"id": SHORT, "to": 1}
+                return calls(("readArtifact", wanted), ("searchHistory", {"pattern": "lead knows"}), prefix="help")
             case _:
                 return says(last_result(request))
 

@@ -9,7 +9,7 @@ import pytest
 from perstackd.app import retention as retention_module
 from perstackd.app.retention import DAY_MS, MARGIN_MS, Retention, Swept
 from perstackd.domain.errors import Kind, PerstackError
-from perstackd.domain.events import Event, JobAdmitted, JobCreated, Origin
+from perstackd.domain.events import Event, JobAdmitted, JobCreated, Origin, Payload
 from perstackd.domain.ids import DEFAULT_TENANT, EventId, JobId, TenantId, earliest_id, is_id
 from perstackd.domain.job import JobRecord, JobState
 from perstackd.domain.workspace import WorkspaceSpec
@@ -41,7 +41,7 @@ class World:
         id_ = JobId(FakeClock(at + len(self.store.records)).new_id())
         record = JobRecord(id_, DEFAULT_TENANT, JobState.COMPLETED, "e", "q", at, WorkspaceSpec(), "p", "m", digest)
         record = replace(record, finished_at=at + round(took_days * DAY_MS), last_seq=2, **changes)
-        payloads = (JobCreated("e", "q", digest, "ephemeral", "p", "m"), JobAdmitted())
+        payloads: tuple[Payload, ...] = (JobCreated("e", "q", digest, "ephemeral", "p", "m"), JobAdmitted())
         events = [
             Event(EventId(self.clock.new_id()), seq, record.tenant, id_, Origin(), at, payload)
             for seq, payload in enumerate(payloads, start=1)
@@ -113,7 +113,7 @@ async def test_many_old_jobs_go_page_by_page(monkeypatch: pytest.MonkeyPatch) ->
     world = World(keep_days=1)
     for number in range(10):
         await world.job(days=2 + number, took_days=0 if number % 3 else 5)
-    assert (await world.retention.sweep()).jobs == 6
+    assert (await world.retention.sweep()).jobs == 8
 
 
 async def test_blobs_that_nobody_needs_are_swept_unless_a_live_job_may_have_put_them() -> None:

@@ -14,9 +14,11 @@ import pytest
 from perstackd.adapters.store.documents import StoreDocuments
 from perstackd.adapters.store.sqlite import open_store
 from perstackd.app import transfer as transfer_module
+from perstackd.app.job_file import line_of
 from perstackd.app.job_request import JobParent
 from perstackd.app.transfer import Imported, Transfer
 from perstackd.domain.errors import Kind, PerstackError
+from perstackd.domain.events import CallDelegate
 from perstackd.domain.ids import DEFAULT_TENANT, JobId
 from perstackd.domain.job import JobRecord
 from perstackd.domain.messages import BlobPart, TextPart, ToolResultPart
@@ -47,10 +49,11 @@ async def made(tmp_path: Path) -> tuple[FakeStore, JobRecord]:
     digest = await store.blobs.put(ARTEFACT)
     async with world(tmp_path, TURNS, store=store) as daemon:
         record, _ = await daemon.finished(idempotency_key="k")
-    first = next(stored for stored in store.log[record.id] if stored.event.payload.type == "callDelegate")
+    first = next(stored for stored in store.log[record.id] if isinstance(stored.event.payload, CallDelegate))
     place = first.event.seq - 1
     blob = ToolResultPart("a", (TextPart("exec done"), BlobPart(digest, len(ARTEFACT), "text/plain")))
-    payload = replace(first.event.payload, results=(blob,))  # type: ignore[type-var]
+    assert isinstance(first.event.payload, CallDelegate)
+    payload = replace(first.event.payload, results=(blob,))
     document = StoreDocuments().write_payload(payload)
     store.log[record.id][place] = replace(first, event=replace(first.event, payload=payload), document=document)
     return store, record
@@ -108,8 +111,8 @@ def lines_of(data: bytes) -> list[Line]:
 
 def file_of(lines: Sequence[Line]) -> bytes:
     """The lines as a file with the right digest at its end."""
-    body = b"".join(transfer_module.line_of(line) for line in lines if "end" not in line)
-    return body + transfer_module.line_of({"end": True, "digest": f"sha256:{hashlib.sha256(body).hexdigest()}"})
+    body = b"".join(line_of(line) for line in lines if "end" not in line)
+    return body + line_of({"end": True, "digest": f"sha256:{hashlib.sha256(body).hexdigest()}"})
 
 
 def first(lines: Sequence[Line], key: str) -> Line:

@@ -1,0 +1,171 @@
+"""Methods on jobs' logs: checkpoints, replay, files, deletion. Made by `Client.logs`, for as long as it is open."""
+
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
+from typing import Any, Final, Protocol
+
+import grpc.aio
+from perstack.v1 import (
+    checkpoints_pb2,
+    checkpoints_pb2_grpc,
+    replays_pb2,
+    replays_pb2_grpc,
+    retention_pb2,
+    retention_pb2_grpc,
+    transfers_pb2,
+    transfers_pb2_grpc,
+)
+
+from perstackctl.client import convert
+from perstackctl.client.checkpoints import Checkpoint, CheckpointContent, Divergence, ImportedJob, Replay
+from perstackctl.client.errors import ClientError, ProtocolError
+
+_PAGE: Final = 1000
+_PIECE: Final = 512 << 10
+_LONG_SECONDS: Final = 3600.0
+"""Of a whole export or import, and of a replay: they read all of a log."""
+
+
+class _Call(Protocol):
+    def __call__(
+        self, method: Callable[..., Awaitable[Any]], request: object, *, repeat: bool = True
+    ) -> Awaitable[Any]: ...
+
+
+class JobLogs:
+    """Every method raises ClientError and nothing else of the wire."""
+
+    def __init__(
+        self,
+        channel: grpc.aio.Channel,
+        call: _Call,
+        explain: Callable[[grpc.aio.AioRpcError], Awaitable[ClientError]],
+    ) -> None:
+        self._channel = channel
+        self._call = call
+        self._explain = explain
+
+    async def list_checkpoints(self, job_id: str) -> AsyncGenerator[Checkpoint, None]:
+        """The checkpoints of all runs of a job, in the order of its log; pages are fetched as they are needed."""
+        stub, seq = checkpoints_pb2_grpc.CheckpointServiceStub(self._channel), 0
+        while True:
+            request = checkpoints_pb2.ListCheckpointsRequest(job_id=job_id, after_seq=seq, page_size=_PAGE)
+            page = await self._call(stub.ListCheckpoints, request)
+            for message in page.checkpoints:
+                seq = message.seq
+                yield _checkpoint(message)
+            if len(page.checkpoints) < _PAGE:
+                return
+
+    async def get_checkpoint(self, job_id: str, checkpoint: str = "") -> CheckpointContent:
+        """One checkpoint: the number of its event, or RUN/STEP; empty is the coordinator's last."""
+        stub = checkpoints_pb2_grpc.CheckpointServiceStub(self._channel)
+        request = checkpoints_pb2.GetCheckpointRequest(job_id=job_id, checkpoint=checkpoint)
+        return _content(await self._call(stub.GetCheckpoint, request))
+
+    async def replay_job(self, job_id: str) -> Replay:
+        """Have the daemon decide all of an ended job's events anew."""
+        stub = replays_pb2_grpc.ReplayServiceStub(self._channel)
+        try:
+            found = await stub.ReplayJob(replays_pb2.ReplayJobRequest(job_id=job_id), timeout=_LONG_SECONDS)
+        except grpc.aio.AioRpcError as error:
+            raise await self._explain(error) from None
+        divergence = _divergence(found.divergence) if found.HasField("divergence") else None
+        return Replay(found.events, found.compared, found.runs, divergence)
+
+    async def record_job(self, job_id: str) -> AsyncGenerator[bytes, None]:
+        """The job's model turns as a conversation file, piece by piece."""
+        stub = replays_pb2_grpc.ReplayServiceStub(self._channel)
+        stream = stub.RecordJob(replays_pb2.RecordJobRequest(job_id=job_id), timeout=_LONG_SECONDS)
+        try:
+            async for reply in stream:
+                yield reply.lines
+        except grpc.aio.AioRpcError as error:
+            raise await self._explain(error) from None
+
+    async def export_job(self, job_id: str) -> AsyncGenerator[bytes, None]:
+        """The file of an ended job, piece by piece; it is good only once it came to its end without an error."""
+        stub = transfers_pb2_grpc.TransferServiceStub(self._channel)
+        stream = stub.ExportJob(transfers_pb2.ExportJobRequest(job_id=job_id), timeout=_LONG_SECONDS)
+        try:
+            async for reply in stream:
+                yield reply.data
+        except grpc.aio.AioRpcError as error:
+            raise await self._explain(error) from None
+
+    async def import_job(self, pieces: AsyncIterator[bytes], tenant: str = "") -> ImportedJob:
+        """Send an exported job's file. The same job again changes nothing.
+
+        Raises:
+            InvalidError: reason `import_invalid`; PreconditionError: `import_newer`, `event_newer`; ConflictError:
+                `import_conflict`. Nothing was written.
+        """
+        stub = transfers_pb2_grpc.TransferServiceStub(self._channel)
+        try:
+            reply = await stub.ImportJob(_requests(pieces, tenant), timeout=_LONG_SECONDS)
+        except grpc.aio.AioRpcError as error:
+            raise await self._explain(error) from None
+        return ImportedJob(convert.job(reply.job), reply.known)
+
+    async def delete_jobs(self, job_ids: Iterable[str]) -> tuple[str, ...]:
+        """Delete ended jobs; returns those that were deleted."""
+        stub = retention_pb2_grpc.RetentionServiceStub(self._channel)
+        request = retention_pb2.DeleteJobsRequest(job_ids=job_ids)
+        return tuple((await self._call(stub.DeleteJobs, request, repeat=False)).job_ids)
+
+    async def erase_tenant(self, tenant: str) -> tuple[int, int]:
+        """Delete all ended jobs of a tenant; returns how many, and how many go on and were left."""
+        stub = retention_pb2_grpc.RetentionServiceStub(self._channel)
+        try:
+            reply = await stub.EraseTenant(retention_pb2.EraseTenantRequest(tenant=tenant), timeout=_LONG_SECONDS)
+        except grpc.aio.AioRpcError as error:
+            raise await self._explain(error) from None
+        return reply.deleted, reply.unfinished
+
+
+async def _requests(pieces: AsyncIterator[bytes], tenant: str) -> AsyncIterator[transfers_pb2.ImportJobRequest]:
+    yield transfers_pb2.ImportJobRequest(tenant=tenant)
+    async for piece in pieces:
+        for offset in range(0, len(piece), _PIECE):
+            yield transfers_pb2.ImportJobRequest(data=piece[offset : offset + _PIECE])
+
+
+def _checkpoint(m: checkpoints_pb2.Checkpoint) -> Checkpoint:
+    run = (m.run_id, m.parent_run_id, m.expert_key, m.step_number)
+    return Checkpoint(
+        m.job_id, m.seq, *run, m.timestamp, m.outcome, m.messages, m.pending_calls, convert.usage(m.usage)
+    )
+
+
+def _content(m: checkpoints_pb2.GetCheckpointResponse) -> CheckpointContent:
+    return CheckpointContent(
+        checkpoint=_checkpoint(m.checkpoint),
+        call_id=m.call_id,
+        expert_version=m.expert_version,
+        expert_digest=m.expert_digest,
+        definition_digest=m.definition_digest,
+        provider=m.provider,
+        model=m.model,
+        messages=_document(m.messages, list),
+        pending=_document(m.pending, list),
+        results=_document(m.results, list),
+        todos=_document(m.todos, list),
+        required_env=tuple(m.required_env),
+        env_paths=tuple(m.env_paths),
+    )
+
+
+def _divergence(m: replays_pb2.Divergence) -> Divergence:
+    recorded = _document(m.recorded, dict) if m.recorded else None
+    made = _document(m.made, dict) if m.made else None
+    return Divergence(m.seq, m.run_id, m.expert_key, m.step_number, recorded, made)
+
+
+def _document(data: bytes, kind: type) -> Any:
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, kind):
+        raise ProtocolError("the daemon's reply does not hold the JSON that it should; compare the versions")
+    return value

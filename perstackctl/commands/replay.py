@@ -1,0 +1,76 @@
+"""perstackctl job replay and record: what an ended job's log proves, and its model's side as a file."""
+
+import json
+import sys
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from perstackctl.commands.options import address_option, full_job_id, in_loop, make_client, output_option
+from perstackctl.output import JSON, document, pairs, say
+
+if TYPE_CHECKING:
+    from perstackctl.client.checkpoints import Divergence, Replay
+    from perstackctl.client.client import Client
+
+DIVERGED = 1
+
+
+@click.command(epilog="\b\nExample:\n  perstackctl job replay 01JD3Z")
+@click.argument("job_id", metavar="JOB")
+@output_option
+@address_option
+@click.pass_context
+def replay(ctx: click.Context, job_id: str, output: str) -> int:
+    """Decide all state events of an ended job anew, from its recorded turns, tool results and answers, and compare.
+
+    Nothing is run and no model is asked. Ends with 1 when an event comes out otherwise, and names the first.
+    """
+    found = in_loop(_replay(make_client(ctx), job_id))
+    if output == JSON:
+        document(found)
+    elif found.divergence is None:
+        say(f"the same: {found.compared} state events of {found.runs} runs, {found.events} events in all")
+    else:
+        _show(found.divergence)
+    return DIVERGED if found.divergence else 0
+
+
+async def _replay(client: "Client", given: str) -> "Replay":
+    async with client:
+        return await client.logs.replay_job(await full_job_id(client, given))
+
+
+def _show(found: "Divergence") -> None:
+    where = f"{found.expert_key}, step {found.step_number}, run {found.run_id}" if found.run_id else "the job"
+    shown = [
+        ("Differs", f"event {found.seq} ({where})"),
+        ("Recorded", _event(found.recorded)),
+        ("Made now", _event(found.made)),
+    ]
+    say(pairs(shown))
+
+
+def _event(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, sort_keys=True) if value is not None else "nothing"
+
+
+@click.command(epilog="\b\nExample:\n  perstackctl job record 01JD3Z > conversation.jsonl")
+@click.argument("job_id", metavar="JOB")
+@address_option
+@click.pass_context
+def record(ctx: click.Context, job_id: str) -> None:
+    """Print the model turns of an ended job as a conversation file, which the provider replay answers from.
+
+    The file holds all that was said to the model and by it.
+    """
+    in_loop(_record(make_client(ctx), job_id))
+
+
+async def _record(client: "Client", given: str) -> None:
+    import asyncio
+
+    async with client, aclosing(client.logs.record_job(await full_job_id(client, given))) as pieces:
+        async for piece in pieces:
+            await asyncio.to_thread(sys.stdout.buffer.write, piece)
