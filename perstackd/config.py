@@ -5,7 +5,6 @@ once.
 """
 
 import difflib
-import ipaddress
 import os
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -23,6 +22,7 @@ from pydantic_settings import (
 
 from perstackd.adapters.config_section import AbsolutePath, Section
 from perstackd.adapters.docker.template_config import TemplateConfig, Templates
+from perstackd.adapters.egress.config import EgressConfig
 from perstackd.adapters.models.config import ModelsConfig
 from perstackd.domain.errors import Kind, PerstackError
 from perstackd.domain.ids import ID_LENGTH
@@ -70,22 +70,6 @@ class JobsConfig(Section):
     max_tokens: int = Field(0, ge=0)
     max_microdollars: int = Field(0, ge=0)
     max_tool_calls: int = Field(0, ge=0)
-
-
-class EgressConfig(Section):
-    """The way out of the sandboxes. `allow_addresses` are CIDR blocks of non-global addresses that names may
-    resolve to. `ca_bundle` is a PEM file of all authorities that programs in sandboxes believe.
-    """
-
-    allow_addresses: tuple[str, ...] = ()
-    ca_bundle: AbsolutePath | None = None
-    uid: int = Field(65534, ge=1)
-
-    @model_validator(mode="after")
-    def _blocks(self) -> "EgressConfig":
-        for block in self.allow_addresses:
-            ipaddress.ip_network(block)
-        return self
 
 
 class SecretsConfig(Section):

@@ -33,6 +33,7 @@ from perstackd.adapters.docker.calls import CallLimits
 from perstackd.adapters.docker.engine import DockerSandboxes, EngineSettings
 from perstackd.adapters.egress.program import ProgramOptions
 from perstackd.adapters.egress.proxy import EgressProxy
+from perstackd.adapters.egress.routes import OriginRoutes
 from perstackd.adapters.landlock import landlock_abi
 from perstackd.adapters.logs import configure
 from perstackd.adapters.models import assembly
@@ -48,6 +49,7 @@ from perstackd.adapters.systemd import notify
 from perstackd.adapters.workspaces.host import HostWorkspaces
 from perstackd.adapters.workspaces.settings import HostSettings
 from perstackd.adapters.workspaces.userns import UserNamespaces
+from perstackd.app.egress_rules import EgressDryRun
 from perstackd.app.errors import single_errors
 from perstackd.app.feed import Feed
 from perstackd.app.job_context import JobDefaults
@@ -177,7 +179,7 @@ async def assembled(
         system = System(_facts(config, started), sandboxes, pool, jobs)
         logs = _logs(config, store, jobs, clock)
         await stack.enter_async_context(logs.retention)
-        yield Parts(Api(jobs, pool, system, logs), clock)
+        yield Parts(Api(jobs, pool, system, logs, _dry_run(config, egress, jobs, indexes)), clock)
 
 
 # --- parts ----------------------------------------------------------------------------------------------------------
@@ -239,8 +241,24 @@ def _logs(config: Config, store: Store, jobs: Jobs, clock: SystemClock) -> JobLo
 
 
 def _egress(config: Config) -> EgressProxy:
-    options = ProgramOptions(uid=config.egress.uid, gid=config.egress.uid)
-    return EgressProxy(allow_addresses=config.egress.allow_addresses, options=options)
+    section = config.egress
+    options = ProgramOptions(
+        uid=section.uid,
+        gid=section.uid,
+        connections=section.max_tunnels,
+        idle_timeout=section.idle_s,
+        tunnel_bytes=section.max_tunnel_bytes,
+        sandbox_bytes=section.max_sandbox_bytes,
+        ca_bundle=str(section.ca_bundle or ""),
+    )
+    routes = OriginRoutes(section.origin_routes(), os.environ.get)
+    return EgressProxy(allow_addresses=section.allow_addresses, options=options, routes=routes)
+
+
+def _dry_run(config: Config, egress: EgressProxy, jobs: Jobs, indexes: PackageIndexes) -> EgressDryRun:
+    skills = config.templates.get(config.skills_template)
+    granted = skills is not None and skills.grant == GRANT
+    return EgressDryRun(egress, jobs.resolve, indexes if granted else PackageIndexes())
 
 
 def _engine(config: Config) -> EngineSettings:

@@ -110,6 +110,7 @@ def _standing(job: Job) -> Iterator[tuple[str, object]]:
 def _making(job: Job) -> Iterator[tuple[str, object]]:
     yield "Expert", job.expert_key
     yield "Query", line(job.query, 400)
+    yield "Goes on from", f"{job.parent_job_id}:{job.parent_seq}" if job.parent_job_id else ""
     yield "Model", f"{job.provider}/{job.model}"
     yield "Workspace", workspace(job.workspace)
     yield "Tenant", job.tenant

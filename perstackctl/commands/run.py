@@ -3,7 +3,7 @@
 import os
 import sys
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,15 @@ import click
 
 from perstackctl.client.resolution import Resolution
 from perstackctl.client.values import Budgets, Job, JobRequest, Workspace
+from perstackctl.commands.continuing import (
+    Continuation,
+    continue_options,
+    continuing_query,
+    file_or_here,
+    inputs,
+    parent_of,
+    take_continuation,
+)
 from perstackctl.commands.job_options import job_options, take_budgets
 from perstackctl.commands.options import in_loop, make_client, reconnect_option, watch_output_option
 from perstackctl.output import JSON, document, note, say
@@ -31,6 +40,8 @@ Examples:
   git diff | perstackctl run reviewer -o text
   perstackctl run reporter "Weekly numbers" --workspace reports --env-path ci.env
   perstackctl run migrator "Port src/ to 3.12" --max-cost 2.50 --max-time 30m --max-tool-calls 200
+  perstackctl run fitness-assistant "And tomorrow?" --continue
+  perstackctl run "Try it without the cache" --resume-from 01JD3Z:42
   ID=$(perstackctl run bug-finder "Look at src/" --detach); perstackctl job watch "$ID"
 
 \b
@@ -64,18 +75,22 @@ class RunOptions:
     stream: bool = False
     detach: bool = False
     asks: bool = False
+    continued: Continuation | None = None
 
 
 @click.command(epilog=_EPILOG)
-@click.argument("expert")
+@click.argument("expert", required=False)
 @click.argument("query", required=False)
 @job_options
+@continue_options
 @watch_output_option
 @click.option("--stream", is_flag=True, help="With JSON lines: also the pieces of text as they arrive.")
 @click.option("--detach", is_flag=True, help="Print the job's id and leave; the job goes on.")
 @reconnect_option
 @click.pass_context
-def run(ctx: click.Context, /, expert: str, query: str | None, config: str, reconnect: float, **options: Any) -> int:
+def run(
+    ctx: click.Context, /, expert: str | None, query: str | None, config: str, reconnect: float, **options: Any
+) -> int:
     """Run EXPERT of the nearest perstack.toml with QUERY and wait for its end.
 
     QUERY is read from standard input when it is - or missing and something is piped in. Ctrl-C cancels the job and
@@ -83,7 +98,19 @@ def run(ctx: click.Context, /, expert: str, query: str | None, config: str, reco
 
     Values for the names that the expert's skills require are taken from the environment and from .env files; only
     those names are sent, and the daemon seals them.
+
+    With --continue, --continue-job or --resume-from the new job goes on with the history, the definition, the model and
+    the workspace of an earlier one; a single argument is then QUERY, which may be missing where something is to be
+    answered.
     """
+    if (continued := take_continuation(options)) is not None:
+        expert, query = (expert, query) if query is not None else (None, expert)
+        continued = replace(continued, expert=expert or "")
+        options |= {"continued": continued, "budgets": take_budgets(options)}
+        chosen = RunOptions(file_or_here(config, continued), expert or "", continuing_query(query), **options)
+        return in_loop(execute(make_client(ctx, reconnect), chosen))
+    if expert is None:
+        raise click.UsageError("Missing argument 'EXPERT'.", ctx)
     file = load(config, Path.cwd())
     chosen = RunOptions(file, expert, read_query(query), budgets=take_budgets(options), **options)
     return in_loop(execute(make_client(ctx, reconnect), chosen))
@@ -118,9 +145,14 @@ def _local(options: RunOptions, needs: Resolution) -> tuple[dict[str, str], Work
 async def _request(client: "Client", options: RunOptions) -> JobRequest:
     import asyncio
 
-    file = options.file
-    needs = await client.resolve(file.definition, options.expert)
-    env, workspace = await asyncio.to_thread(_local, options, needs)
+    file, parent = options.file, None
+    if options.continued is not None:
+        parent = await parent_of(client, options.continued, file, same_workspace=not options.workspace)
+        chosen = (options.env_path, options.workspace, options.read_only)
+        env, workspace = await inputs(client, parent, file, chosen)
+    else:
+        needs = await client.resolve(file.definition, options.expert)
+        env, workspace = await asyncio.to_thread(_local, options, needs)
     return JobRequest(
         definition=file.definition,
         expert_key=options.expert,
@@ -134,6 +166,7 @@ async def _request(client: "Client", options: RunOptions) -> JobRequest:
         model=options.model,
         provider=options.provider,
         budgets=options.budgets,
+        parent=parent,
     )
 
 

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,13 @@ import click
 
 from perstackctl.client.errors import InvalidError
 from perstackctl.client.resolution import ResolvedExpert
+from perstackctl.commands.continuing import (
+    Continuation,
+    continue_options,
+    continuing_query,
+    file_or_here,
+    take_continuation,
+)
 from perstackctl.commands.job_options import job_options, take_budgets
 from perstackctl.commands.options import in_loop, make_client, reconnect_option, watch_output_option
 from perstackctl.commands.run import RunOptions, execute
@@ -30,6 +38,7 @@ Examples:
 @click.argument("expert", required=False)
 @click.argument("query", required=False)
 @job_options
+@continue_options
 @watch_output_option
 @reconnect_option
 @click.pass_context
@@ -39,6 +48,10 @@ def start(ctx: click.Context, /, expert: str | None, query: str | None, reconnec
     What the job asks is asked here, one question after the other: texts, approvals (y or n), and fields one by one.
     Ctrl-C at a question leaves it open and says how to answer it later; elsewhere it cancels the job.
     """
+    if (continued := take_continuation(options)) is not None:
+        named = expert if query is not None else None
+        options |= {"continued": replace(continued, expert=named or ""), "budgets": take_budgets(options)}
+        return in_loop(execute(make_client(ctx, reconnect), _going_on(query or expert, options)))
     file = load(options.pop("config"), Path.cwd())
     if (expert is None or query is None) and not sys.stdin.isatty():
         raise InvalidError(
@@ -51,6 +64,14 @@ def start(ctx: click.Context, /, expert: str | None, query: str | None, reconnec
         query = click.prompt("What shall it do", prompt_suffix="? ")
     chosen = RunOptions(file, expert, checked(query or ""), budgets=take_budgets(options), asks=True, **options)
     return in_loop(execute(make_client(ctx, reconnect), chosen))
+
+
+def _going_on(query: str | None, options: dict[str, Any]) -> RunOptions:
+    continued: Continuation = options["continued"]
+    file = file_or_here(options.pop("config"), continued)
+    if query is None and sys.stdin.isatty():
+        query = click.prompt("What shall it do now (empty: go on)", default="", show_default=False, prompt_suffix="? ")
+    return RunOptions(file, continued.expert, continuing_query(query or None), asks=True, **options)
 
 
 async def _experts(ctx: click.Context, file: DefinitionFile) -> tuple[ResolvedExpert, ...]:

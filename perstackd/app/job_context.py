@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from perstackd.app.job_log import JobLog
 from perstackd.app.job_request import JobRequest, ResolvedRequest
 from perstackd.app.run_context import JobContext, RunLimits, StopOrder
+from perstackd.app.scrubbing import Scrubber
 from perstackd.app.standing import Standing
 from perstackd.domain.assignment import expert_model
 from perstackd.domain.budget import Budgets
@@ -96,4 +97,5 @@ def job_context(
         log=log,
         stop=StopOrder(),
         standing=Standing(),
+        scrubber=Scrubber(env),
     )

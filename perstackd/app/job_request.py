@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import astuple, dataclass, field
 from typing import Final
 
@@ -15,6 +15,7 @@ from perstackd.domain.ids import JobId, TenantId
 from perstackd.domain.messages import Usage
 from perstackd.domain.model_tiers import Tiers
 from perstackd.domain.resolution import resolve
+from perstackd.domain.secret import without_value
 from perstackd.domain.workspace import WorkspaceSpec
 from perstackd.ports.definitions import Definitions
 
@@ -116,6 +117,8 @@ class Admission:
     price: Callable[[str, str, Usage], int | None]
     templates: frozenset[str]
     skills_template: str
+    stored: Callable[[TenantId, str], Collection[str]]
+    """Names of the stored secrets that an expert of a tenant gets."""
 
 
 def check(request: JobRequest, found: ResolvedRequest, admission: Admission) -> None:
@@ -138,8 +141,8 @@ def check(request: JobRequest, found: ResolvedRequest, admission: Admission) -> 
     if max(len(request.model.provider), len(request.model.model)) > MAX_MODEL:
         raise _invalid("model_invalid", f"the provider or model name is longer than {MAX_MODEL} characters")
     request.workspace.validate()
-    _check_env(request, found.required_env)
-    _check_domains(request.allow_domains)
+    _check_env(request, found, admission)
+    check_domains(request.allow_domains)
     for expert in found.experts:
         _check_skills(expert, admission)
         choice = expert_model(request.model, expert, found.definition.model, admission.model, admission.tiers)
@@ -147,24 +150,32 @@ def check(request: JobRequest, found: ResolvedRequest, admission: Admission) -> 
         _check_money(request, choice, admission)
 
 
-def _check_env(request: JobRequest, required: tuple[str, ...]) -> None:
-    unknown = sorted(set(request.env) - set(required))
+def _check_env(request: JobRequest, found: ResolvedRequest, admission: Admission) -> None:
+    unknown = sorted(set(request.env) - set(found.required_env))
     if unknown:
         raise _invalid(
             "env_not_required", f"no expert of this job requires {unknown[0][:128]!r}; only requiredEnv names are taken"
         )
-    missing = [name for name in required if name not in request.env]
+    missing = {
+        name: expert.key
+        for expert in found.experts
+        for name in without_value(expert.required_env, request.env)
+        if name not in admission.stored(request.tenant, expert.key)
+    }
     if missing:
-        names = ", ".join(missing)
+        names = ", ".join(f"{name} ({key})" for name, key in sorted(missing.items()))
         raise _invalid(
-            "env_missing", f"the experts require {names}; set them in the environment or in a file of envPath"
+            "env_missing",
+            f"the experts require {names}; set them in the environment or in a file of envPath, or store them for "
+            "these experts: perstackctl secret put",
         )
     large = [name for name, value in request.env.items() if len(value.encode()) > MAX_ENV_VALUE or "\0" in value]
     if large or len(request.env) > MAX_ENV:
         raise _invalid("env_too_large", f"at most {MAX_ENV} values of {MAX_ENV_VALUE >> 10} KiB without NUL are taken")
 
 
-def _check_domains(domains: tuple[str, ...]) -> None:
+def check_domains(domains: tuple[str, ...]) -> None:
+    """Raises PerstackError INVALID `domain_invalid`."""
     if len(domains) > MAX_DOMAINS:
         raise _invalid("domain_invalid", f"more than {MAX_DOMAINS} domains")
     for domain in domains:

@@ -79,7 +79,13 @@ class Jobs:
         self._defaults = defaults
         self._schemas = schemas
         self._admission = Admission(
-            defaults.model, defaults.tiers, check_provider, services.price, defaults.templates, defaults.skills_template
+            defaults.model,
+            defaults.tiers,
+            check_provider,
+            services.price,
+            defaults.templates,
+            defaults.skills_template,
+            services.secrets.granted,
         )
         self.checkpoints = Checkpoints(store, definitions, defaults.templates)
         self._workers: dict[JobId, JobWorker] = {}
@@ -154,6 +160,7 @@ class Jobs:
     def _begin(self, context: JobContext, task: JobTask, birth: "_Birth | None") -> None:
         forget = partial(self._store.jobs.forget_env, context.job_id)
         worker = JobWorker(self._services, context, task, self._feed, forget)
+        self._services.scrubbing.watch(context.scrubber)
         self._workers[context.job_id] = worker
         self._tasks.start_soon(self._work, worker, birth)
 

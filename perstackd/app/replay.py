@@ -36,11 +36,11 @@ class Replays:
     async def record(self, job_id: JobId) -> AsyncGenerator[str, None]:
         """The job's turns as lines of a conversation file, in the order of its log. Raises as `replay` does."""
         await self._ended(job_id)
-        fold, seq = TurnFold(), 0
+        fold, line, seq = TurnFold(), self._conversations.lines(), 0
         while stored := await self._store.read(job_id, seq, _PAGE):
             for each in stored:
                 if (found := fold.add(each.event)) is not None:
-                    yield await to_thread.run_sync(self._conversations.line, found)
+                    yield await to_thread.run_sync(line, found)
             seq = stored[-1].event.seq
 
     async def _ended(self, job_id: JobId) -> JobRecord:

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from perstackd.app.job_log import JobLog
+from perstackd.app.scrubbing import Scrubber, Scrubbing
+from perstackd.app.secrets import ReleasedSecrets, SentSecrets
 from perstackd.app.standing import Standing
 from perstackd.app.tool_lists import ToolLists
 from perstackd.app.warm_pool import WarmPool
@@ -45,6 +47,8 @@ class RunServices:
     price: Price = _unknown_price
     tool_lists: ToolLists = field(default_factory=ToolLists)
     windows: ContextWindows = field(default_factory=ContextWindows)
+    secrets: ReleasedSecrets = field(default_factory=SentSecrets)
+    scrubbing: Scrubbing = field(default_factory=Scrubbing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +95,7 @@ class JobContext:
     log: JobLog
     stop: StopOrder
     standing: Standing
+    scrubber: Scrubber = field(default_factory=Scrubber)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,10 +27,11 @@ class Settled:
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """An ask, and the sandbox that it came from."""
+    """An ask, the sandbox that it came from, and its position in what that one says."""
 
     member: RunMember
     ask: Ask
+    position: int
 
 
 @dataclass(slots=True)

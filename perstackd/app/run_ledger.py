@@ -27,7 +27,7 @@ class RunLedger:
         self._context = context
         self._plan = plan
         self._news: list[Entry] = []
-        self._stored: list[Callable[[], None]] = []
+        self._receipts: dict[Callable[[int], None], int] = {}
 
     def tell(self) -> None:
         """Let others know how the run stands."""
@@ -47,10 +47,9 @@ class RunLedger:
         piece = StreamPiece(record.last_seq, call_id, offset, kind, record.id, origin, progress.delta, call_id)
         self._context.log.stream(piece)
 
-    def after(self, stored: Callable[[], None]) -> None:
-        """Call `stored` when all that is known now is durable."""
-        if stored not in self._stored:
-            self._stored.append(stored)
+    def after(self, acknowledge: Callable[[int], None], position: int) -> None:
+        """Call `acknowledge` with `position`, or a later one, when all that is known now is durable."""
+        self._receipts[acknowledge] = position
 
     def unwritten(self) -> list[Payload]:
         """The news that nobody wrote yet; they are the caller's now."""
@@ -76,12 +75,14 @@ class RunLedger:
         return [fact for _, fact in facts]
 
     async def _append(self, entries: list[Entry], change: Callable[[JobRecord], JobRecord]) -> None:
-        news, stored = len(self._news), len(self._stored)
+        news, receipts = len(self._news), dict(self._receipts)
         if news or entries:
             await self._context.log.append([*self._news, *entries], change)
-        done, self._news, self._stored = self._stored[:stored], self._news[news:], self._stored[stored:]
-        for call in done:
-            call()
+        self._news = self._news[news:]
+        for acknowledge, position in receipts.items():
+            if self._receipts.get(acknowledge) == position:
+                del self._receipts[acknowledge]
+            acknowledge(position)
 
     def _tally(self, command: Command) -> Tally:
         """What the job has used, the summary in hand included: it is paid for before the next generation."""

@@ -5,6 +5,7 @@ import structlog
 from perstackd.app.blob_intake import BlobIntake
 from perstackd.app.run_context import RunLimits
 from perstackd.app.run_patience import Patience
+from perstackd.app.scrubbing import AskScrubber, Scrubber
 from perstackd.app.warm_pool import Lease
 from perstackd.domain.assignment import ServedSkill
 from perstackd.domain.dispatch import EXPERT
@@ -19,13 +20,25 @@ _log = structlog.get_logger()
 class RunMember:
     """The sandbox of the expert itself (`skill` is None), or of one skill that has its own."""
 
-    def __init__(self, lease: Lease, skill: ServedSkill | None, limits: RunLimits, tool_ms: int, blobs: Blobs) -> None:
+    def __init__(
+        self,
+        lease: Lease,
+        skill: ServedSkill | None,
+        limits: RunLimits,
+        tool_ms: int,
+        blobs: Blobs,
+        *,
+        scrubber: Scrubber,
+    ) -> None:
         self.lease = lease
         self.skill = skill
         self.session = Session("idle")
-        self.blobs = BlobIntake(blobs, limits.result_bytes)
+        self.blobs = BlobIntake(blobs, limits.result_bytes, scrubber=scrubber)
+        self.said = AskScrubber(scrubber)
         self.lost: LinkLost | None = None
         self.silent = False
+        self._heard = 0
+        self._kept: int | None = None
         self._patience = Patience(limits, max(tool_ms, limits.tool_timeout_ms))
         self._calls: tuple[RoutedCall, ...] = ()
 
@@ -51,6 +64,20 @@ class RunMember:
         if isinstance(ask, LinkLost):
             self.lost = ask
         return refusal
+
+    def took(self, position: int, *, unstored: bool) -> int:
+        """An ask at `position` was taken. Returns up to where the runner may forget once all that is known now is
+        written; with `unstored` it must keep this one, and all after it, until `stored`.
+        """
+        if unstored and self._kept is None:
+            self._kept = self._heard
+        self._heard = max(self._heard, position)
+        return self._heard if self._kept is None else self._kept
+
+    def stored(self) -> int:
+        """What it had to keep is about to be written, with all that is known now; returns as `took` does."""
+        self._kept = None
+        return self._heard
 
     async def order(self, order: Order) -> None:
         """Send an order. A lost link is told by LinkLost, which the listener is about to read."""

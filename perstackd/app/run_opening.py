@@ -1,5 +1,6 @@
 """The opening of a run: what its sandboxes are told, which skills came up, and the first fact once all are there."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from perstackd.app.run_context import JobContext, RunPlan, RunServices
@@ -119,10 +120,10 @@ class Opening:
         return ListKey(context.tenant, digest, self.plan.expert.key, skill)
 
     # --- orders -----------------------------------------------------------------------------------------------------
-    def assign(self, member: RunMember, step: int) -> Assign:
-        """What a sandbox is told. Holds secret values."""
+    def assign(self, member: RunMember, step: int, env: Mapping[str, str]) -> Assign:
+        """What a sandbox is told. `env` are the values that its expert requires; so it holds secrets."""
         expert, context, limits = self.plan.expert, self.context, self.context.limits
-        env, skill = context.env, member.skill
+        skill = member.skill
         mount = "rw" if skill is None else mount_of(skill)
         tools = base_tools(expert, self.services.base_tools) if skill is None else ()
         exec_names = expert.base.required_env if skill is None else ()
@@ -130,7 +131,9 @@ class Opening:
             expert_key=expert.key,
             workspace_path="" if mount == "none" else member.lease.workspace_path,
             workspace_read_only=context.read_only or mount == "ro",
-            skills=tuple(self._order(each, member) for each in (shared_skills(expert) if skill is None else (skill,))),
+            skills=tuple(
+                self._order(each, member, env) for each in (shared_skills(expert) if skill is None else (skill,))
+            ),
             base_tools=sandbox_tools(tools),
             exec_env=tuple((name, env[name]) for name in exec_names if name in env),
             step=step,
@@ -140,8 +143,8 @@ class Opening:
             result_bytes=limits.result_bytes,
         )
 
-    def _order(self, skill: ServedSkill, member: RunMember) -> SkillOrder:
-        order = skill_order(skill, self.context.env, self.start_mode(skill))
+    def _order(self, skill: ServedSkill, member: RunMember, env: Mapping[str, str]) -> SkillOrder:
+        order = skill_order(skill, env, self.start_mode(skill))
         granted = member.skill is not None and member.lease.template.grant == GRANT
         found = dict(self.services.package_indexes.of_command(installer(skill)).environment) if granted else {}
         return replace(order, env=tuple({**found, **dict(order.env)}.items())) if found else order

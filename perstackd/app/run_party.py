@@ -2,13 +2,14 @@
 back. What happens inside is the run worker's affair.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
 import anyio
 import structlog
 
+from perstackd.app.egress_rules import occupant_of, rules_of
 from perstackd.app.errors import single_errors
 from perstackd.app.job_log import JOB, Entry, running
 from perstackd.app.run_context import JobContext, RunPlan, RunServices
@@ -17,10 +18,8 @@ from perstackd.app.warm_pool import ClaimRequest, Lease
 from perstackd.domain.assignment import (
     ServedSkill,
     base_secrets,
-    installer,
     mount_of,
     own_skills,
-    reaches,
     shared_skills,
     skill_secrets,
 )
@@ -28,7 +27,7 @@ from perstackd.domain.dispatch import EXPERT
 from perstackd.domain.errors import PerstackError
 from perstackd.domain.events import JobAdmitted, Payload, SandboxAssigned
 from perstackd.ports.egress import EgressRule
-from perstackd.ports.package_indexes import GRANT
+from perstackd.ports.package_indexes import GRANT, PackageIndexes
 from perstackd.ports.sandboxes import EndCause
 
 END_TRIES: Final = 10
@@ -41,6 +40,7 @@ class RunParty:
 
     def __init__(self, services: RunServices, context: JobContext, plan: RunPlan) -> None:
         self.members: dict[str, RunMember] = {}
+        self.env: Mapping[str, str] = {}
         self._services = services
         self._context = context
         self._plan = plan
@@ -62,8 +62,17 @@ class RunParty:
         leases = await self._services.pool.claim_together(requests, waiting)
         for skill, lease in zip((None, *skills), leases, strict=True):
             slowest = _slowest(shared_skills(expert) if skill is None else (skill,))
-            member = RunMember(lease, skill, context.limits, slowest, self._services.blobs)
+            scrubber = context.scrubber
+            member = RunMember(lease, skill, context.limits, slowest, self._services.blobs, scrubber=scrubber)
             self.members[member.place] = member
+
+    def release_secrets(self) -> None:
+        """Look up the values that the expert requires, now that its sandboxes are claimed, and have them scrubbed from
+        what these say. Raises PerstackError PRECONDITION `secret_missing`, `seal_broken`.
+        """
+        context = self._context
+        self.env = self._services.secrets.released(context.tenant, self._plan.expert, context.env)
+        context.scrubber.learn(self.env)
 
     @property
     def expert(self) -> RunMember:
@@ -113,7 +122,7 @@ class RunParty:
         except PerstackError as error:
             return "unknown", error.message
         cause = {EndCause.RUNNING: "linkLost", EndCause.GONE: "lost"}.get(end.cause, end.cause.value)
-        return cause, end.detail or f"exit code {end.exit_code}"
+        return cause, self._context.scrubber.text(end.detail) or f"exit code {end.exit_code}"
 
     # --- moving in --------------------------------------------------------------------------------------------------
     async def _attach(self, member: RunMember) -> None:
@@ -125,22 +134,18 @@ class RunParty:
         await workspaces.attach(job_id, record.id, slot, record.uid, read_only=mount == "ro")
 
     async def _let_out(self, member: RunMember) -> None:
-        rules = self.rules(member)
-        if rules:
-            await self._services.egress.allow(member.lease.record.id, rules)
+        occupant = occupant_of(self._plan.expert, member.skill)
+        await self._services.egress.allow(member.lease.record.id, self.rules(member), occupant)
 
     def rules(self, member: RunMember) -> list[EgressRule]:
         """Where a sandbox may connect to; sorted, each once."""
-        hosted = shared_skills(self._plan.expert) if member.skill is None else (member.skill,)
-        named = {EgressRule(host, port) for each in hosted for host, port in reaches(each)}
-        named |= {EgressRule(host) for host in self._context.allow_domains}
-        if member.skill is not None and member.lease.template.grant == GRANT:
-            named |= set(self._services.package_indexes.of_command(installer(member.skill)).rules)
-        return sorted(named, key=lambda rule: (rule.host, rule.port))
+        granted = member.lease.template.grant == GRANT
+        indexes = self._services.package_indexes if granted else PackageIndexes()
+        return rules_of(self._plan.expert, member.skill, self._context.allow_domains, indexes)
 
     async def note_assignment(self, step: int, *, admit: bool) -> None:
         """Write who has which sandbox, and which secrets enter; with `admit` the job is admitted."""
-        env, expert = self._context.env, self._plan.expert
+        env, expert = self.env, self._plan.expert
         payloads: list[Payload] = []
         for member in self.members.values():
             record, template = member.lease.record, member.lease.template.name

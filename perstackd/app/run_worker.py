@@ -184,6 +184,7 @@ class RunWorker:
         self._fence += 1
         await party.gather(self._fence, self._host.waiting)
         self.party, self._open, self._lost, self._parked = party, False, False, False
+        party.release_secrets()
         async with single_errors(), anyio.create_task_group() as inside:
             noted = anyio.Event()
             inside.start_soon(self._announce, party, noted)
@@ -205,6 +206,7 @@ class RunWorker:
             cancelled = self.state.end is None or self.state.end.outcome is Outcome.CANCELLED
             cancelled = cancelled and not self._parked and not self._lost
             unheard = [*self._ledger.unwritten(), *(self.inbox.unheard() if self.state.end is not None else ())]
+            unheard = [self._context.scrubber.value(payload) for payload in unheard]
             self._host.later(partial(party.give_back, self.state.step, unheard, cancelled=cancelled))
 
     async def _announce(self, party: RunParty, noted: anyio.Event) -> None:
@@ -215,10 +217,11 @@ class RunWorker:
         """Each sandbox by itself: the first turn need not wait for a skill whose tools are known."""
         await party.move_in(member)
         await noted.wait()
-        await member.order(self._opening.assign(member, self.state.step))
+        await member.order(self._opening.assign(member, self.state.step, party.env))
         await self.inbox.put(Settled())
-        async for ask in member.lease.link.asks():
-            await self.inbox.put(Heard(member, ask))
+        link = member.lease.link
+        async for ask in link.asks():
+            await self.inbox.put(Heard(member, ask, link.position))
 
     async def _next(self, party: RunParty) -> Item:
         """What comes next; the run's failure when a sandbox lets its time pass."""
@@ -241,9 +244,9 @@ class RunWorker:
             case Settled():
                 pass
             case EgressAccess():
-                self._ledger.note(access_event(item))
-            case Heard(member=member, ask=ask):
-                await self._heard(member, ask)
+                self._ledger.note(self._context.scrubber.value(access_event(item)))
+            case Heard():
+                await self._heard(item.member, item.ask, item.position)
             case Told():
                 await self._told(item)
             case LookedUp(step=step, results=results):
@@ -259,13 +262,15 @@ class RunWorker:
         finally:
             item.done.set()
 
-    async def _heard(self, member: RunMember, ask: Ask) -> None:
+    async def _heard(self, member: RunMember, ask: Ask, position: int) -> None:
         if self.party is None or self.party.members.get(member.place) is not member:
             return  # the word of a sandbox that was given back
         refusal = member.hear(ask)
         if not refusal:
-            self._ledger.after(member.lease.link.acknowledge)
-            await self._act(member, ask)
+            part = isinstance(ask, ToolResults | BlobChunk)  # of what is written once the whole wave is there
+            self._ledger.after(member.lease.link.acknowledge, member.took(position, unstored=part))
+            for said in member.said.heard(ask):  # without secret values
+                await self._act(member, said)
         elif member.session.misbehaved:
             await self._carry_out(Fail("runner_misbehaved", f"the sandbox broke its protocol: {refusal}"))
         else:
@@ -344,8 +349,11 @@ class RunWorker:
 
     async def _came_back(self, results: Sequence[ToolResultPart]) -> None:
         answered = self._wave.came_back(self.state, results)
-        if answered is not None:
-            await self._carry_out(answered)
+        if answered is None:
+            return
+        for member in self.party.members.values() if self.party is not None else ():
+            self._ledger.after(member.lease.link.acknowledge, member.stored())
+        await self._carry_out(answered)
 
     async def _elicited(self, member: RunMember, ask: Elicit) -> None:
         facts = await self._carry_out(Elicited(ask.call_id, ask.elicitation, ask.message, ask.schema))

@@ -5,8 +5,9 @@ Above are the servicer, the jobs and the providers' adapters; below are the rows
 after the other. Values leave through `released` and `provider_key` only.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import anyio
 import structlog
@@ -42,6 +43,24 @@ class SecretOrder:
     value: bytes = field(repr=False)
     experts: tuple[str, ...] = ()
     all_experts: bool = False
+
+
+class ReleasedSecrets(Protocol):
+    """What jobs and runs ask of the stored secrets; `Secrets` says what each promises."""
+
+    def granted(self, tenant: TenantId, expert_key: str) -> Collection[str]: ...
+
+    def released(self, tenant: TenantId, expert: Expert, sent: Mapping[str, str]) -> Mapping[str, str]: ...
+
+
+class SentSecrets:
+    """Nothing is stored: what was sent with the job is all that there is."""
+
+    def granted(self, _tenant: TenantId, _expert_key: str) -> Collection[str]:
+        return ()
+
+    def released(self, _tenant: TenantId, expert: Expert, sent: Mapping[str, str]) -> Mapping[str, str]:
+        return {name: sent[name] for name in expert.required_env if name in sent}
 
 
 class Secrets:

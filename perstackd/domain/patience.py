@@ -24,7 +24,9 @@ def patience_ms(session: Session, skill_start_ms: int, tool_ms: int, margin_ms: 
             return margin_ms
         case "preparing":
             return skill_start_ms + margin_ms
-        case "running":
+        case "returned" if not session.calls:
+            return skill_start_ms + margin_ms
+        case "running" | "returned":
             rounds = -(-len(session.calls) // PARALLEL_CALLS)
             return rounds * (skill_start_ms + tool_ms) + margin_ms
         case _:

@@ -161,4 +161,3 @@ def _net(labels: Mapping[str, str]) -> Net:
 def _either(found: list[str]) -> re.Pattern[str]:
     """Alternatives are tried in order: the longest first."""
     return re.compile("|".join(map(re.escape, found)))
-

@@ -272,6 +272,18 @@ _ASKS: Final[dict[tuple[str, type], str]] = {
     ("reported", SkillReport): "reported",
     ("reported", NextTurn): "waiting",
 }
+_RETURNED: Final = "returned"
+_ASKS_ON_RETURN: Final[dict[type, str]] = {
+    Ready: _RETURNED,
+    SkillReport: _RETURNED,
+    Progress: _RETURNED,
+    BlobChunk: _RETURNED,
+    Elicit: _RETURNED,
+    NextTurn: "waiting",
+    ToolResults: "reported",
+}
+"""A session that goes on after a restart of the daemon: what its runner had not been told to be stored comes again,
+from wherever it stands, until it asks for the step that the log says is next, or reports that step's calls."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,7 +309,8 @@ def asked(session: Session, ask: Ask) -> tuple[Session, str]:
     """The session after a message of the runner, and why it was refused: empty when it was legal."""
     if isinstance(ask, Failure | LinkLost):
         return session, ""
-    following = _ASKS.get((session.state, type(ask)))
+    on_return = _ASKS_ON_RETURN.get(type(ask)) if session.state == _RETURNED else None
+    following = on_return or _ASKS.get((session.state, type(ask)))
     refusal = (
         f"{type(ask).__name__} is not allowed while {session.state}" if following is None else _content(session, ask)
     )
@@ -318,6 +331,8 @@ def _content(session: Session, ask: Ask) -> str:  # noqa: PLR0911 - one case a r
             return f"results of step {step} came, the run is at step {session.step}"
         case ToolResults(results=results) if tuple(result.call_id for result in results) != session.calls:
             return "the results do not answer the turn's calls one by one, in order"
+        case ToolResults(results=()):
+            return "results of calls that it was not given"
         case SkillReport(skill=skill) if skill not in session.skills:
             return "news of a skill that this sandbox was not told to start"
         case Progress(call_id=call_id) if call_id not in session.calls:

@@ -1,5 +1,6 @@
 """How what a job is made of is written outside the store: records and payloads as documents, turns as lines."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 from perstackd.domain.events import Payload
@@ -34,6 +35,8 @@ class JobDocuments(Protocol):
 class Conversations(Protocol):
     """The file that the provider `replay` answers from."""
 
-    def line(self, answered: AnsweredRequest) -> str:
-        """One of its lines, without its end."""
+    def lines(self) -> Callable[[AnsweredRequest], str]:
+        """Makes the lines of one file, without their ends, in the order of the job; called from one thread at a
+        time.
+        """
         ...

@@ -32,8 +32,13 @@ class RunnerLink(Protocol):
         """Asks in order, without repeats; LinkLost once, as the last. To be iterated by one reader."""
         ...
 
-    def acknowledge(self) -> None:
-        """All asks read so far are stored; the runner may forget them."""
+    @property
+    def position(self) -> int:
+        """How far `asks()` was read: right after an ask came it is that ask's place, to be given to `acknowledge`."""
+        ...
+
+    def acknowledge(self, position: int) -> None:
+        """All asks up to this one are stored, or need not be: the runner may forget them. Never goes back."""
         ...
 
     async def close(self) -> None:

@@ -95,7 +95,7 @@ class GrpcRunnerLink(runner_pb2_grpc.RunnerServiceServicer):
         self._greeted: asyncio.Future[Hello] = asyncio.get_running_loop().create_future()
         self._taken = False
         self._lost = ""
-        self._seen = self._read = self._acknowledged = 0
+        self._seen = self._read = self._stored = self._acknowledged = 0
         self._server = grpc.aio.server(options=_options(limits))
         runner_pb2_grpc.add_RunnerServiceServicer_to_server(self, self._server)
 
@@ -141,12 +141,18 @@ class GrpcRunnerLink(runner_pb2_grpc.RunnerServiceServicer):
             if isinstance(ask, LinkLost):
                 return
 
-    def acknowledge(self) -> None:
+    @property
+    def position(self) -> int:
+        """As the port says: the counter of the last ask, which repeats of progress do not have."""
+        return self._read
+
+    def acknowledge(self, position: int) -> None:
         """As the port says. Rides on the next order, or goes alone when many are due."""
-        if self._read - self._acknowledged >= ACKNOWLEDGE_EVERY and not self._lost:
+        self._stored = max(self._stored, min(position, self._read))
+        if self._stored - self._acknowledged >= ACKNOWLEDGE_EVERY and not self._lost:
             with suppress(asyncio.QueueFull):
-                self._orders.put_nowait(pb.ToRunner(ack=pb.Ack(counter=self._read)))
-                self._acknowledged = self._read
+                self._orders.put_nowait(pb.ToRunner(ack=pb.Ack(counter=self._stored)))
+                self._acknowledged = self._stored
 
     async def close(self) -> None:
         """As the port says."""
@@ -243,10 +249,10 @@ class GrpcRunnerLink(runner_pb2_grpc.RunnerServiceServicer):
 
     async def _speak(self, context: Any) -> None:
         while (message := await self._orders.get()) is not None:
-            if self._read > self._acknowledged:
-                self._acknowledged = self._read
-                await context.write(pb.ToRunner(ack=pb.Ack(counter=self._read)))
             await context.write(message)
+            if self._stored > self._acknowledged:  # after the order: what an ask led to is there before it is forgotten
+                self._acknowledged = self._stored
+                await context.write(pb.ToRunner(ack=pb.Ack(counter=self._stored)))
 
     def _lose(self, why: str) -> None:
         """Tell both sides once. The last ask must arrive even when the queue is full: the oldest unread gives way."""

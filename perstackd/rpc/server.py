@@ -15,6 +15,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from perstack.v1 import (
     checkpoints_pb2_grpc,
+    egress_pb2_grpc,
     experts_pb2_grpc,
     jobs_pb2,
     jobs_pb2_grpc,
@@ -27,6 +28,7 @@ from perstack.v1 import (
     transfers_pb2_grpc,
 )
 
+from perstackd.app.egress_rules import EgressDryRun
 from perstackd.app.jobs import Jobs
 from perstackd.app.replay import Replays
 from perstackd.app.retention import Retention
@@ -37,6 +39,7 @@ from perstackd.domain.errors import Kind, PerstackError
 from perstackd.ports.clock import Clock
 from perstackd.ports.job_documents import JobDocuments
 from perstackd.rpc.checkpoints import CheckpointServicer
+from perstackd.rpc.egress import EgressServicer
 from perstackd.rpc.errors import ErrorInterceptor
 from perstackd.rpc.experts import ExpertServicer
 from perstackd.rpc.jobs import JobServicer
@@ -53,7 +56,7 @@ MAX_STREAMS: Final = 256
 """Calls at once on one connection; a client's further ones wait for their turn with the client."""
 STOP_SECONDS: Final = 2.0
 SERVICES: Final = (
-    *("JobService", "ExpertService", "RunService", "SandboxService", "PoolService", "SystemService"),
+    *("JobService", "ExpertService", "RunService", "SandboxService", "PoolService", "SystemService", "EgressService"),
     *("CheckpointService", "ReplayService", "TransferService", "RetentionService"),
 )
 
@@ -89,6 +92,7 @@ class Api:
     pool: WarmPool
     system: System
     logs: JobLogs | None = None
+    dry_run: EgressDryRun | None = None
 
 
 @asynccontextmanager
@@ -134,6 +138,8 @@ def _bind(server: grpc.aio.Server, api: Api, *, reflected: bool) -> health.aio.H
     system_pb2_grpc.add_SystemServiceServicer_to_server(SystemServicer(api.system), server)
     if api.logs is not None:
         _bind_logs(server, api.jobs, api.logs)
+    if api.dry_run is not None:
+        egress_pb2_grpc.add_EgressServiceServicer_to_server(EgressServicer(api.dry_run, api.pool), server)
     checks = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     if reflected:

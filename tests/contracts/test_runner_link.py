@@ -186,7 +186,7 @@ async def test_asks_come_in_order_and_the_loss_is_the_last(linked: Callable[[], 
         with anyio.fail_after(5):
             async for ask in link.asks():
                 seen.append(ask)
-                link.acknowledge()
+                link.acknowledge(link.position)
                 if isinstance(ask, NextTurn):
                     await runner.leave()
         assert seen[:2] == [Ready("/mnt/workspace"), NextTurn(1)]

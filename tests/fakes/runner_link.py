@@ -107,8 +107,12 @@ class FakeRunnerLink:
             if isinstance(ask, LinkLost):
                 return
 
-    def acknowledge(self) -> None:
-        self.acknowledged = self._read
+    @property
+    def position(self) -> int:
+        return self._read
+
+    def acknowledge(self, position: int) -> None:
+        self.acknowledged = max(self.acknowledged, min(position, self._read))
 
     async def close(self) -> None:
         self.lose("closed")

@@ -157,10 +157,31 @@ async def test_orders_go_in_and_asks_come_out_without_repeats(tmp_path: Path) ->
         asks = aiter(link.asks())
         with anyio.fail_after(5):
             assert [await anext(asks), await anext(asks)] == [ProbeResult(b"token"), NextTurn(1)]
-        link.acknowledge()
+        link.acknowledge(link.position)
         await link.send(Finish("completed"))
-        assert (await call.read()).ack.counter == 2
         assert (await call.read()).finish.reason == "completed"
+        assert (await call.read()).ack.counter == 2
+
+
+async def test_only_what_was_acknowledged_is_acknowledged_however_much_was_read(tmp_path: Path) -> None:
+    socket = tmp_path / "r.sock"
+    async with linked(socket) as link, dialled(socket) as call:
+        await greet(call)
+        for counter in (1, 2, 3):
+            await call.write(pb.FromRunner(counter=counter, next_turn=pb.NextTurn(step=counter)))
+        asks = aiter(link.asks())
+        with anyio.fail_after(5):
+            await anext(asks)
+            first = link.position
+            await anext(asks)
+            await anext(asks)
+        link.acknowledge(first)
+        await link.send(Finish("completed"))
+        assert (await call.read()).finish.reason == "completed"
+        assert (await call.read()).ack.counter == 1
+        link.acknowledge(10**9)  # never more than was read
+        await link.send(Finish("completed"))
+        assert [(await call.read()).WhichOneof("message"), (await call.read()).ack.counter] == ["finish", 3]
 
 
 async def test_the_end_of_the_stream_is_the_last_ask(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ class Channel:
     def __init__(self, control: socket.socket) -> None:
         self._control = control
         self._sending = asyncio.Lock()
-        self._waiting: dict[int, asyncio.Future[str]] = {}
+        self._waiting: dict[int, asyncio.Future[pb.Reply | pb.Explained]] = {}
         self._last_id = 0
         self._lost = False
 
@@ -39,17 +39,28 @@ class Channel:
             ChannelLost: the process ended before it answered.
             OrderRefused: it answered that it will not.
         """
+        await self._exchange(message, [] if listening is None else [listening.fileno()])
+
+    async def ask(self, question: pb.Explain) -> pb.EgressExplanation:
+        """The answer to a question; raises as `order`."""
+        answer = await self._exchange(pb.ToEgress(explain=question), [])
+        if not isinstance(answer, pb.Explained):
+            raise ChannelLost  # not our program, or not its version
+        return answer.explanation
+
+    async def _exchange(self, message: pb.ToEgress, descriptors: list[int]) -> pb.Reply | pb.Explained:
         self._last_id += 1
         message.request_id = self._last_id
-        reply: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        reply: asyncio.Future[pb.Reply | pb.Explained] = asyncio.get_running_loop().create_future()
         self._waiting[message.request_id] = reply
         try:
-            await self._send(message.SerializeToString(), [] if listening is None else [listening.fileno()])
-            error = await reply
+            await self._send(message.SerializeToString(), descriptors)
+            answer = await reply
         finally:
             self._waiting.pop(message.request_id, None)
-        if error:
-            raise OrderRefused(error)
+        if isinstance(answer, pb.Reply) and answer.error:
+            raise OrderRefused(answer.error)
+        return answer
 
     async def read(self, on_access: Callable[[pb.Access], None]) -> None:
         """Read until the process is gone; then every order that waits raises ChannelLost, and so does each new one."""
@@ -69,11 +80,16 @@ class Channel:
             case "access":
                 on_access(message.access)
             case "reply":
-                reply = self._waiting.get(message.reply.request_id)
-                if reply is not None and not reply.done():
-                    reply.set_result(message.reply.error)
+                self._answered(message.reply)
+            case "explained":
+                self._answered(message.explained)
             case None:
                 pass  # a message of a newer program
+
+    def _answered(self, answer: pb.Reply | pb.Explained) -> None:
+        reply = self._waiting.get(answer.request_id)
+        if reply is not None and not reply.done():
+            reply.set_result(answer)
 
     async def _send(self, packet: bytes, descriptors: list[int]) -> None:
         async with self._sending:

@@ -14,7 +14,9 @@ _STOP_SECONDS: Final = 3.0
 
 @dataclass(frozen=True, slots=True)
 class ProgramOptions:
-    """Command line of the program. Times are seconds. Tunnels to `tls_ports` must be TLS to the named host."""
+    """Command line of the program. Times are seconds; bytes are both directions together, 0 is no limit. Tunnels to
+    `tls_ports` must be TLS to the named host. `ca_bundle` verifies origins of routes, "" is the machine's authorities.
+    """
 
     uid: int = 65534
     gid: int = 65534
@@ -24,8 +26,11 @@ class ProgramOptions:
     hello_timeout: float = 10.0
     dial_timeout: float = 10.0
     idle_timeout: float = 600.0
+    tunnel_bytes: int = 0
+    sandbox_bytes: int = 0
+    ca_bundle: str = ""
 
-    def arguments(self) -> list[str]:
+    def arguments(self, *, routes: bool = False) -> list[str]:
         """As the program's `--help` lists them."""
         numbers = {
             "--uid": self.uid,
@@ -35,8 +40,11 @@ class ProgramOptions:
             "--hello-timeout": self.hello_timeout,
             "--dial-timeout": self.dial_timeout,
             "--idle-timeout": self.idle_timeout,
+            "--tunnel-bytes": self.tunnel_bytes,
+            "--sandbox-bytes": self.sandbox_bytes,
         }
         options = [f"{name}={value}" for name, value in numbers.items()]
+        options += ["--routes", f"--ca-bundle={self.ca_bundle}"] if routes else []
         return options + [f"--tls-port={port}" for port in self.tls_ports]
 
 
@@ -64,8 +72,8 @@ class Launcher:
     must not be one of a pool that comes and goes.
     """
 
-    def __init__(self, options: ProgramOptions) -> None:
-        self._options = options
+    def __init__(self, options: ProgramOptions, *, routes: bool = False) -> None:
+        self._arguments = options.arguments(routes=routes)
         self._thread = ThreadPoolExecutor(1, "egress-launcher")
 
     async def start(self) -> Program:
@@ -84,7 +92,7 @@ class Launcher:
     def _start(self) -> Program:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            command = [sys.executable, "-I", "-m", "perstack_egress", str(theirs.fileno()), *self._options.arguments()]
+            command = [sys.executable, "-I", "-m", "perstack_egress", str(theirs.fileno()), *self._arguments]
             try:
                 process = subprocess.Popen(  # noqa: S603 - our own program, no shell
                     command,

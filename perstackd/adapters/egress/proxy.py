@@ -15,23 +15,28 @@ from typing import Self
 from perstack.v1 import egress_pb2 as pb
 
 from perstackd.adapters.egress.channel import MAX_PACKET, Channel, ChannelLost, OrderRefused
+from perstackd.adapters.egress.explained import explanation
 from perstackd.adapters.egress.listening import bind, remove
 from perstackd.adapters.egress.observers import Observers
 from perstackd.adapters.egress.program import Launcher, ProgramOptions
+from perstackd.adapters.egress.routes import OriginRoutes
 from perstackd.adapters.egress.supervisor import START_SECONDS, Supervisor
 from perstackd.domain.errors import Kind, PerstackError
 from perstackd.domain.ids import SandboxId
-from perstackd.ports.egress import EgressAccess, EgressRule
+from perstackd.ports.egress import EgressAccess, EgressExplanation, EgressQuestion, EgressRule, Occupant
 
 
 @dataclass(slots=True, eq=False)
 class _Listener:
-    """`rules` are what a new process is given: the last that were in force. `served_by` has the socket."""
+    """`policy` is what a new process is given: the last that was in force. It may hold secrets: never log it.
+    `served_by` has the socket. `used_bytes` is what its connections moved, as far as they were reported.
+    """
 
     sandbox_id: SandboxId
     path: str
     listening: socket.socket
-    rules: tuple[EgressRule, ...] = ()
+    policy: pb.EgressPolicy = field(default_factory=pb.EgressPolicy, repr=False)
+    used_bytes: int = 0
     served_by: Channel | None = None
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -42,14 +47,15 @@ class _Listener:
             return
         # Marked before the wait: orders are carried out in their order, so the next one may count on it.
         self.served_by = channel
-        order = pb.ToEgress(listen=pb.Listen(sandbox_id=self.sandbox_id, policy=policy))
-        await channel.order(order, self.listening)
+        listen = pb.Listen(sandbox_id=self.sandbox_id, policy=policy, used_bytes=self.used_bytes)
+        await channel.order(pb.ToEgress(listen=listen), self.listening)
 
 
 class EgressProxy:
     """Implements `perstackd.ports.egress.Egress`. An async context manager: it works inside `async with` only.
 
     `allow_addresses` are CIDR blocks of non-global addresses that every sandbox's allowed names may resolve to.
+    `routes` are the operator's origin routes.
     `deadline` bounds each call, in seconds.
 
     Order at the end: no restarts, the process (and with it every tunnel), the sockets, the launcher's thread.
@@ -60,15 +66,18 @@ class EgressProxy:
         *,
         allow_addresses: tuple[str, ...] = (),
         options: ProgramOptions | None = None,
+        routes: OriginRoutes | None = None,
         deadline: float = 5.0,
     ) -> None:
         self._allow_addresses = _networks(allow_addresses)
-        self._launcher = Launcher(options or ProgramOptions())
+        self._routes = routes or OriginRoutes()
+        self._options = options or ProgramOptions()
+        self._launcher = Launcher(self._options, routes=bool(self._routes))
         self._deadline = deadline
         self._binding = asyncio.Lock()
         self._listeners: dict[SandboxId, _Listener] = {}
         self._observers = Observers()
-        self._supervisor = Supervisor(self._launcher, self._hand_over, self._observers.report)
+        self._supervisor = Supervisor(self._launcher, self._hand_over, self._heard)
         self._tasks = asyncio.TaskGroup()
         self._running: asyncio.Task[None] | None = None
 
@@ -123,23 +132,45 @@ class EgressProxy:
             listener = _Listener(sandbox_id, path, await asyncio.to_thread(bind, path))
             self._listeners[sandbox_id] = listener
         try:
-            await self._carry_out(listener, ())
+            await self._carry_out(listener, self._policy(()))
         except BaseException:
             self._tasks.create_task(self.close(sandbox_id), name="egress-listen-undone")
             raise
 
-    async def allow(self, sandbox_id: SandboxId, rules: Sequence[EgressRule]) -> None:
+    async def allow(self, sandbox_id: SandboxId, rules: Sequence[EgressRule], occupant: Occupant | None = None) -> None:
         """See the port. Refused rules change nothing; after UNAVAILABLE nothing is allowed until the next call.
+
+        Raises:
+            PerstackError: NOT_FOUND `egress_not_listening`; INVALID `egress_rule_invalid`; PRECONDITION
+                `egress_secret_missing`; UNAVAILABLE `egress_unavailable`.
+        """
+        listener = self._listeners.get(sandbox_id)
+        if listener is None:
+            raise _not_listening(sandbox_id)
+        policy = self._policy(rules, occupant)
+        async with listener.turn:
+            if policy == listener.policy:
+                return  # in force already, or in the next process's hands: most sandboxes reach nothing
+            await self._carry_out(listener, policy)
+
+    async def explain(self, question: EgressQuestion) -> EgressExplanation:
+        """See the port; answers also while the asked sandbox's own policy changes.
 
         Raises:
             PerstackError: NOT_FOUND `egress_not_listening`; INVALID `egress_rule_invalid`; UNAVAILABLE
                 `egress_unavailable`.
         """
-        listener = self._listeners.get(sandbox_id)
-        if listener is None:
-            raise _not_listening(sandbox_id)
-        async with listener.turn:
-            await self._carry_out(listener, tuple(rules))
+        policy = self._policy(question.rules)
+        sandbox_id = question.sandbox_id or SandboxId("")
+        asked = pb.Explain(sandbox_id=sandbox_id, policy=policy, host=question.host, port=question.port)
+        try:
+            async with asyncio.timeout(self._options.dial_timeout + self._deadline):
+                channel = await self._supervisor.channel()
+                return explanation(await channel.ask(asked))
+        except (TimeoutError, ChannelLost):
+            raise _unavailable("perstack-egress did not answer in time; try again") from None
+        except OrderRefused as refused:
+            raise _refusal(refused, sandbox_id) from None
 
     async def close(self, sandbox_id: SandboxId) -> None:
         """See the port. Its tunnels have been reported to the observers on return."""
@@ -163,22 +194,22 @@ class EgressProxy:
         """See the port. An observer that raises is logged and does not keep the others from being called."""
         self._observers.add(observer)
 
-    async def _carry_out(self, listener: _Listener, rules: tuple[EgressRule, ...]) -> None:
-        """Have `rules` in force for the listener, over as many processes as it takes within the deadline."""
-        policy = self._policy(rules)
+    async def _carry_out(self, listener: _Listener, policy: pb.EgressPolicy) -> None:
+        """Have `policy` in force for the listener, over as many processes as it takes within the deadline."""
         if policy.ByteSize() > MAX_PACKET - 1024:
-            raise _rule_invalid(f"{len(rules)} rules do not fit into one message: use fewer, or *.suffix rules")
+            count = len(policy.rules)
+            raise _rule_invalid(f"{count} rules do not fit into one message: use fewer, or *.suffix rules")
         try:
             async with asyncio.timeout(self._deadline):
                 while not await self._attempt(listener, policy):
                     pass  # the process was lost: the next attempt waits for another
         except TimeoutError:
-            listener.rules = ()
+            listener.policy = self._policy(())
             self._supervisor.kill("it did not answer in time")
             raise _unavailable("perstack-egress did not answer in time; it is being restarted, try again") from None
         except OrderRefused as refused:
             raise _refusal(refused, listener.sandbox_id) from None
-        listener.rules = rules
+        listener.policy = policy
 
     async def _attempt(self, listener: _Listener, policy: pb.EgressPolicy) -> bool:
         """One order to the process of now; False when that was lost meanwhile."""
@@ -195,11 +226,18 @@ class EgressProxy:
     async def _hand_over(self, channel: Channel) -> None:
         for listener in tuple(self._listeners.values()):
             if listener.sandbox_id in self._listeners:  # not closed while we waited
-                await listener.tell(channel, self._policy(listener.rules))
+                await listener.tell(channel, listener.policy)
 
-    def _policy(self, rules: Sequence[EgressRule]) -> pb.EgressPolicy:
+    def _heard(self, message: pb.Access) -> None:
+        listener = self._listeners.get(SandboxId(message.sandbox_id))
+        if listener is not None:
+            listener.used_bytes += message.bytes_up + message.bytes_down
+        self._observers.report(message)
+
+    def _policy(self, rules: Sequence[EgressRule], occupant: Occupant | None = None) -> pb.EgressPolicy:
         listed = [pb.EgressRule(host=rule.host, port=rule.port) for rule in rules]
-        return pb.EgressPolicy(rules=listed, allow_addresses=self._allow_addresses)
+        routes = self._routes.of(occupant) if occupant is not None else ()
+        return pb.EgressPolicy(rules=listed, allow_addresses=self._allow_addresses, routes=routes)
 
 
 def _networks(blocks: Sequence[str]) -> tuple[str, ...]:

@@ -31,8 +31,12 @@ class HeldLink:
     async def send(self, order: Order) -> None:
         await self._link.send(order)
 
-    def acknowledge(self) -> None:
-        self._link.acknowledge()
+    @property
+    def position(self) -> int:
+        return self._link.position
+
+    def acknowledge(self, position: int) -> None:
+        self._link.acknowledge(position)
 
     async def asks(self) -> AsyncIterator[Ask]:
         """Asks from where the pool stopped. After the one that is awaited already, the link's own iterator serves."""

@@ -35,7 +35,7 @@ async def test_a_whole_blob_is_kept_and_a_forged_reference_is_an_error() -> None
 
 
 async def test_what_is_begun_and_never_ended_is_bounded_together() -> None:
-    intake = BlobIntake(FakeStore().blobs, LIMIT)
+    intake = BlobIntake(FakeStore().blobs, LIMIT, LIMIT)
     for number in range(50):
         for offset in range(0, LIMIT, 1024):
             await intake.take(BlobChunk(str(number), offset, b"x" * 1024, False))
@@ -84,3 +84,13 @@ async def test_the_excerpts_of_one_result_are_bounded_together() -> None:
     texts = [part.text for part in result.content if isinstance(part, TextPart)]
     assert 16 << 10 <= sum(map(len, texts)) < 24 << 10
     assert [part for part in result.content if isinstance(part, BlobPart)] == blobs
+
+
+async def test_a_large_picture_is_kept_where_a_large_text_is_not() -> None:
+    data = b"x" * (3 * LIMIT)
+    digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+    for media_type, lost in (("image/png", False), ("application/pdf", False), ("text/plain", True)):
+        intake = BlobIntake(FakeStore().blobs, LIMIT, 4 * LIMIT)
+        await intake.take(BlobChunk(digest, 0, data, True))
+        (result,) = await intake.checked((ToolResultPart("a", (BlobPart(digest, len(data), media_type),)),))
+        assert result.is_error is lost

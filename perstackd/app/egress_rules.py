@@ -1,0 +1,93 @@
+"""Where the sandboxes of an expert may connect to, and the dry run of a connection for people.
+
+Above is the run's party, which puts the rules in force, and the servicer that answers; below is the egress port.
+"""
+
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from perstackd.app.job_request import ResolvedRequest
+from perstackd.domain.assignment import ServedSkill, installer, own_skills, reaches, shared_skills
+from perstackd.domain.expert import Expert
+from perstackd.domain.ids import SandboxId
+from perstackd.ports.egress import Egress, EgressExplanation, EgressQuestion, EgressRule, Occupant
+from perstackd.ports.package_indexes import PackageIndexes
+
+Resolve: TypeAlias = Callable[[str, str, str], Awaitable[ResolvedRequest]]
+
+
+def rules_of(
+    expert: Expert, skill: ServedSkill | None, allow_domains: Sequence[str], indexes: PackageIndexes
+) -> list[EgressRule]:
+    """Where one sandbox may connect to: the expert's own, or that of `skill`. `indexes` are empty where its template
+    does not grant them. Sorted, each once.
+    """
+    hosted = shared_skills(expert) if skill is None else (skill,)
+    named = {EgressRule(host, port) for each in hosted for host, port in reaches(each)}
+    named |= {EgressRule(host) for host in allow_domains}
+    if skill is not None:
+        named |= set(indexes.of_command(installer(skill)).rules)
+    return sorted(named, key=lambda rule: (rule.host, rule.port))
+
+
+def occupant_of(expert: Expert, skill: ServedSkill | None) -> Occupant:
+    """Who lives in it."""
+    if skill is not None:
+        return Occupant(expert.key, (skill.name,), own=True)
+    return Occupant(expert.key, tuple(each.name for each in shared_skills(expert)))
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What would come of a connection from one sandbox of an expert: its own, or that of a skill."""
+
+    explanation: EgressExplanation
+    expert_key: str = ""
+    skill: str = ""
+    sandbox_id: str = ""
+
+
+class EgressDryRun:
+    """Read-only. `indexes` are those that the template of own skills grants."""
+
+    def __init__(self, egress: Egress, resolve: Resolve, indexes: PackageIndexes) -> None:
+        self._egress = egress
+        self._resolve = resolve
+        self._indexes = indexes
+
+    async def of_sandbox(self, sandbox_id: SandboxId, host: str, port: int) -> Verdict:
+        """Under the rules that a sandbox has now. Raises as `Egress.explain`."""
+        found = await self._egress.explain(EgressQuestion(host, port, sandbox_id=sandbox_id))
+        return Verdict(found, sandbox_id=sandbox_id)
+
+    async def of_definition(
+        self, definition: tuple[str, str, str], allow_domains: Sequence[str], host: str, port: int
+    ) -> list[Verdict]:
+        """From each sandbox that a job of it would have: (toml, source, expert key). The key's expert alone; without a
+        key all of them.
+
+        Raises:
+            PerstackError: as `KnownDefinitions.resolve` and `Egress.explain`.
+        """
+        found = await self._resolve(*definition)
+        experts = found.experts[:1] if definition[2] else found.experts
+        return [
+            Verdict(
+                await self._egress.explain(
+                    EgressQuestion(host, port, tuple(self._rules(expert, skill, allow_domains)))
+                ),
+                expert.key,
+                skill.name if skill is not None else "",
+            )
+            for expert in experts
+            for skill in _places(expert)
+        ]
+
+    def _rules(self, expert: Expert, skill: ServedSkill | None, allow_domains: Sequence[str]) -> list[EgressRule]:
+        return rules_of(expert, skill, allow_domains, self._indexes)
+
+
+def _places(expert: Expert) -> Iterator[ServedSkill | None]:
+    yield None
+    yield from own_skills(expert)
