@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,12 +38,13 @@ _LOG_SHOWN: Final = 2000
 
 @dataclass(frozen=True, slots=True)
 class Daemon:
-    """A daemon that serves. `home` holds all that is its own."""
+    """A daemon that serves. `home` holds all that is its own; `prepared` is what was made of its state before."""
 
     pid: int
     home: Path
     min_idle: int
     barrier_file: BarrierFile
+    prepared: object = None
 
     @property
     def state(self) -> Path:
@@ -76,10 +77,16 @@ class Daemon:
 
 @contextmanager
 def running_daemon(
-    options: Options, *, min_idle: int, most: int, real_models: bool = False, skills: bool = False
+    options: Options,
+    *,
+    min_idle: int,
+    most: int,
+    real_models: bool = False,
+    skills: bool = False,
+    before: Callable[[Path], object] | None = None,
 ) -> Iterator[Daemon]:
     """A daemon whose pool keeps `min_idle` sandboxes and has at most `most`; it serves, its pool may still fill. With
-    `skills` it has a second such pool, for the sandboxes of skills.
+    `skills` it has a second such pool, for the sandboxes of skills. `before` is called with its state directory first.
 
     `real_models` starts the product's program as it is, with the vendor's SDK loaded; else the scripted one.
 
@@ -89,10 +96,11 @@ def running_daemon(
     home = Path(tempfile.mkdtemp(prefix="perstackd-bench-", dir=options.directory))
     try:
         daemon_file = BarrierFile(home / "barriers")
+        prepared = before(home / "state") if before is not None else None
         templates = {"base": IMAGE, "skills": SKILLS_IMAGE} if skills else {"base": IMAGE}
         pools = "".join(_pool(name, image, min_idle, most) for name, image in templates.items())
         with _process(home, _configuration(home, pools, real_models=real_models), real_models) as process:
-            daemon = Daemon(process.pid, home, min_idle, daemon_file)
+            daemon = Daemon(process.pid, home, min_idle, daemon_file, prepared)
             _await_socket(daemon, process)
             try:
                 yield daemon

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from perstackd.domain.messages import JsonObject
-from tests.fakes.models import Entry, Held, calls, says
+from tests.fakes.models import Entry, Held, Paced, calls, says
 
 PROVIDER: Final = "scripted"
 SECRET: Final = "BENCH_SECRET"
@@ -12,6 +12,9 @@ STEPS: Final = 310
 TOOL_STEPS: Final = 300
 RESULT_BYTES: Final = 1024
 CALLS: Final = 60
+PACED_STEPS: Final = 200
+PACE: Final = 0.02
+"""Seconds of a model's turn: with the step's own time, about 200 events a second."""
 QUERY: Final = "Do what you are for."
 
 DEFINITION: Final = f"""\
@@ -65,6 +68,10 @@ command = "mcp-server-time"
 args = ["--local-timezone", "UTC"]
 isolation = "own"
 
+[experts."paced"]
+description = "Takes about forty steps a second"
+instruction = "Check your health now and then."
+
 [experts."reader"]
 description = "Reads a file of {RESULT_BYTES} bytes again and again"
 instruction = "Read note.txt again and again."
@@ -81,6 +88,10 @@ def scripts() -> Mapping[str, Sequence[Entry]]:
         "coordinator": [calls(("specialist", {"query": "What shall I do?"})), says("Do that.")],
         "specialist": [calls(("writeTextFile", note)), says("Rest.")],
         "stepper": [*(calls(("healthCheck", {}), prefix=f"step{n}") for n in range(STEPS)), says("Done.")],
+        "paced": [
+            *(Paced(calls(("healthCheck", {}), prefix=f"step{n}"), PACE) for n in range(PACED_STEPS)),
+            says("Done."),
+        ],
         "with-skill": [says("Done.")],
         "caller": [
             *(entry for number in range(CALLS) for entry in _pair(number)),
@@ -101,3 +112,7 @@ def _pair(number: int) -> Sequence[Entry]:
         calls(("healthCheck", {}), prefix=f"base{number}"),
         calls(("get_current_time", asked), prefix=f"skill{number}"),
     )
+
+
+def _paced(number: int) -> Entry:
+    return Paced(calls(("healthCheck", {}), prefix=f"step{number}"), PACE)

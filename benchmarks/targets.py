@@ -47,6 +47,12 @@ TARGETS: Final[Mapping[str, Target]] = {
     "context.shared_prefix_pct": Target(100, "%", at_least=True),
     "cli.help_s": Target(0.15, "s"),
     "cli.job_ls_s": Target(0.25, "s"),
+    "ingest.store_eps": Target(50_000, "1/s", at_least=True),
+    "replay.fold_eps": Target(100_000, "1/s", at_least=True),
+    "replay.watch_eps": Target(50_000, "1/s", at_least=True),
+    "fanout.p99_ms": Target(10, "ms"),
+    "fanout.gaps": Target(0, "events"),
+    "fanout.duplicates": Target(0, "events"),
     "definition.parse_1000_s": Target(0.5, "s"),
 }
 

@@ -121,7 +121,7 @@ def restore(path: Path | None, settings: tuple[str, ...], file: Path) -> None:
         with state_lock(config.state_directory):
             found = restored(file, config.state_directory)
         click.echo(f"{config.state_directory}: {found.jobs} jobs, {found.blobs} blobs")
-        if not config.key_file.exists():
+        if not config.secrets.master_key and not config.key_file.exists():
             click.echo(f"perstackd: there is no master key {config.key_file} yet; put the old one there", err=True)
 
     _reporting(run)

@@ -24,6 +24,7 @@ from perstackd.adapters.config_section import AbsolutePath, Section
 from perstackd.adapters.docker.template_config import TemplateConfig, Templates
 from perstackd.adapters.egress.config import EgressConfig
 from perstackd.adapters.models.config import ModelsConfig
+from perstackd.adapters.secrets.master_key import SOURCE
 from perstackd.domain.errors import Kind, PerstackError
 from perstackd.domain.ids import ID_LENGTH
 from perstackd.domain.sandbox import Template
@@ -73,9 +74,11 @@ class JobsConfig(Section):
 
 
 class SecretsConfig(Section):
-    """The key that seals values at rest: `file:/path`; empty means master.key in the state directory."""
+    """Where the key is that seals values at rest: `file:/path`, `systemd:NAME` or `keyring:SERVICE`; empty means
+    master.key in the state directory.
+    """
 
-    master_key: str = Field("", pattern=r"^(file:/.+)?$")
+    master_key: str = Field("", pattern=f"^({SOURCE})?$")
 
 
 class WorkspacesConfig(Section):
@@ -132,9 +135,8 @@ class Config(BaseSettings):
 
     @property
     def key_file(self) -> Path:
-        """The master key's file."""
-        named = self.secrets.master_key.removeprefix("file:")
-        return Path(named) if named else self.state_directory / "master.key"
+        """The master key's file where none is named."""
+        return self.state_directory / "master.key"
 
     @model_validator(mode="after")
     def _consistent(self) -> "Config":

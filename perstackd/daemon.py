@@ -16,6 +16,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Final
@@ -41,7 +42,7 @@ from perstackd.adapters.models.assembly import Providers
 from perstackd.adapters.models.conversation_lines import ConversationLines
 from perstackd.adapters.models.router import ModelRouter
 from perstackd.adapters.package_indexes.reading import read_package_indexes
-from perstackd.adapters.secrets.sealer import AesSealer
+from perstackd.adapters.secrets.master_keys import open_master_keys
 from perstackd.adapters.state_lock import state_lock
 from perstackd.adapters.store.documents import StoreDocuments
 from perstackd.adapters.store.sqlite import open_store
@@ -57,6 +58,9 @@ from perstackd.app.jobs import Jobs
 from perstackd.app.replay import Replays
 from perstackd.app.retention import Retention
 from perstackd.app.run_context import RunLimits, RunServices
+from perstackd.app.scrubbing import Scrubbing
+from perstackd.app.secret_rotation import SecretRotation
+from perstackd.app.secrets import Secrets
 from perstackd.app.system import System, SystemFacts
 from perstackd.app.transfer import Transfer
 from perstackd.app.warm_pool import PoolLimits, PoolPorts, WarmPool
@@ -69,6 +73,7 @@ from perstackd.ports.event_store import Store
 from perstackd.ports.package_indexes import GRANT, PackageIndexes
 from perstackd.ports.secrets import Sealer
 from perstackd.rpc.runner import GrpcRunnerLinks
+from perstackd.rpc.secrets import SecretVault
 from perstackd.rpc.server import AdminSocket, Api, JobLogs, admin_server
 from perstackd.version import VERSION
 
@@ -85,27 +90,28 @@ def run(config: Config, providers: Providers | None = None) -> None:
         message = "perstackd mounts workspaces and must run as root; its sandboxes and its proxy do not"
         raise PerstackError(Kind.PRECONDITION, "root_needed", message)
     os.umask(0o022)  # directories that sandboxes look into must be passable; what is private sets its own mode
-    configure(config.log.level)
+    scrubbing = Scrubbing()
+    configure(config.log.level, scrubbing.text)
     with state_lock(config.state_directory):
         namespaces = UserNamespaces(config.workspaces.spare_uid)
         namespaces.start()
         workspaces = HostWorkspaces(_host_settings(config), namespaces)
         try:
             workspaces.prepare_root()
-            uvloop.run(_serve(config, workspaces, providers))
+            uvloop.run(_serve(config, workspaces, scrubbing, providers))
         finally:
             workspaces.shutdown()
             workspaces.cleanup_root()
             namespaces.close()
 
 
-async def _serve(config: Config, workspaces: HostWorkspaces, providers: Providers | None) -> None:
+async def _serve(config: Config, workspaces: HostWorkspaces, scrubbing: Scrubbing, providers: Providers | None) -> None:
     signals = Signals()
     socket = AdminSocket(config.socket_path, config.socket_group, config.grpc.reflection, config.runtime_directory)
     async with single_errors(), AsyncExitStack() as stack:
         try:
             async with signals.starting():
-                parts = await stack.enter_async_context(assembled(config, workspaces, providers))
+                parts = await stack.enter_async_context(assembled(config, workspaces, scrubbing, providers))
                 health = await stack.enter_async_context(admin_server(socket, parts.api, parts.clock))
         except StoppedWhileStartingError:
             _log.info("stopped while starting")
@@ -144,14 +150,18 @@ class Parts:
 
 @asynccontextmanager
 async def assembled(
-    config: Config, workspaces: HostWorkspaces, providers: Providers | None = None
+    config: Config, workspaces: HostWorkspaces, scrubbing: Scrubbing, providers: Providers | None = None
 ) -> AsyncIterator[Parts]:
     """Everything but the admin socket, started in order and stopped in reverse."""
     clock, started = SystemClock(), SystemClock().now_ms()
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(await open_store(config.state_directory))
+        secrets, rotation = await _secrets(config, store, clock)
         egress = await stack.enter_async_context(_egress(config))
-        router = ModelRouter(providers if providers is not None else assembly.providers(config.models, store.blobs))
+        keys = partial(_provider_key, secrets, scrubbing)
+        router = ModelRouter(
+            providers if providers is not None else assembly.providers(config.models, store.blobs, keys)
+        )
         stack.push_async_callback(router.close)
         settings = await asyncio.to_thread(_engine, config)
         sandboxes = await stack.enter_async_context(DockerSandboxes(settings))
@@ -173,13 +183,14 @@ async def assembled(
             indexes,
             assembly.prices(config.models),
             windows=config.models.windows(),
+            secrets=secrets,
+            scrubbing=scrubbing,
         )
-        sealer = await asyncio.to_thread(AesSealer.from_key_file, config.key_file)
-        jobs = await stack.enter_async_context(_jobs(config, store, services, sealer, router))
+        jobs = await stack.enter_async_context(_jobs(config, store, services, secrets.keys, router))
         system = System(_facts(config, started), sandboxes, pool, jobs)
-        logs = _logs(config, store, jobs, clock)
-        await stack.enter_async_context(logs.retention)
-        yield Parts(Api(jobs, pool, system, logs, _dry_run(config, egress, jobs, indexes)), clock)
+        logs = await stack.enter_async_context(_logs(config, store, jobs, clock))
+        vault = SecretVault(secrets, rotation, assembly.checker(router))
+        yield Parts(Api(jobs, pool, system, logs, _dry_run(config, egress, jobs, indexes), vault), clock)
 
 
 # --- parts ----------------------------------------------------------------------------------------------------------
@@ -229,15 +240,29 @@ def _jobs(config: Config, store: Store, services: RunServices, sealer: Sealer, r
     )
 
 
-def _logs(config: Config, store: Store, jobs: Jobs, clock: SystemClock) -> JobLogs:
-    documents, writing = StoreDocuments(), jobs.checkpoints.writing
+async def _secrets(config: Config, store: Store, clock: SystemClock) -> tuple[Secrets, SecretRotation]:
+    """First of all: without the right master key nothing starts. A change of keys that was begun is completed."""
+    keys = await open_master_keys(config.secrets.master_key, config.key_file, store.secrets)
+    secrets = await Secrets.opened(store.secrets, keys, clock)
+    rotation = SecretRotation(secrets, store.sealed_envs)
+    await rotation.resume()
+    return secrets, rotation
+
+
+def _provider_key(secrets: Secrets, scrubbing: Scrubbing, provider: str, variable: str) -> str | None:
+    """As it is stored, else as the environment has it. A key that is in use is kept out of the log."""
+    key = secrets.provider_key(provider) or os.environ.get(variable)
+    scrubbing.own.learn({f"{provider}-key": key.strip()} if key else {})
+    return key
+
+
+@asynccontextmanager
+async def _logs(config: Config, store: Store, jobs: Jobs, clock: SystemClock) -> AsyncIterator[JobLogs]:
+    documents, writing, oldest = StoreDocuments(), jobs.checkpoints.writing, jobs.oldest_live
+    transfer = Transfer(store, documents, config.state_directory, writing)
     keep_days = config.jobs.keep_days
-    return JobLogs(
-        Replays(store, ConversationLines()),
-        Transfer(store, documents, config.state_directory, writing),
-        Retention(store, clock, keep_days=keep_days, oldest_live=jobs.oldest_live, writing=writing),
-        documents,
-    )
+    async with Retention(store, clock, keep_days=keep_days, oldest_live=oldest, writing=writing) as retention:
+        yield JobLogs(Replays(store, ConversationLines()), transfer, retention, documents)
 
 
 def _egress(config: Config) -> EgressProxy:

@@ -20,6 +20,7 @@ from perstackctl.client.status import from_rpc
 from perstackctl.client.watch import Patience, Stream, Watch
 
 if TYPE_CHECKING:
+    from perstackctl.client.egress import EgressVerdict
     from perstackctl.client.logs import JobLogs
 
 _RETRY_SECONDS: Final = 0.1
@@ -195,6 +196,36 @@ class Client:  # more than 12 methods: one per method of the API
         stub = sandboxes_pb2_grpc.SandboxServiceStub(self._channel)
         request = sandboxes_pb2.GetPostureRequest(sandbox_id=sandbox_id)
         return convert.posture(await self._call(stub.GetPosture, request))
+
+    async def explain_egress(
+        self,
+        host: str,
+        port: int = 443,
+        *,
+        sandbox_id: str = "",
+        definition: v.Definition | None = None,
+        expert_key: str = "",
+        allow_domains: Iterable[str] = (),
+    ) -> "tuple[EgressVerdict, ...]":
+        """The dry run of a connection, from a sandbox that lives or from those that a job of the definition would have.
+
+        Raises:
+            InvalidError: reasons `definition_invalid`, `domain_invalid`, `host_invalid`, `sandbox_ambiguous`.
+        """
+        from perstack.v1 import egress_pb2, egress_pb2_grpc
+
+        from perstackctl.client.egress import verdict
+
+        request = egress_pb2.ExplainEgressRequest(
+            host=host,
+            port=port,
+            sandbox_id=sandbox_id,
+            definition=convert.definition_message(definition) if definition is not None else None,
+            expert_key=expert_key,
+            allow_domains=allow_domains,
+        )
+        response = await self._call(egress_pb2_grpc.EgressServiceStub(self._channel).ExplainEgress, request)
+        return tuple(map(verdict, response.verdicts))
 
     async def pools(self) -> tuple[v.Pool, ...]:
         """Every pool."""

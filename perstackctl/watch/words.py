@@ -226,7 +226,9 @@ def _reached(_trace: Trace, _run: Run, _event: Event, fields: p.Fields) -> Itera
     host, port = line(p.text(fields, "host"), SHORT), p.number(fields, "port")
     up, down = p.number(fields, "bytesUp"), p.number(fields, "bytesDown")
     took = elapsed(p.number(fields, "durationMs"))
-    yield f"was connected to {host}:{port} for {took}, {up:,} bytes up, {down:,} down"
+    reason = line(p.text(fields, "reason"), SHORT)
+    cut = f"; it was cut: {reason}" if reason else ""
+    yield f"was connected to {host}:{port} for {took}, {up:,} bytes up, {down:,} down{cut}"
 
 
 def _next_step(_trace: Trace, _run: Run, _event: Event, fields: p.Fields) -> Iterator[str]:

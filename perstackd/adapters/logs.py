@@ -4,14 +4,17 @@ alike.
 
 import logging
 import sys
+from collections.abc import Callable
 
 import structlog
 
 _NOISY = ("docker", "grpc", "urllib3", "httpx", "httpcore", "httpx2", "httpcore2", "anthropic", "openai", "asyncio")
 
 
-def configure(level: str) -> None:
-    """Set up both. Secrets never get here: values that hold them are left out of every repr."""
+def configure(level: str, scrub: Callable[[str], str]) -> None:
+    """Set up both. Values that hold secrets are left out of every repr; should one get here nevertheless, as in what a
+    library says, `scrub` takes it out of the whole line.
+    """
     number = logging.getLevelNamesMapping()[level.upper()]
     shared: list[structlog.types.Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -32,6 +35,7 @@ def configure(level: str) -> None:
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 structlog.processors.format_exc_info,
                 structlog.processors.JSONRenderer(),
+                lambda _logger, _name, line: scrub(str(line)),
             ],
         )
     )

@@ -1,25 +1,29 @@
 """Runs that an earlier process began, folded from their job's log."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
-from perstackd.domain.events import Event, SandboxAssigned
+from perstackd.domain.events import Event
 from perstackd.domain.ids import RunId
 from perstackd.domain.run_fold import evolve
 from perstackd.domain.run_record import RUN_FACTS
+from perstackd.domain.run_sandboxes import RunSandboxes, followed
 from perstackd.domain.run_state import Phase, RunState
 from perstackd.domain.tool_calls import pending_delegations
 
 
 @dataclass(frozen=True, slots=True)
 class BegunRun:
-    """A run as its log tells of it. `fence` is the highest of its sandboxes."""
+    """A run as its log tells of it. `fence` is the highest that its sandboxes had; `sandboxes` are those that it goes
+    on in, should they come back.
+    """
 
     run_id: RunId
     parent_run_id: RunId
     call_id: str
     state: RunState
     fence: int = 0
+    sandboxes: RunSandboxes = field(default_factory=RunSandboxes)
 
 
 def begun_runs(events: Iterable[Event]) -> tuple[BegunRun, ...]:
@@ -30,16 +34,23 @@ def begun_runs(events: Iterable[Event]) -> tuple[BegunRun, ...]:
     runs: dict[RunId, BegunRun] = {}
     for event in events:
         run_id, parent = event.origin.run_id, event.origin.parent_run_id
-        if not run_id:
-            continue
-        run = runs.get(run_id) or BegunRun(run_id, parent, "", RunState())
-        if isinstance(event.payload, SandboxAssigned):
-            run = replace(run, fence=max(run.fence, event.payload.fence))
-        elif isinstance(event.payload, RUN_FACTS):
-            state = evolve(run.state, event.payload)
-            run = replace(run, state=state, call_id=state.start.call_id if state.start else "")
-        runs[run_id] = run
+        if run_id:
+            runs[run_id] = _after(runs.get(run_id) or BegunRun(run_id, parent, "", RunState()), event)
     return tuple(run for run in runs.values() if run.state.start is not None)
+
+
+def _after(run: BegunRun, event: Event) -> BegunRun:
+    payload, state = event.payload, run.state
+    if isinstance(payload, RUN_FACTS):
+        state = evolve(state, payload)
+    sandboxes = followed(run.sandboxes, payload, event.origin.step, run.state, state)
+    return replace(
+        run,
+        state=state,
+        call_id=state.start.call_id if state.start else "",
+        fence=max(run.fence, sandboxes.fence),
+        sandboxes=sandboxes,
+    )
 
 
 def awaited(runs: Iterable[BegunRun]) -> tuple[BegunRun, ...]:

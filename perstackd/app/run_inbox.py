@@ -122,4 +122,5 @@ def access_event(access: EgressAccess) -> Payload:
     """The event of a connection that a sandbox tried."""
     if not access.allowed:
         return EgressDenied(access.host[:255], access.port, access.reason)
-    return ProxyAccess(access.host[:255], access.port, access.bytes_up, access.bytes_down, access.duration_ms)
+    up, down = access.bytes_up, access.bytes_down
+    return ProxyAccess(access.host[:255], access.port, up, down, access.duration_ms, access.reason)

@@ -169,7 +169,7 @@ _IDENTITIES = frozenset({"call_id", "skill", "name", "digest"})
 
 def _scrubbed(scrubber: Scrubber, value: Any) -> Any:
     """The same object when nothing of it was changed, as nearly always."""
-    kind = type(value)
+    kind: Any = type(value)
     if kind is str:  # not an enumeration's member
         return scrubber.net.text(value)
     if kind is tuple or kind is list:
@@ -187,7 +187,7 @@ def _scrubbed(scrubber: Scrubber, value: Any) -> Any:
 
 
 @cache
-def _names(kind: type) -> tuple[str, ...]:
+def _names(kind: Any) -> tuple[str, ...]:
     """Of the fields that may hold a text; none for what is no dataclass."""
     if not is_dataclass(kind):
         return ()

@@ -1,4 +1,4 @@
-"""All stored secrets and data keys in memory, sealed as they are stored. Opened data keys are kept, values never are."""
+"""All stored secrets and data keys in memory, sealed as they are stored. Opened are data keys only, and stay so."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -95,8 +95,7 @@ class SecretRotation:
     async def _renew(self, owner: str) -> int:
         async with self._secrets.changing:
             key = self._secrets.index.new_data_key(owner, self._secrets.clock.now_ms())
-            await self._secrets.rows.put([], [key])
-            self._secrets.index.adopt([], [key])
+            await self._secrets.write([], [key])
         return await self._move(owner, key)
 
     async def _move(self, owner: str, key: DataKey) -> int:
@@ -106,8 +105,9 @@ class SecretRotation:
             async with self._secrets.changing:
                 count += await self._seal_anew(owner, name, key)
         async with self._secrets.changing:
-            await self._secrets.rows.drop_data_keys(owner, key.number)
-            self._secrets.index.forget_data_keys(owner, key.number)
+            with anyio.CancelScope(shield=True):
+                await self._secrets.rows.drop_data_keys(owner, key.number)
+                self._secrets.index.forget_data_keys(owner, key.number)
         return count
 
     async def _seal_anew(self, owner: str, name: str, key: DataKey) -> int:
@@ -116,8 +116,7 @@ class SecretRotation:
         if now is None or now.key_number >= key.number:  # removed, or put again in the meantime
             return 0
         changed = index.sealed(now, key, index.value(now))
-        await self._secrets.rows.put([changed])
-        index.adopt([changed])
+        await self._secrets.write([changed])
         return 1
 
     # --- the master key ---------------------------------------------------------------------------------------------
@@ -127,8 +126,7 @@ class SecretRotation:
             async with self._secrets.changing:
                 old = [key for key in self._secrets.index.data_keys(owner) if key.master_id != keys.key_id]
                 new = [self._secrets.index.wrapped_anew(key) for key in old]
-                await self._secrets.rows.put([], new)
-                self._secrets.index.adopt([], new)
+                await self._secrets.write([], new)
                 wrapped += len(new)
         # A job whose values were sealed a moment ago hands them to the store in the loop's next round; what is handed
         # over before the first question below is seen by it.

@@ -5,7 +5,7 @@ Above are the servicer, the jobs and the providers' adapters; below are the rows
 after the other. Values leave through `released` and `provider_key` only.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -19,6 +19,7 @@ from perstackd.domain.ids import TenantId
 from perstackd.domain.secret import (
     MAX_SECRETS,
     PROVIDERS,
+    DataKey,
     Secret,
     checked_experts,
     checked_name,
@@ -100,8 +101,7 @@ class Secrets:
             secret = Secret(owner, name, granted, key.number, b"", old.created_at if old else now, now)
             secret = self.index.sealed(secret, key, value)
             new_keys = () if keys else (key,)
-            await self.rows.put([secret], new_keys)
-            self.index.adopt([secret], new_keys)
+            await self.write([secret], new_keys)
         _log.info("secret stored", owner=owner, name=name, experts=list(granted))
         return secret
 
@@ -116,10 +116,19 @@ class Secrets:
             if secret is None:
                 message = f"there is no secret {name[:128]!r}; perstackctl secret ls lists them"
                 raise PerstackError(Kind.NOT_FOUND, "secret_not_found", message)
-            await self.rows.remove(owner, name)
-            self.index.discard(owner, name)
+            with anyio.CancelScope(shield=True):  # as in `write`
+                await self.rows.remove(owner, name)
+                self.index.discard(owner, name)
         _log.info("secret removed", owner=owner, name=name)
         return secret
+
+    async def write(self, secrets: Sequence[Secret], data_keys: Sequence[DataKey] = ()) -> None:
+        """Durable and in force on return; by who holds `changing`. A caller who hangs up in the middle must not leave a
+        row that the index does not know.
+        """
+        with anyio.CancelScope(shield=True):
+            await self.rows.put(secrets, data_keys)
+            self.index.adopt(secrets, data_keys)
 
     # --- questions --------------------------------------------------------------------------------------------------
     def listed(self, owner: str) -> tuple[Secret, ...]:

@@ -1,4 +1,6 @@
-"""Which idle sandboxes of an earlier daemon may be adopted, and what a pool is once they are. Pure."""
+"""Which sandboxes of an earlier daemon may be adopted or given back to their runs, and what a pool is once they are.
+Pure.
+"""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -15,12 +17,12 @@ def unclaimed(row: SandboxRecord) -> bool:
 
 
 def eligible(
-    rows: Iterable[SandboxRecord], templates: Mapping[str, Template], uids: range
+    rows: Iterable[SandboxRecord], templates: Mapping[str, Template], uids: range, used: Iterable[int] = ()
 ) -> tuple[SandboxRecord, ...]:
-    """Unclaimed ones of a template that is configured, with a uid in `uids` that no other has, at most `max` of each
-    template. Oldest first.
+    """Unclaimed ones of a template that is configured, with a uid in `uids` that no other has and that is not `used`,
+    at most `max` of each template. Oldest first.
     """
-    taken: set[int] = set()
+    taken = set(used)
     room = {name: template.max for name, template in templates.items()}
     found: list[SandboxRecord] = []
     for row in sorted(filter(unclaimed, rows), key=lambda row: row.id):
@@ -29,6 +31,28 @@ def eligible(
             room[row.template] -= 1
             found.append(row)
     return tuple(found)
+
+
+def returnable(
+    rows: Iterable[SandboxRecord], templates: Mapping[str, Template], uids: range
+) -> tuple[SandboxRecord, ...]:
+    """Claimed ones of a run, of a template that is configured, with a uid in `uids` that no other has. Oldest first.
+
+    Whether their runs go on, and in them, is not for the pool to say.
+    """
+    taken: set[int] = set()
+    found: list[SandboxRecord] = []
+    for row in sorted(rows, key=lambda row: row.id):
+        claimed = row.state is SandboxState.CLAIMED and row.job_id and row.run_id and row.session_token_hash
+        if claimed and row.template in templates and row.uid in uids and row.uid not in taken:
+            taken.add(row.uid)
+            found.append(row)
+    return tuple(found)
+
+
+def taken_back(state: PoolState, sandbox_id: SandboxId, now: float) -> PoolState:
+    """A sandbox of an earlier daemon is a run's. Not counted as a claim: nobody waited for it."""
+    return replace(state, seats=(*state.seats, Seat(sandbox_id, Stage.CLAIMED, now)))
 
 
 def found(state: PoolState, sandbox_id: SandboxId, now: float) -> PoolState:

@@ -203,13 +203,14 @@ class EgressDenied:
 
 @dataclass(frozen=True, slots=True)
 class ProxyAccess:
-    """A connection out ended."""
+    """A connection out ended; `reason` is why it was cut, empty after a clean end."""
 
     host: str
     port: int
     bytes_up: int
     bytes_down: int
     duration_ms: int
+    reason: str = ""
     type: Literal["proxyAccess"] = "proxyAccess"
 
 

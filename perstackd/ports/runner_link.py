@@ -49,11 +49,14 @@ class RunnerLink(Protocol):
 class RunnerLinks(Protocol):
     """Makes links."""
 
-    async def listen(self, sandbox_id: SandboxId, path: str, token_hash: str = "") -> RunnerLink:
+    async def listen(
+        self, sandbox_id: SandboxId, path: str, token_hash: str = "", *, repeats: bool = False
+    ) -> RunnerLink:
         """Make the socket at `path` (at most 107 bytes), mode 0666: only this sandbox has the directory.
 
         Without `token_hash` the first stream is the runner's. With it a session of an earlier daemon goes on: only who
         presents its token is greeted, and keeps it; anybody else is refused, and the socket stays for the right one,
-        for a bounded number of tries. What the runner said to the earlier daemon and was not acknowledged is lost.
+        for a bounded number of tries. With `repeats` the runner says again what it said to the earlier daemon and was
+        not acknowledged; without, that is lost.
         """
         ...

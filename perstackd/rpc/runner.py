@@ -41,8 +41,8 @@ ACKNOWLEDGE_EVERY: Final = 32
 MAX_TRIES: Final = 8
 """Streams that may ask to go on with a session; an honest runner needs one, so past that nobody gets it."""
 EVERYTHING: Final = (1 << 64) - 1
-"""The counter that a resumed session's welcome acknowledges. An idle runner has sent answers to probes and nothing
-else; who waited for them is gone, and repeated they would be taken for answers to the probes of now."""
+"""The counter that the welcome of an idle runner's resumed session acknowledges. It has sent answers to probes and
+nothing else; who waited for them is gone, and repeated they would be taken for answers to the probes of now."""
 
 _log = structlog.get_logger()
 
@@ -67,24 +67,40 @@ class GrpcRunnerLinks:
         self._clock = clock
         self._limits = limits or LinkLimits()
 
-    async def listen(self, sandbox_id: SandboxId, path: str, token_hash: str = "") -> "GrpcRunnerLink":
+    async def listen(
+        self, sandbox_id: SandboxId, path: str, token_hash: str = "", *, repeats: bool = False
+    ) -> "GrpcRunnerLink":
         """As the port says. Raises PerstackError INVALID `socket_path_too_long`; UNAVAILABLE `socket_failed`."""
         if len(path.encode()) > MAX_PATH:
             message = f"the socket path {path} is longer than {MAX_PATH} bytes; choose a shorter runtime_directory"
             raise PerstackError(Kind.INVALID, "socket_path_too_long", message)
-        link = GrpcRunnerLink(sandbox_id, path, self._limits, self._clock, token_hash)
+        link = GrpcRunnerLink(sandbox_id, path, self._limits, self._clock, Resumed(token_hash, repeats))
         await link.start()
         return link
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """The session of an earlier daemon that goes on; without a hash there was none."""
+
+    token_hash: str = ""
+    repeats: bool = False
+
+    @property
+    def acknowledged(self) -> int:
+        """What its runner may forget at once."""
+        return EVERYTHING if self.token_hash and not self.repeats else 0
 
 
 class GrpcRunnerLink(runner_pb2_grpc.RunnerServiceServicer):
     """One sandbox's session, from its first stream to the stream's end."""
 
     def __init__(
-        self, sandbox_id: SandboxId, path: str, limits: LinkLimits, clock: Clock, expected_hash: str = ""
+        self, sandbox_id: SandboxId, path: str, limits: LinkLimits, clock: Clock, resumed: Resumed = Resumed()
     ) -> None:
         self.token_hash = ""
-        self._expected_hash = expected_hash
+        self._resumed = resumed
+        self._expected_hash = resumed.token_hash
         self._tries = 0
         self._sandbox_id = sandbox_id
         self._path = Path(path)
@@ -213,8 +229,8 @@ class GrpcRunnerLink(runner_pb2_grpc.RunnerServiceServicer):
         token = hello.session_token if self._expected_hash else secrets.token_hex(16)
         self.token_hash = _hashed(token)
         await asyncio.to_thread(self._path.unlink, missing_ok=True)
-        acknowledged = EVERYTHING if self._expected_hash else 0
-        await context.write(pb.ToRunner(welcome=pb.Welcome(session_token=token, acknowledged=acknowledged)))
+        welcome = pb.Welcome(session_token=token, acknowledged=self._resumed.acknowledged)
+        await context.write(pb.ToRunner(welcome=welcome))
         self._answer(hello)
 
     def _answer(self, outcome: Hello | PerstackError) -> None:

@@ -24,6 +24,7 @@ from perstack.v1 import (
     retention_pb2_grpc,
     runs_pb2_grpc,
     sandboxes_pb2_grpc,
+    secrets_pb2_grpc,
     system_pb2_grpc,
     transfers_pb2_grpc,
 )
@@ -48,6 +49,7 @@ from perstackd.rpc.replays import ReplayServicer
 from perstackd.rpc.retention import RetentionServicer
 from perstackd.rpc.runs import RunServicer
 from perstackd.rpc.sandboxes import SandboxServicer
+from perstackd.rpc.secrets import SecretServicer, SecretVault
 from perstackd.rpc.system import SystemServicer
 from perstackd.rpc.transfers import TransferServicer
 
@@ -57,7 +59,7 @@ MAX_STREAMS: Final = 256
 STOP_SECONDS: Final = 2.0
 SERVICES: Final = (
     *("JobService", "ExpertService", "RunService", "SandboxService", "PoolService", "SystemService", "EgressService"),
-    *("CheckpointService", "ReplayService", "TransferService", "RetentionService"),
+    *("CheckpointService", "ReplayService", "TransferService", "RetentionService", "SecretService"),
 )
 
 
@@ -93,6 +95,7 @@ class Api:
     system: System
     logs: JobLogs | None = None
     dry_run: EgressDryRun | None = None
+    vault: SecretVault | None = None
 
 
 @asynccontextmanager
@@ -140,6 +143,8 @@ def _bind(server: grpc.aio.Server, api: Api, *, reflected: bool) -> health.aio.H
         _bind_logs(server, api.jobs, api.logs)
     if api.dry_run is not None:
         egress_pb2_grpc.add_EgressServiceServicer_to_server(EgressServicer(api.dry_run, api.pool), server)
+    if api.vault is not None:
+        secrets_pb2_grpc.add_SecretServiceServicer_to_server(SecretServicer(api.vault), server)
     checks = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     if reflected:

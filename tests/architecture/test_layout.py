@@ -20,6 +20,7 @@ LONG_MODULES = {
 }
 FUNCTION_LINES = 40
 LONG_FUNCTIONS = {
+    "perstackd/domain/recorded_cause.py:cause_of": "one case for each event",
     "perstackd/domain/run_fold.py:evolve": "one case for each event",
 }
 FORBIDDEN_STEMS = frozenset({"utils", "util", "helpers", "helper", "common", "manager", "misc", "base"})

@@ -12,7 +12,7 @@ import pytest
 from perstackd.adapters.egress import EgressProxy
 from perstackd.domain.errors import Kind, PerstackError
 from perstackd.domain.ids import SandboxId
-from perstackd.ports.egress import Egress, EgressAccess, EgressRule
+from perstackd.ports.egress import Egress, EgressAccess, EgressQuestion, EgressRule, Occupant
 from tests.fakes.egress import FakeEgress
 from tests.integration.egress.client import Client, echo_server
 
@@ -251,3 +251,37 @@ async def test_every_observer_hears_every_access_in_order(world: World) -> None:
         await heard(world)
 
     assert ports == list(world.ports)
+
+
+async def test_a_dry_run_names_the_rule_and_where_the_name_leads(world: World) -> None:
+    port = world.ports[0]
+    found = await world.egress.explain(EgressQuestion("LOCALHOST.", port, (EgressRule("localhost", port),)))
+    assert (found.allowed, found.reason, found.host, found.rule) == (True, "", "localhost", f"localhost:{port}")
+    assert ("127.0.0.1", "") in found.addresses
+
+
+async def test_a_dry_run_of_a_sandbox_has_the_rules_that_it_has_now(world: World) -> None:
+    await world.egress.listen(ONE, world.path(ONE))
+    before = await world.egress.explain(EgressQuestion("localhost", 443, sandbox_id=ONE))
+    await world.egress.allow(ONE, [EgressRule("localhost", world.ports[0])])
+    after = await world.egress.explain(EgressQuestion("localhost", world.ports[0], sandbox_id=ONE))
+    other = await world.egress.explain(EgressQuestion("localhost", world.ports[1], sandbox_id=ONE))
+
+    assert (before.allowed, before.reason, before.rule) == (False, "host_not_allowed", "")
+    assert 'allowedDomains = ["localhost"]' in before.remedy
+    assert "--allow-domain localhost" in before.remedy
+    assert after.allowed
+    assert (other.reason, other.rule) == ("port_not_allowed", f"localhost:{world.ports[0]}")
+
+
+async def test_a_dry_run_of_a_sandbox_without_a_listener_is_not_found(world: World) -> None:
+    with pytest.raises(PerstackError) as raised:
+        await world.egress.explain(EgressQuestion("localhost", sandbox_id=TWO))
+    assert (raised.value.kind, raised.value.reason) == (Kind.NOT_FOUND, "egress_not_listening")
+
+
+async def test_a_sandbox_whose_occupant_has_no_route_has_its_rules_alone(world: World) -> None:
+    await world.egress.listen(ONE, world.path(ONE))
+    await world.egress.allow(ONE, [EgressRule("localhost", world.ports[0])], Occupant("expert"))
+
+    assert await world.attempt(ONE, "localhost", world.ports[0])

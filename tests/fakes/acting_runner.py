@@ -72,7 +72,9 @@ class ActingRunnerLinks(FakeRunnerLinks):
         self.tool: Tool = answered
         self.tools: dict[str, tuple[str, ...]] = {}
 
-    async def listen(self, sandbox_id: SandboxId, path: str, token_hash: str = "") -> FakeRunnerLink:
-        await super().listen(sandbox_id, path, token_hash)
+    async def listen(
+        self, sandbox_id: SandboxId, path: str, token_hash: str = "", *, repeats: bool = False
+    ) -> FakeRunnerLink:
+        await super().listen(sandbox_id, path, token_hash, repeats=repeats)
         link = self.made[sandbox_id] = ActingRunnerLink(sandbox_id, path, self, token_hash)
         return link

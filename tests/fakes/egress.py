@@ -8,15 +8,18 @@ from collections.abc import Callable, Sequence
 
 from perstackd.domain.errors import Kind, PerstackError
 from perstackd.domain.ids import SandboxId
-from perstackd.ports.egress import EgressAccess, EgressRule
+from perstackd.ports.egress import EgressAccess, EgressExplanation, EgressQuestion, EgressRule, Occupant
 
 
 class FakeEgress:
-    """What a test may look at: `paths`, `rules`, `closed`, `accesses`. Set `failure` to have every call raise it."""
+    """What a test may look at: `paths`, `rules`, `occupants`, `closed`, `accesses`. Set `failure` to have every call
+    raise it.
+    """
 
     def __init__(self) -> None:
         self.paths: dict[SandboxId, str] = {}
         self.rules: dict[SandboxId, tuple[EgressRule, ...]] = {}
+        self.occupants: dict[SandboxId, Occupant] = {}
         self.closed: list[SandboxId] = []
         self.accesses: list[EgressAccess] = []
         self.failure: PerstackError | None = None
@@ -40,7 +43,7 @@ class FakeEgress:
         self.paths[sandbox_id] = path
         self.rules[sandbox_id] = ()
 
-    async def allow(self, sandbox_id: SandboxId, rules: Sequence[EgressRule]) -> None:
+    async def allow(self, sandbox_id: SandboxId, rules: Sequence[EgressRule], occupant: Occupant | None = None) -> None:
         self._fail()
         if sandbox_id not in self.paths:
             raise PerstackError(
@@ -51,6 +54,8 @@ class FakeEgress:
         for rule in rules:
             if not rule.host.removeprefix("*.") or "xn--" in rule.host or "*" in rule.host.removeprefix("*."):
                 raise PerstackError(Kind.INVALID, "egress_rule_invalid", f"{rule.host!r} is no host name or *.suffix")
+        if occupant is not None:
+            self.occupants[sandbox_id] = occupant
         self.rules[sandbox_id] = tuple(EgressRule(rule.host.lower().rstrip("."), rule.port) for rule in rules)
         for owner, target in list(self._open):
             if owner == sandbox_id and self._refusal(sandbox_id, target.host, target.port):
@@ -88,6 +93,29 @@ class FakeEgress:
     def is_open(self, sandbox_id: SandboxId, host: str, port: int = 443) -> bool:
         """Whether such a tunnel is open."""
         return (sandbox_id, EgressRule(host, port)) in self._open
+
+    async def explain(self, question: EgressQuestion) -> EgressExplanation:
+        """Every name leads to 127.0.0.1."""
+        self._fail()
+        rules = question.rules
+        if question.sandbox_id is not None:
+            if question.sandbox_id not in self.paths:
+                raise PerstackError(Kind.NOT_FOUND, "egress_not_listening", "no listener: call listen first")
+            rules = self.rules[question.sandbox_id]
+        host, reason = question.host.lower().rstrip("."), ""
+        covering = [rule for rule in rules if _matches(rule.host, host)]
+        if not any(rule.port == question.port for rule in covering):
+            reason = "port_not_allowed" if covering else "host_not_allowed"
+        fitting = [rule for rule in covering if rule.port == question.port] or covering
+        return EgressExplanation(
+            host=host,
+            port=question.port,
+            reason=reason,
+            detail=f"{host} is not allowed" if reason else "",
+            rule=f"{fitting[0].host}:{fitting[0].port}" if fitting else "",
+            addresses=(("127.0.0.1", ""),),
+            remedy=f'allowedDomains = ["{host}"] or --allow-domain {host}' if reason == "host_not_allowed" else "",
+        )
 
     def _refusal(self, sandbox_id: SandboxId, host: str, port: int) -> str:
         if sandbox_id not in self.rules:

@@ -41,6 +41,14 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True)
+class Paced:
+    """A turn that takes so many seconds."""
+
+    turn: Turn
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Flaky:
     """The errors, one a call, then the turn: the only entry that depends on earlier calls."""
 
@@ -48,7 +56,7 @@ class Flaky:
     turn: Turn
 
 
-Entry: TypeAlias = Turn | PerstackError | Held | Flaky
+Entry: TypeAlias = Turn | PerstackError | Held | Paced | Flaky
 
 
 class ScriptedModels:
@@ -89,6 +97,9 @@ class ScriptedModels:
                 entry.reached.set()
                 await entry.release.wait()
                 return _events(entry.turn)
+            case Paced(turn=turn, seconds=seconds):
+                await anyio.sleep(seconds)
+                return _events(turn)
             case Flaky():
                 self._failures[place] += 1
                 if self._failures[place] <= len(entry.errors):

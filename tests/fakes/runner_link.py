@@ -139,7 +139,9 @@ class FakeRunnerLinks:
         self.open_gate = asyncio.Event()
         self.open_gate.set()
 
-    async def listen(self, sandbox_id: SandboxId, path: str, token_hash: str = "") -> FakeRunnerLink:
+    async def listen(
+        self, sandbox_id: SandboxId, path: str, token_hash: str = "", *, repeats: bool = False
+    ) -> FakeRunnerLink:
         if self.failure is not None:
             raise self.failure
         if len(path.encode()) > 107:

@@ -29,7 +29,8 @@ from perstackd.ports.egress import EgressAccess, EgressExplanation, EgressQuesti
 @dataclass(slots=True, eq=False)
 class _Listener:
     """`policy` is what a new process is given: the last that was in force. It may hold secrets: never log it.
-    `served_by` has the socket. `used_bytes` is what its connections moved, as far as they were reported.
+    `settled`: no order to change it is under way, or was given up. `served_by` has the socket. `used_bytes` is what its
+    connections moved, as far as they were reported.
     """
 
     sandbox_id: SandboxId
@@ -37,6 +38,7 @@ class _Listener:
     listening: socket.socket
     policy: pb.EgressPolicy = field(default_factory=pb.EgressPolicy, repr=False)
     used_bytes: int = 0
+    settled: bool = False
     served_by: Channel | None = None
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -149,7 +151,7 @@ class EgressProxy:
             raise _not_listening(sandbox_id)
         policy = self._policy(rules, occupant)
         async with listener.turn:
-            if policy == listener.policy:
+            if listener.settled and policy == listener.policy:
                 return  # in force already, or in the next process's hands: most sandboxes reach nothing
             await self._carry_out(listener, policy)
 
@@ -199,6 +201,7 @@ class EgressProxy:
         if policy.ByteSize() > MAX_PACKET - 1024:
             count = len(policy.rules)
             raise _rule_invalid(f"{count} rules do not fit into one message: use fewer, or *.suffix rules")
+        listener.settled = False
         try:
             async with asyncio.timeout(self._deadline):
                 while not await self._attempt(listener, policy):
@@ -209,7 +212,7 @@ class EgressProxy:
             raise _unavailable("perstack-egress did not answer in time; it is being restarted, try again") from None
         except OrderRefused as refused:
             raise _refusal(refused, listener.sandbox_id) from None
-        listener.policy = policy
+        listener.policy, listener.settled = policy, True
 
     async def _attempt(self, listener: _Listener, policy: pb.EgressPolicy) -> bool:
         """One order to the process of now; False when that was lost meanwhile."""

@@ -25,20 +25,27 @@ from perstackd.ports.event_store import Blobs
 from perstackd.ports.models import Models
 
 Providers: TypeAlias = Mapping[str, Callable[[], Models]]
+Keys: TypeAlias = Callable[[str, str], str | None]
+"""The key of a provider, which may also be in a variable of the daemon's environment: (provider, variable)."""
 _log = structlog.get_logger()
 
 
-def providers(models: ModelsConfig, blobs: Blobs) -> Providers:
-    """By name, how each is made; none is imported before it is used."""
-    key = models.anthropic.api_key_env
+def environment_key(_provider: str, variable: str) -> str | None:
+    """A key that is nowhere but in the environment."""
+    return os.environ.get(variable)
+
+
+def providers(models: ModelsConfig, blobs: Blobs, keys: Keys = environment_key) -> Providers:
+    """By name, how each is made; none is imported before it is used. `keys` is asked at each call."""
+    key = partial(keys, "anthropic", models.anthropic.api_key_env)
     settings = AnthropicSettings(allowed_hosts=frozenset(models.anthropic.allowed_hosts))
     if models.anthropic.base_url:
         settings = replace(settings, base_url=models.anthropic.base_url)
-    made: dict[str, Callable[[], Models]] = {
-        "anthropic": lambda: AnthropicModels(lambda: os.environ.get(key), settings, blobs)
-    }
+    made: dict[str, Callable[[], Models]] = {"anthropic": lambda: AnthropicModels(key, settings, blobs)}
     made |= {
-        each.provider: partial(_openai, each, blobs) for each in _openai_providers(models.compatible) if each.base_url
+        each.provider: partial(_openai, each, blobs, keys)
+        for each in _openai_providers(models.compatible)
+        if each.base_url
     }
     if models.replay.file is not None:
         file = models.replay.file
@@ -46,8 +53,8 @@ def providers(models: ModelsConfig, blobs: Blobs) -> Providers:
     return made
 
 
-def _openai(settings: OpenAiSettings, blobs: Blobs) -> OpenAiModels:
-    return OpenAiModels(lambda: os.environ.get(settings.key_name), settings, blobs)
+def _openai(settings: OpenAiSettings, blobs: Blobs, keys: Keys) -> OpenAiModels:
+    return OpenAiModels(partial(keys, settings.provider, settings.key_name), settings, blobs)
 
 
 def _openai_providers(configured: Mapping[str, CompatibleConfig]) -> Iterator[OpenAiSettings]:

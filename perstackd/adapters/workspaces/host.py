@@ -17,6 +17,7 @@ from perstackd.adapters.workspaces.bind import Binder
 from perstackd.adapters.workspaces.lane import Lane
 from perstackd.adapters.workspaces.markers import Markers
 from perstackd.adapters.workspaces.mountinfo import MountPoint
+from perstackd.adapters.workspaces.named import NamedStore
 from perstackd.adapters.workspaces.places import Places, Source
 from perstackd.adapters.workspaces.root import RuntimeRoot
 from perstackd.adapters.workspaces.settings import HostSettings
@@ -54,7 +55,8 @@ class HostWorkspaces:
         self._namespaces = namespaces
         self._managed = Owner.of(settings.managed_uid, settings.managed_uid)
         self._root = RuntimeRoot(settings.runtime)
-        self._places = Places(settings, self._root)
+        self.store = NamedStore(settings, self._root)
+        self._places = Places(settings, self._root, self.store)
         self._binder = Binder(self._root, namespaces, set_attributes)
         self._markers = Markers(settings.state, settings.managed_uid, self._root, self._binder)
         self._jobs: dict[JobId, _Opened] = {}
@@ -66,7 +68,7 @@ class HostWorkspaces:
     def prepare_root(self) -> None:
         """Make the runtime directory a shared mount, and the state directories. Blocking. Idempotent."""
         self._root.prepare()
-        self._places.prepare()
+        self.store.prepare()
         self._markers.prepare()
 
     def cleanup_root(self) -> None:
@@ -83,7 +85,7 @@ class HostWorkspaces:
             job_id, opened = self._jobs.popitem()
             if opened.spec.kind is WorkspaceKind.EPHEMERAL:
                 self._left_open.add(job_id)
-            _let_go(opened.source)
+            self._places.let_go(opened.source)
 
     async def leftovers(self) -> tuple[MountPoint, ...]:
         """Every mount below the runtime directory, also of an earlier process, the deepest first."""
@@ -99,11 +101,11 @@ class HostWorkspaces:
         spec.validate()
         if job_id not in self._jobs:
             find = partial(_found, self._places, self._binder, job_id, tenant, spec)
-            source = await self._finding.run(find, _let_go)
+            source = await self._finding.run(find, self._places.let_go)
             if job_id not in self._jobs:
                 self._jobs[job_id] = _Opened(tenant, spec, source)
                 return
-            _let_go(source)  # somebody else opened it while we looked
+            self._places.let_go(source)  # somebody else opened it while we looked
         opened = self._jobs[job_id]
         if (opened.tenant, opened.spec) != (tenant, spec):
             message = (
@@ -130,7 +132,7 @@ class HostWorkspaces:
 
     async def close(self, job_id: JobId) -> None:
         opened = self._jobs.pop(job_id, None)
-        finish = partial(_finish, opened)
+        finish = partial(_finish, self._places, opened)
         try:
             await self._mounting.run(partial(_take_down, self._root, self._places, job_id, opened))
         except BaseException:
@@ -149,13 +151,9 @@ def _found(places: Places, binder: Binder, job_id: JobId, tenant: TenantId, spec
     try:
         binder.check(source)
     except BaseException:
-        _let_go(source)
+        places.let_go(source)
         raise
     return source
-
-
-def _let_go(source: Source) -> None:
-    os.close(source.descriptor)
 
 
 def _attach(binder: Binder, opened: _Opened, slot: str, uid: int, *, read_only: bool) -> None:
@@ -180,14 +178,14 @@ def _take_down(root: RuntimeRoot, places: Places, job_id: JobId, opened: _Opened
     places.remove_ephemeral(job_id)
 
 
-def _finish(opened: _Opened | None) -> None:
+def _finish(places: Places, opened: _Opened | None) -> None:
     if opened is None:
         return
     try:
         if opened.spec.kind is WorkspaceKind.NAMED:
             _swept(opened.source)
     finally:
-        _let_go(opened.source)
+        places.let_go(opened.source)
 
 
 def _swept(source: Source) -> None:

@@ -12,7 +12,6 @@ import contextlib
 import errno
 import json
 import os
-import struct
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,12 +38,6 @@ _FEATURES: Final = (
 # Nothing is zeroed in the background (a sparse file reads as zeros), and what is deleted goes back to the host's disk.
 _MOUNT_OPTIONS: Final = "discard,noinit_itable,errors=remount-ro"
 
-# struct ext4_super_block: s_inodes_count, s_blocks_count_lo, s_r_blocks, s_free_blocks_count_lo, s_free_inodes_count
-_SUPER: Final = struct.Struct("<5I")
-_SUPER_AT: Final = 1024
-_MAGIC_AT, _MAGIC = 56, 0xEF53
-_FREE_HIGH_AT: Final = 0x158
-
 
 @dataclass(frozen=True, slots=True)
 class Free:
@@ -62,7 +55,7 @@ class Usage:
     files: int
 
 
-def make_image(directory: Path, quota: Quota, owner: int) -> None:
+def make_image(directory: Path, quota: Quota) -> None:
     """Make the image in `directory`, in which only root may write; all of it or nothing. One that is there stays.
 
     Raises:
@@ -135,21 +128,39 @@ def usage_of(directory: Path, top: Path | None) -> Usage:
     return Usage(max(0, born["blocks"] - free.blocks) * _BLOCK, max(0, born["inodes"] - free.inodes))
 
 
+def quota_of(directory: Path) -> Quota:
+    """The size that the image of `directory` was made with. Raises as `free_of` does."""
+    block = _superblock(directory / IMAGE)
+    return Quota(_wide(block, 0x4, 0x150) * _BLOCK, max(0, _number(block, 0x0) - _OWN_INODES))
+
+
 def free_of(image: Path) -> Free:
     """What the file system's own counters say, as they were at the last unmount.
 
     Raises:
         PerstackError: PRECONDITION `workspace_damaged` when it is no ext4 image.
     """
+    block = _superblock(image)
+    return Free(_wide(block, 0xC, 0x158), _number(block, 0x10))
+
+
+def _superblock(image: Path) -> bytes:
+    """struct ext4_super_block, see the kernel's Documentation/filesystems/ext4/super.rst."""
     with image.open("rb") as file:
-        file.seek(_SUPER_AT)
+        file.seek(1024)
         block = file.read(1024)
-    if len(block) < 1024 or struct.unpack_from("<H", block, _MAGIC_AT)[0] != _MAGIC:
+    if len(block) < 1024 or block[0x38:0x3A] != b"\x53\xef":
         message = f"{image} is not the image of a workspace any more; put the file back from a backup, or remove it"
         raise PerstackError(Kind.PRECONDITION, "workspace_damaged", message)
-    _inodes, _blocks, _reserved, low, free_inodes = _SUPER.unpack_from(block)
-    high = struct.unpack_from("<I", block, _FREE_HIGH_AT)[0]
-    return Free(high << 32 | low, free_inodes)
+    return block
+
+
+def _number(block: bytes, at: int) -> int:
+    return int.from_bytes(block[at : at + 4], "little")
+
+
+def _wide(block: bytes, low: int, high: int) -> int:
+    return _number(block, high) << 32 | _number(block, low)
 
 
 def _format(image: Path, inodes: int) -> None:

@@ -12,14 +12,13 @@ import re
 import secrets
 import threading
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias
 
 from perstackd.adapters.workspaces import syscalls
 from perstackd.adapters.workspaces.clearing import clear
-from perstackd.adapters.workspaces.image import DATA, IMAGE, Usage, make_image, mount_image, usage_of
+from perstackd.adapters.workspaces.image import DATA, IMAGE, Usage, make_image, mount_image, quota_of, usage_of
 from perstackd.adapters.workspaces.mountinfo import mounts_at_or_below
 from perstackd.adapters.workspaces.root import RuntimeRoot, unmount_all
 from perstackd.adapters.workspaces.settings import HostSettings
@@ -38,8 +37,8 @@ _Key: TypeAlias = tuple[TenantId, str]
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A workspace in somebody's hands. `data` is its directory, `outer` the one around it, which no sandbox sees, on the
-    same file system. Whoever has it gives it to `NamedStore.let_go`, once.
+    """A workspace in somebody's hands. `data` is its directory, `outer` the one around it, which no sandbox sees and
+    which is on the same file system. Whoever has it gives it to `NamedStore.let_go`, once.
     """
 
     tenant: TenantId
@@ -132,7 +131,7 @@ class NamedStore:
 
     def names(self, tenant: TenantId) -> tuple[str, ...]:
         """All of the tenant's, sorted."""
-        _check_tenant(tenant)
+        check_tenant(tenant)
         with contextlib.suppress(FileNotFoundError):
             found = [path.name for path in (self._top / tenant).iterdir() if _is_whole(path)]
             return tuple(sorted(name for name in found if not name.startswith(_HIDDEN)))
@@ -152,7 +151,7 @@ class NamedStore:
             if not _is_image(directory):
                 return None, None, used_at
             mounted = self._mount_point(tenant, name) if self._holders[tenant, name] else None
-            return self._quota_of(directory), usage_of(directory, mounted), used_at
+            return quota_of(directory), usage_of(directory, mounted), used_at
 
     # --- inside, with the lock --------------------------------------------------------------------------------------
     def _hold(self, tenant: TenantId, name: str, directory: Path) -> Held:
@@ -161,10 +160,12 @@ class NamedStore:
                 top = self._mounted(tenant, name, directory)
                 if not self._holders[tenant, name]:
                     undo.callback(unmount_all, str(top))
-                outer, inner, quota = top, DATA, self._quota_of(directory)
+                outer, inner, quota = top, DATA, quota_of(directory)
             else:
                 outer, inner, quota = directory.parent, name, None
-            outer_descriptor = syscalls.openat2(syscalls.AT_FDCWD, str(outer), syscalls.DIRECTORY, syscalls.WITHOUT_LINKS)
+            outer_descriptor = syscalls.openat2(
+                syscalls.AT_FDCWD, str(outer), syscalls.DIRECTORY, syscalls.WITHOUT_LINKS
+            )
             undo.callback(os.close, outer_descriptor)
             held = Held(tenant, name, _opened(outer_descriptor, inner), outer_descriptor, quota)
             undo.pop_all()
@@ -185,19 +186,57 @@ class NamedStore:
         if quota is None:
             os.chown(directory, self._settings.managed_uid, self._settings.managed_uid)
         else:
-            make_image(directory, quota, self._settings.managed_uid)
+            make_image(directory, quota)
         self._touch(directory)
 
     def _directory(self, tenant: TenantId, name: str) -> Path:
-        _check_tenant(tenant)
+        check_tenant(tenant)
         named(name)
         return self._top / tenant / name
 
     def _mount_point(self, tenant: TenantId, name: str) -> Path:
         return self._runtime.named / tenant / name
 
-    def _quota_of(self, directory: Path) -> Quota:
-        return Quota((directory / IMAGE).stat().st_size, inodes_of(directory / IMAGE))
-
     def _touch(self, directory: Path) -> None:
         directory.with_name(f"{_USED}{directory.name}").touch(mode=0o600)
+
+
+def _is_image(directory: Path) -> bool:
+    return directory.stat().st_uid == 0
+
+
+def _is_whole(directory: Path) -> bool:
+    """Whether it was made to its end: by us, and no earlier process died in the middle."""
+    try:
+        return not _is_image(directory) or (directory / IMAGE).exists()
+    except FileNotFoundError:
+        return False
+
+
+def _opened(outer: int, name: str) -> int:
+    """The workspace itself. A link in its place was put there by nobody that we know."""
+    try:
+        return syscalls.openat2(outer, name, syscalls.DIRECTORY, syscalls.INSIDE)
+    except OSError as error:
+        if error.errno not in {errno.ELOOP, errno.EXDEV, errno.ENOTDIR, errno.ENOENT}:
+            raise
+        message = f"the directory of the workspace {name!r} is not a plain directory ({error}); look at it on the host"
+        raise PerstackError(Kind.PRECONDITION, "workspace_damaged", message) from error
+
+
+def _used_at(directory: Path) -> int:
+    for path in (directory.with_name(f"{_USED}{directory.name}"), directory):
+        with contextlib.suppress(FileNotFoundError):
+            return path.stat().st_mtime_ns // 1_000_000
+    return 0
+
+
+def check_tenant(tenant: TenantId) -> None:
+    """Raises PerstackError INVALID `tenant_invalid` when it cannot be the name of a directory."""
+    if not _TENANT.fullmatch(tenant):
+        raise PerstackError(Kind.INVALID, "tenant_invalid", f"the tenant {tenant[:80]!r} cannot be a directory's name")
+
+
+def _not_found(name: str) -> PerstackError:
+    message = f"there is no workspace {name!r}; perstackctl workspace ls lists them, workspace create makes one"
+    return PerstackError(Kind.NOT_FOUND, "workspace_not_found", message)

@@ -5,47 +5,41 @@ Each is found or made and handed out as a `Source`, a descriptor: from then on n
 
 import errno
 import os
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Final, TypeVar
+from typing import TypeVar
 
 from perstackd.adapters.workspaces import syscalls
+from perstackd.adapters.workspaces.named import Held, NamedStore, check_tenant
 from perstackd.adapters.workspaces.root import RuntimeRoot, unmount_all
 from perstackd.adapters.workspaces.settings import HostSettings
 from perstackd.adapters.workspaces.userns import MIN_OWNER, Owner
 from perstackd.domain.errors import Kind, PerstackError
 from perstackd.domain.ids import JobId, TenantId, is_id
-from perstackd.domain.workspace import WorkspaceKind, WorkspaceSpec
+from perstackd.domain.workspace import WorkspaceKind, WorkspaceSpec, named
 
 T = TypeVar("T")
-_TENANT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A held directory. `name` is for messages. Whoever has it closes `descriptor`."""
+    """A held directory. `name` is for messages. Whoever has it gives it back by `Places.let_go`."""
 
     descriptor: int
     owner: Owner
     name: str
     kind: WorkspaceKind
+    held: Held | None = None
 
 
 class Places:
     """Finds and makes. Blocking."""
 
-    def __init__(self, settings: HostSettings, runtime: RuntimeRoot) -> None:
+    def __init__(self, settings: HostSettings, runtime: RuntimeRoot, store: NamedStore) -> None:
         self._settings = settings
         self._runtime = runtime
+        self._store = store
         self._roots = tuple(root.rstrip("/") or "/" for root in settings.roots)
-        self._named_root = Path(settings.state, "workspaces")
-
-    def prepare(self) -> None:
-        """Make the directory of named workspaces, which only root may enter. Idempotent."""
-        self._named_root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._named_root.chmod(0o700)
 
     def find(self, job_id: JobId, tenant: TenantId, spec: WorkspaceSpec) -> Source:
         """Find or make what `spec` asks for.
@@ -61,6 +55,13 @@ class Places:
             case WorkspaceKind.EPHEMERAL:
                 return self._ephemeral(job_id)
 
+    def let_go(self, source: Source) -> None:
+        """Close what was found; a workspace with a size is unmounted when nobody else has it."""
+        if source.held is not None:
+            self._store.let_go(source.held)
+        else:
+            os.close(source.descriptor)
+
     def remove_ephemeral(self, job_id: JobId) -> None:
         """Unmount and remove the job's ephemeral workspace. Idempotent, also for jobs that never had one."""
         directory = self._runtime.ephemeral / _checked_job(job_id)
@@ -74,6 +75,7 @@ class Places:
         for job_id in found:
             if job_id not in jobs:
                 self.remove_ephemeral(job_id)
+        self._store.unmount_unheld()
         mounted = {mount.path for mount in self._runtime.leftovers()}
         return frozenset(job_id for job_id in jobs if str(self._runtime.ephemeral / job_id) in mounted)
 
@@ -102,20 +104,13 @@ class Places:
         )
 
     def _named(self, tenant: TenantId, name: str) -> Source:
-        _check_tenant(tenant)
-        outer = _directory(syscalls.AT_FDCWD, str(self._named_root), syscalls.WITHOUT_LINKS)
+        held = self._store.hold(tenant, name, make=True)
         try:
-            for part in (tenant, name):
-                _make(outer, part)
-                inner = _directory(outer, part, syscalls.INSIDE)
-                os.close(outer)
-                outer = inner
-            # new, or left by a process that died before it got here: only root can make anything at this level
-            if os.fstat(outer).st_uid == 0:
-                os.chown(f"/proc/self/fd/{outer}", self._settings.managed_uid, self._settings.managed_uid)
-            return _held(outer, ".", WorkspaceKind.NAMED, f"{tenant}/{name}")
-        finally:
-            os.close(outer)
+            shown = f"{tenant}/{name}"
+            return Source(held.data, _owner(os.fstat(held.data), shown), shown, WorkspaceKind.NAMED, held)
+        except BaseException:
+            self._store.let_go(held)
+            raise
 
     def _ephemeral(self, job_id: JobId) -> Source:
         outer = _directory(syscalls.AT_FDCWD, str(self._runtime.ephemeral), syscalls.WITHOUT_LINKS)
@@ -132,19 +127,14 @@ class Places:
 
 
 def managed_directory(state: str, tenant: TenantId, name: str) -> str:
-    """The host path of a named workspace.
+    """The host path of a named workspace without a size.
 
     Raises:
         PerstackError: INVALID `tenant_invalid` or `workspace_invalid` when one cannot be a directory's name.
     """
-    _check_tenant(tenant)
-    WorkspaceSpec(WorkspaceKind.NAMED, name).validate()
+    check_tenant(tenant)
+    named(name)
     return f"{state.rstrip('/')}/workspaces/{tenant}/{name}"
-
-
-def _check_tenant(tenant: TenantId) -> None:
-    if not _TENANT.fullmatch(tenant):
-        raise PerstackError(Kind.INVALID, "tenant_invalid", f"the tenant {tenant[:80]!r} cannot be a directory's name")
 
 
 def _is_below(path: str, directory: str) -> bool:

@@ -45,12 +45,18 @@ class RuntimeRoot:
                 "workspace_unsupported",
                 f"{self.path} cannot be made a shared mount: {error}; run perstackd with CAP_SYS_ADMIN on the host",
             ) from error
-        self.ephemeral.mkdir(mode=0o700, exist_ok=True)
+        for directory in (self.ephemeral, self.named):
+            directory.mkdir(mode=0o700, exist_ok=True)
 
     @property
     def ephemeral(self) -> Path:
         """Where ephemeral workspaces are mounted, one directory per job."""
         return Path(self.path, "ephemeral")
+
+    @property
+    def named(self) -> Path:
+        """Where named workspaces with a size are mounted while somebody has them, by tenant and name."""
+        return Path(self.path, "named")
 
     def leftovers(self) -> tuple[MountPoint, ...]:
         """Every mount below the directory, whoever made it, the deepest first."""

@@ -32,6 +32,7 @@ INSIDE: Final = RESOLVE_BENEATH | WITHOUT_LINKS
 # linux/mount.h
 MS_NOSUID: Final = 0x2
 MS_NODEV: Final = 0x4
+MS_NOATIME: Final = 0x400
 MS_BIND: Final = 0x1000
 MS_PRIVATE: Final = 1 << 18
 MS_SHARED: Final = 1 << 20

@@ -45,7 +45,7 @@ class Adoption:
                 adoptable=True,
                 began=now,
             )
-            for record in eligible(rows, self._roster.templates, self._roster.uids)
+            for record in eligible(rows, self._roster.templates, self._roster.uids, self._roster.used_uids())
         )
         for member in chosen:
             self._roster.find(member, now)

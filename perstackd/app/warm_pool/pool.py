@@ -18,6 +18,7 @@ from perstackd.app.warm_pool.keeper import Keeper
 from perstackd.app.warm_pool.lease import ClaimRequest, Lease
 from perstackd.app.warm_pool.premises import Premises
 from perstackd.app.warm_pool.removal import Remover
+from perstackd.app.warm_pool.returning import Returns
 from perstackd.app.warm_pool.roster import Roster
 from perstackd.app.warm_pool.rounds import UNANSWERED, Rounds
 from perstackd.app.warm_pool.starting import Starter
@@ -35,11 +36,12 @@ _log = structlog.get_logger()
 class WarmPool:
     """The pools of one daemon, one per template. An async context manager, entered and left in one task.
 
-    Entering adopts the idle sandboxes of an earlier daemon that was killed, once each has proven itself again, and
-    removes everything else that it left: containers, rows, directories, mounts. (Running runs are not taken up in this
-    version.) Then it starts sandboxes; where none was adopted it proves late binding with the first of each template,
-    which is kept: it saw nothing but the marker. Entering waits for that at most `limits.boot_seconds`; while the
-    engine does not answer the pool goes on trying, and claims wait and are told why.
+    Entering listens for the sandboxes that runs had when an earlier daemon was killed (`returns`), without the engine;
+    where there are some it waits for nothing else, since jobs are about to go on in them. Beside that it adopts the idle
+    sandboxes of that daemon, once each has proven itself again, and removes everything else that it left: containers,
+    rows, directories, mounts. Then it starts sandboxes; where none was adopted it proves late binding with the first of
+    each template, which is kept: it saw nothing but the marker. Entering waits for that at most `limits.boot_seconds`;
+    while the engine does not answer the pool goes on trying, and claims wait and are told why.
 
     Leaving, in this order: claims are refused and waiting ones end with `pool_closing`; reconcile, starts and removals
     are stopped; every sandbox, claimed ones included, is removed, at most `limits.shutdown_seconds` in all; what is
@@ -65,22 +67,28 @@ class WarmPool:
         self._premises = Premises(ports, limits, files, roster)
         self._adoption = Adoption(self._premises, starter, self._keeper, self._endings)
         self._claims = Claims(self._premises, self._keeper, self._endings)
+        self.returns = Returns(self._premises, starter, self._endings, self._crew)
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> "WarmPool":
-        rounds = Rounds(self._premises, self._keeper, self._endings, self._adoption)
+        rounds = Rounds(self._premises, self._keeper, self._endings, self._adoption, self.returns)
         async with AsyncExitStack() as stack:
             stack.callback(self._files.close)
             await stack.enter_async_context(self._crew)
             stack.push_async_callback(self._shut_down)
+            await self.returns.begin()
             self._crew.run("pool-rounds", rounds.go)
-            try:
-                async with asyncio.timeout(self._limits.boot_seconds):
-                    await self._keeper.settled.wait()
-            except TimeoutError:
-                _log.warning("the first sandboxes are not up; going on", seconds=self._limits.boot_seconds)
+            if not self.returns.ids:
+                await self._first_ones()
             self._stack = stack.pop_all()
         return self
+
+    async def _first_ones(self) -> None:
+        try:
+            async with asyncio.timeout(self._limits.boot_seconds):
+                await self._keeper.settled.wait()
+        except TimeoutError:
+            _log.warning("the first sandboxes are not up; going on", seconds=self._limits.boot_seconds)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from perstackd.app.warm_pool.held_link import HeldLink
-from perstackd.domain.adoption import found
+from perstackd.domain.adoption import found, taken_back
 from perstackd.domain.errors import Kind, PerstackError
 from perstackd.domain.ids import SandboxId
 from perstackd.domain.pool import PoolState, Seat, Stage, launched, removed
@@ -86,6 +86,12 @@ class Roster:
         self.members[member.id] = member
         self.states[name] = found(self.states[name], member.id, now)
 
+    def take_back(self, member: Member, now: float) -> None:
+        """A sandbox of an earlier daemon that a run had; its uid is taken from now on."""
+        name = member.template.name
+        self.members[member.id] = member
+        self.states[name] = taken_back(self.states[name], member.id, now)
+
     def drop(self, member: Member) -> None:
         """Nothing is left of a sandbox."""
         name = member.template.name
@@ -101,6 +107,12 @@ class Roster:
         """Ids that somebody looks after."""
         return {*self.members, *self.orphans}
 
+    def used_uids(self) -> set[int]:
+        """Those that something alive may have."""
+        taken = {member.record.uid for member in self.members.values()}
+        taken.update(uid for uid in self.orphans.values() if uid is not None)
+        return taken
+
     def free_uid(self) -> int:
         """The lowest uid that no live sandbox has: user namespaces are cached per uid, so a small set is best.
 
@@ -109,8 +121,7 @@ class Roster:
         Raises:
             PerstackError: EXHAUSTED `uids_exhausted`.
         """
-        taken = {member.record.uid for member in self.members.values()}
-        taken.update(uid for uid in self.orphans.values() if uid is not None)
+        taken = self.used_uids()
         free = next((uid for uid in self.uids if uid not in taken), None)
         if free is None:
             raise PerstackError(

@@ -13,6 +13,7 @@ from perstackd.app.warm_pool.endings import Endings
 from perstackd.app.warm_pool.keeper import Keeper
 from perstackd.app.warm_pool.premises import Premises
 from perstackd.app.warm_pool.reconcile import Survey
+from perstackd.app.warm_pool.returning import Returns
 from perstackd.app.warm_pool.unforeseen import place_of
 from perstackd.domain.errors import PerstackError
 
@@ -23,7 +24,9 @@ UNANSWERED = "nobody has answered yet what an earlier daemon left over"
 class Rounds:
     """Until the first look succeeds every pool is blocked, since nobody knows what still runs."""
 
-    def __init__(self, premises: Premises, keeper: Keeper, endings: Endings, adoption: Adoption) -> None:
+    def __init__(
+        self, premises: Premises, keeper: Keeper, endings: Endings, adoption: Adoption, returns: Returns
+    ) -> None:
         self._ports = premises.ports
         self._limits = premises.limits
         self._roster = premises.roster
@@ -31,6 +34,7 @@ class Rounds:
         self._keeper = keeper
         self._endings = endings
         self._adoption: Adoption | None = adoption  # until the first look: later nobody's sandbox is an orphan
+        self._returns = returns
         self._failures = 0
 
     async def go(self) -> None:
@@ -39,6 +43,7 @@ class Rounds:
             self._keeper.settled.set()
             await self._ports.sleep(self._pause())
         await self._open()
+        await self._returns.verify()
         while True:
             await self._ports.sleep(self._limits.reconcile_seconds)
             await self._round()

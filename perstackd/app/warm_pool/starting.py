@@ -55,7 +55,7 @@ class Starter:
         link = await self._listen(member)
         await self._run(member)
         hello = await link.hello(self._limits.hello_seconds)
-        posture = await self._verify(member, hello)
+        posture = await self.verify(member, hello)
         if prove:
             await self._prove(member, link)
         member.checked = Verified(link, hello, posture)
@@ -81,10 +81,20 @@ class Starter:
         await bounded("preparing the slot", seconds, workspaces.prepare(slot, uid))
         link = await self._listen(member, member.record.session_token_hash)
         hello = await link.hello(self._limits.return_seconds)
-        posture = await self._verify(member, hello)
+        posture = await self.verify(member, hello)
         await self._prove(member, link)
         member.checked = Verified(link, hello, posture)
         member.become(SandboxState.IDLE)
+
+    async def await_back(self, member: Member) -> tuple[HeldLink, Hello]:
+        """Make both sockets of a sandbox that a run had, and wait for its runner, which goes on where it stands and says
+        again what it was not told to be stored. Nothing is mounted or unmounted, and the engine is not asked.
+
+        Raises:
+            PerstackError: TIMEOUT `runner_silent` when nobody comes back who has the session's token; of the ports.
+        """
+        link = await self._listen(member, member.record.session_token_hash, repeats=True)
+        return link, await link.hello(self._limits.return_seconds)
 
     async def _compare(self, member: Member) -> None:
         """What can be told before anything is made; the posture tells the rest."""
@@ -109,10 +119,10 @@ class Starter:
             "preparing the slot", seconds, ports.workspaces.prepare(paths.directories.slot, member.record.uid)
         )
 
-    async def _listen(self, member: Member, token_hash: str = "") -> HeldLink:
+    async def _listen(self, member: Member, token_hash: str = "", *, repeats: bool = False) -> HeldLink:
         """Both sockets; with them all is there that the engine's start needs."""
         ports, seconds, paths = self._ports, self._limits.step_seconds, self._files.of(member.id)
-        listen = ports.links.listen(member.id, paths.runner_socket, token_hash)
+        listen = ports.links.listen(member.id, paths.runner_socket, token_hash, repeats=repeats)
         link = await bounded("listening for the runner", seconds, listen)
         member.link = held = HeldLink(link)
         await bounded("listening for egress", seconds, ports.egress.listen(member.id, paths.egress_socket))
@@ -125,7 +135,8 @@ class Starter:
         container_id = await bounded("starting the container", self._limits.step_seconds, call)
         member.record = replace(member.record, container_id=container_id)
 
-    async def _verify(self, member: Member, hello: Hello) -> Posture:
+    async def verify(self, member: Member, hello: Hello) -> Posture:
+        """Its posture now. Raises PerstackError PRECONDITION `posture_differs`, and what asking the engine raises."""
         call = self._ports.sandboxes.posture(member.record, member.template)
         posture = _with_runner(await bounded("reading the posture", self._limits.step_seconds, call), hello)
         member.posture = posture

@@ -1,5 +1,6 @@
 """127.0.0.1:3128 inside the sandbox, joined byte for byte to the sandbox's egress socket. Decides nothing.
 
+3129 leads to the same place: programs that know nothing of proxies ask there for a route (http://127.0.0.1:3129/NAME/).
 What may pass is decided behind the socket, by perstack-egress, which also ends connections that stay idle.
 """
 
@@ -15,35 +16,48 @@ _REFUSED: Final = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nCon
 
 
 class Proxy:
-    """A listener. Order at the end: it stops listening, then every connection is cut."""
+    """Listens on a port, for the proxy, and on the next one, for routes; on any two for port 0. Order at the end: it
+    stops listening, then every connection is cut.
+    """
 
     def __init__(self, egress_path: str, port: int = PORT) -> None:
         self._egress_path = egress_path
         self._wanted_port = port
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []
         self._connections: set[asyncio.Task[None]] = set()
 
     @property
     def port(self) -> int:
-        """Where it listens, or will."""
-        if self._server is None:
-            return self._wanted_port
-        port: int = self._server.sockets[0].getsockname()[1]
-        return port
+        """Where the proxy listens, or will."""
+        return _port(self._servers[0]) if self._servers else self._wanted_port
+
+    @property
+    def route_port(self) -> int:
+        """Where routes are asked for."""
+        return _port(self._servers[1]) if len(self._servers) > 1 else self._next_port
 
     async def start(self) -> None:
-        """Listen on loopback. Raises OSError."""
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self._wanted_port, limit=_BLOCK)
+        """Listen on loopback, at both ports or none. Raises OSError."""
+        try:
+            for port in (self._wanted_port, self._next_port):
+                self._servers.append(await asyncio.start_server(self._accept, "127.0.0.1", port, limit=_BLOCK))
+        except OSError:
+            await self.close()
+            raise
 
     async def close(self) -> None:
         """Idempotent."""
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+        for server in self._servers:
+            server.close()
+        self._servers.clear()
         for connection in self._connections:
             connection.cancel()
         if self._connections:
             await asyncio.wait(self._connections, timeout=1)
+
+    @property
+    def _next_port(self) -> int:
+        return self._wanted_port + 1 if self._wanted_port else 0
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -70,6 +84,11 @@ class Proxy:
         finally:
             for side in (writer, inward):
                 side.close()
+
+
+def _port(server: asyncio.Server) -> int:
+    port: int = server.sockets[0].getsockname()[1]
+    return port
 
 
 async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:

@@ -5,7 +5,6 @@ import dataclasses
 import errno
 import os
 import stat
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -380,6 +379,7 @@ def test_preparing_the_root_twice_makes_one_mount_also_below_a_shared_one(tmp_pa
             assert [mount.path for mount in real.mounts()] == [real.settings.runtime, str(tmp_path)]
             asyncio.run(real.workspaces.open(OTHER_JOB, TENANT, EPHEMERAL))
             assert len(real.mounts()) == 3
+            asyncio.run(real.workspaces.close(OTHER_JOB))
         assert len(real.mounts()) == 1
     finally:
         syscalls.unmount(str(tmp_path))
@@ -431,5 +431,7 @@ def test_the_runtime_directory_is_left_as_it_was_found(tmp_path: Path) -> None:
     before = Path("/proc/self/mountinfo").read_text().count("\n")
     with rig(tmp_path) as real:
         asyncio.run(real.workspaces.open(JOB, TENANT, EPHEMERAL))
+        asyncio.run(real.workspaces.close(JOB))
+        asyncio.run(real.workspaces.open(OTHER_JOB, TENANT, named_spec("notes")))
     assert Path("/proc/self/mountinfo").read_text().count("\n") == before
-    assert subprocess.run(["rmdir", f"{tmp_path}/run/ephemeral/{JOB}"], check=False).returncode == 0
+    assert os.listdir(tmp_path / "run/ephemeral") == []

@@ -6,6 +6,7 @@ import signal
 import sqlite3
 import stat
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ from perstackd.domain.events import (
 )
 from perstackd.domain.ids import DEFAULT_TENANT, EventId, JobId, RunId
 from perstackd.domain.job import JobRecord, JobState
-from perstackd.domain.messages import FinishReason, TextPart, ToolCallPart, ToolResultPart, Turn, Usage
+from perstackd.domain.messages import BlobPart, FinishReason, TextPart, ToolCallPart, ToolResultPart, Turn, Usage
 from perstackd.domain.workspace import WorkspaceSpec
 from tests.fakes.clock import FakeClock
 
@@ -100,13 +101,14 @@ async def test_a_file_that_was_left_readable_is_closed_to_others(tmp_path: Path)
 
 async def test_the_database_syncs_every_commit_and_carries_our_mark(tmp_path: Path) -> None:
     opened = await asyncio.to_thread(connections.open_writer, tmp_path / "a.db", 50)
+    known = len(await asyncio.to_thread(connections.migrations))
     pragmas = ("journal_mode", "synchronous", "foreign_keys", "application_id", "user_version", "secure_delete")
     assert [opened.execute(f"PRAGMA {pragma}").fetchone()[0] for pragma in pragmas] == [
         "wal",
         2,
         1,
         connections.APPLICATION_ID,
-        1,
+        known,
         1,
     ]
     await asyncio.to_thread(opened.close)
@@ -187,7 +189,33 @@ async def test_a_later_migration_runs_once_and_keeps_the_data(tmp_path: Path, mo
     for _ in range(2):
         async with await open_store(tmp_path) as store:
             assert await store.jobs.get(record.id) == record
-    assert _edit(tmp_path, "PRAGMA user_version") == [(2,)]
+    assert _edit(tmp_path, "PRAGMA user_version") == [(len(good) + 1,)]
+
+
+async def test_a_store_of_the_first_schema_learns_which_blobs_its_jobs_need(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    every = await asyncio.to_thread(connections.migrations)
+    needed, result = f"sha256:{'a' * 64}", f"sha256:{'b' * 64}"
+    record = replace(job(1), definition_digest=needed)
+    payload = FinishToolCall((ToolResultPart("c", (BlobPart(result, 1, "text/plain"),)),))
+    async with await open_store(tmp_path) as store:
+        await store.create(record, [event(record, payload)])
+    for statement in ("DROP TABLE blob_uses", "PRAGMA user_version = 1"):
+        _edit(tmp_path, statement)
+    monkeypatch.setattr(connections, "migrations", lambda: every[:2])
+    async with await open_store(tmp_path) as store:
+        assert await store.housekeeping.blobs_of(record.id) == (needed, result)
+
+
+async def test_room_of_deleted_jobs_goes_back_to_the_file_system(tmp_path: Path) -> None:
+    async with await open_store(tmp_path) as store:
+        record = replace(job(1), state=JobState.COMPLETED)
+        text = ToolResultPart("c", (TextPart("x" * 4_000_000),))
+        await store.create(record, [event(record, FinishToolCall((text,)))])
+        await store.housekeeping.delete(record.id, 0)
+        assert await store.housekeeping.compact() > 3_000_000
+    assert (await asyncio.to_thread((tmp_path / "perstackd.db").stat)).st_size < 500_000
 
 
 async def test_released_migrations_are_numbered_without_a_gap() -> None:
