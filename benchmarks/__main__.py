@@ -33,6 +33,8 @@ GROUPS: Final = (
     "ingest",
     "replay",
     "fanout",
+    "frozen",
+    "churn",
     "context",
     "cli",
     "definition",

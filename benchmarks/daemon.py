@@ -84,6 +84,7 @@ def running_daemon(
     real_models: bool = False,
     skills: bool = False,
     before: Callable[[Path], object] | None = None,
+    engine: str = ENGINE,
 ) -> Iterator[Daemon]:
     """A daemon whose pool keeps `min_idle` sandboxes and has at most `most`; it serves, its pool may still fill. With
     `skills` it has a second such pool, for the sandboxes of skills. `before` is called with its state directory first.
@@ -99,7 +100,7 @@ def running_daemon(
         prepared = before(home / "state") if before is not None else None
         templates = {"base": IMAGE, "skills": SKILLS_IMAGE} if skills else {"base": IMAGE}
         pools = "".join(_pool(name, image, min_idle, most) for name, image in templates.items())
-        with _process(home, _configuration(home, pools, real_models=real_models), real_models) as process:
+        with _process(home, _configuration(home, engine, pools, real_models=real_models), real_models) as process:
             daemon = Daemon(process.pid, home, min_idle, daemon_file, prepared)
             _await_socket(daemon, process)
             try:
@@ -117,12 +118,12 @@ def _pool(name: str, image: str, min_idle: int, most: int) -> str:
     return f'[templates.{name}]\nimage = "{image}"\nmin_idle = {min_idle}\nmax = {most}\n'
 
 
-def _configuration(home: Path, pools: str, *, real_models: bool) -> Path:
+def _configuration(home: Path, engine: str, pools: str, *, real_models: bool) -> Path:
     models = "" if real_models else f'[models]\ndefault_provider = "{PROVIDER}"\n'
     path = home / "perstackd.toml"
     path.write_text(
         f'version = 1\nstate_directory = "{home}/state"\nruntime_directory = "{home}/run"\n'
-        f'[engine]\nurl = "{ENGINE}"\n{models}{pools}'
+        f'[engine]\nurl = "{engine}"\n{models}{pools}'
     )
     return path
 

@@ -53,6 +53,8 @@ TARGETS: Final[Mapping[str, Target]] = {
     "fanout.p99_ms": Target(10, "ms"),
     "fanout.gaps": Target(0, "events"),
     "fanout.duplicates": Target(0, "events"),
+    "frozen.ratio": Target(1.2, "x"),
+    "churn.leaks": Target(0, "things"),
     "definition.parse_1000_s": Target(0.5, "s"),
 }
 

@@ -4,6 +4,7 @@ A file that was replaced by another (which is how most tools write them) is not 
 more. Then the program ends and is started again, which costs the tunnels that are open.
 """
 
+import codecs
 import ctypes
 import os
 import re
@@ -29,6 +30,7 @@ def load_libraries() -> None:
     """Load what getaddrinfo would load at its first look-up, and threads at their end: a library that is loaded is not
     opened again. Those that cannot be are done without, as everywhere.
     """
+    codecs.lookup("idna")  # Python's own step before it
     for name in ("libgcc_s.so.1", "libresolv.so.2", *(f"libnss_{service}.so.2" for service in _services())):
         with suppress(OSError):
             ctypes.CDLL(name)

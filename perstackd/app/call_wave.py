@@ -31,6 +31,15 @@ class CallWave:
                 party.members[place].give(calls)
         return orders.archive
 
+    def go_on(self, state: RunState, party: RunParty) -> tuple[ToolCallPart, ...]:
+        """After a restart in the same sandboxes: the calls that are due are given to them again, who leave aside what
+        they have got. Returns as `start` does.
+        """
+        orders = dispatch(state, self._own)
+        for place, calls in orders.sandboxes:
+            party.members[place].give(calls)
+        return orders.archive
+
     async def deliver(self, party: RunParty) -> None:
         """Hand over what waits for a sandbox that has asked, whichever came last."""
         for member in party.members.values():

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from perstackd.app.begun_run import awaited, begun_runs
+from perstackd.app.begun_run import BegunRun, awaited, begun_runs
 from perstackd.app.job_context import JobDefaults, job_context
 from perstackd.app.job_log import JOB, Entry, JobLog, numbered
 from perstackd.app.job_request import resolved
@@ -23,6 +23,9 @@ from perstackd.domain.events import (
 )
 from perstackd.domain.ids import JobId, SandboxId
 from perstackd.domain.job import EXIT_CODES, JobRecord, JobState
+from perstackd.domain.run_sandboxes import RunSandboxes
+from perstackd.domain.run_state import Phase
+from perstackd.domain.sandbox import SandboxRecord
 from perstackd.domain.workspace import WorkspaceKind
 from perstackd.ports.clock import Clock
 from perstackd.ports.definitions import Definitions
@@ -35,12 +38,16 @@ _PAGE: Final = 500
 
 @dataclass(frozen=True, slots=True)
 class Archives:
-    """Where a job is read back from."""
+    """Where a job is read back from. `claimed` are rows of sandboxes that runs had, `coming` those that may come
+    back.
+    """
 
     store: Store
     definitions: Definitions
     sealer: Sealer
     clock: Clock
+    claimed: tuple[SandboxRecord, ...] = ()
+    coming: frozenset[SandboxId] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +56,11 @@ class Recovered:
 
     context: JobContext
     task: JobTask
+
+    @property
+    def sandboxes(self) -> frozenset[SandboxId]:
+        """Those that its runs may go on in."""
+        return frozenset(held.sandbox_id for run in self.task.begun for held in run.sandboxes.held)
 
 
 async def unfinished(store: Store) -> tuple[JobRecord, ...]:
@@ -83,7 +95,7 @@ async def events_of(store: Store, job_id: JobId) -> list[Event]:
 
 
 async def recovered(archives: Archives, defaults: JobDefaults, log: JobLog) -> Recovered:
-    """The job as it was when its process ended. Sandboxes that it held are told to be gone.
+    """The job as it was when its process ended. Sandboxes that it held and that cannot come back are told to be gone.
 
     Raises:
         PerstackError: INTERNAL `job_unreadable` when its log does not begin as logs do; what reading the definition or
@@ -98,8 +110,10 @@ async def recovered(archives: Archives, defaults: JobDefaults, log: JobLog) -> R
     toml = (await archives.store.blobs.get(record.definition_digest)).decode()
     found = resolved(archives.definitions, toml, "perstack.toml", record.expert_key)
     env = await _env(archives, record.id)
-    await log.append(_gone(events))
-    task = JobTask(found.experts, record.query, record.workspace, awaited(begun_runs(events)))
+    begun = tuple(_inhabitable(run, archives) for run in awaited(begun_runs(events)))
+    kept = {held.sandbox_id for run in begun for held in run.sandboxes.held}
+    await log.append(_gone(events, kept))
+    task = JobTask(found.experts, record.query, record.workspace, begun)
     return Recovered(job_context(created, found, defaults, log, env), task)
 
 
@@ -128,8 +142,22 @@ async def _env(archives: Archives, job_id: JobId) -> Mapping[str, str]:
     return {str(name): str(value) for name, value in opened.items()}
 
 
-def _gone(events: Sequence[Event]) -> list[Entry]:
-    """The ends of sandboxes that nobody told of."""
+def _inhabitable(run: BegunRun, archives: Archives) -> BegunRun:
+    """The run with its fence as the rows have it, which a claim that was never written down may have raised; and with
+    its sandboxes only if all of them may come back and are of that fence. Before its first fact it begins anew.
+    """
+    rows = {row.id: row for row in archives.claimed if row.run_id == run.run_id}
+    fence = max((run.fence, *(row.fence for row in rows.values())))
+    held = run.sandboxes.held
+    whole = all(each.sandbox_id in archives.coming and each.sandbox_id in rows for each in held)
+    goes_on = run.state.end is None and run.state.phase is not Phase.INIT
+    if goes_on and whole and fence == run.sandboxes.fence:
+        return replace(run, fence=fence)
+    return replace(run, fence=fence, sandboxes=RunSandboxes())
+
+
+def _gone(events: Sequence[Event], kept: Collection[SandboxId]) -> list[Entry]:
+    """The ends of sandboxes that nobody told of, but for those that are kept."""
     held: dict[SandboxId, Origin] = {}
     for event in events:
         match event.payload:
@@ -140,5 +168,7 @@ def _gone(events: Sequence[Event]) -> list[Entry]:
             case _:
                 pass
     return [
-        (origin, SandboxReleased(sandbox_id, "lost", "perstackd was restarted")) for sandbox_id, origin in held.items()
+        (origin, SandboxReleased(sandbox_id, "lost", "perstackd was restarted"))
+        for sandbox_id, origin in held.items()
+        if sandbox_id not in kept
     ]

@@ -18,7 +18,8 @@ from perstackd.app.errors import single_errors
 from perstackd.app.feed import Feed
 from perstackd.app.job_log import JOB
 from perstackd.app.run_context import JobContext, RunPlan, RunServices
-from perstackd.app.run_worker import RunHost, RunWorker
+from perstackd.app.run_tasks import RunHost
+from perstackd.app.run_worker import RunWorker
 from perstackd.app.standing import OpenQuestion
 from perstackd.app.unforeseen import unforeseen
 from perstackd.app.wall_clock import spent
@@ -161,7 +162,7 @@ class JobWorker:
         begun = self._begun.get((parent, call_id))
         if begun is None:
             return RunPlan(RunId(self._services.clock.new_id()), expert, query, depth, parent, call_id)
-        return RunPlan(begun.run_id, expert, query, depth, parent, call_id, begun.fence)
+        return RunPlan(begun.run_id, expert, query, depth, parent, call_id, begun.fence, begun.sandboxes)
 
     async def _run(self, plan: RunPlan, waiting: Callable[[int, str], None]) -> RunEnd:
         begun = self._begun.pop((plan.parent_run_id, plan.call_id), None)

@@ -34,7 +34,7 @@ from perstackd.domain.commands import Cancel
 from perstackd.domain.errors import Kind, PerstackError
 from perstackd.domain.events import Event
 from perstackd.domain.expert import Finding, ModelChoice
-from perstackd.domain.ids import JobId, RunId, TenantId, is_id
+from perstackd.domain.ids import JobId, RunId, SandboxId, TenantId, is_id
 from perstackd.domain.job import JobRecord, JobState
 from perstackd.domain.messages import ToolSpec
 from perstackd.domain.run_record import RunRecord, run_records
@@ -378,7 +378,9 @@ class Jobs:
 
     async def _take_up(self) -> None:
         """Jobs that an earlier process did not end go on; one that cannot gets its end, with the reason."""
-        archives = Archives(self._store, self._known.definitions, self._sealer, self._services.clock)
+        returns, clock = self._services.pool.returns, self._services.clock
+        archives = Archives(self._store, self._known.definitions, self._sealer, clock, returns.claimed, returns.ids)
+        kept: set[SandboxId] = set()
         records = await unfinished(self._store)
         there = await self._services.workspaces.settle([record.id for record in records])
         for record in records:
@@ -387,8 +389,10 @@ class Jobs:
                 found = await recovered(archives, self._defaults, self._log(record))
                 self._feed.open(record.id)  # before anybody can watch it
                 self._begin(found.context, found.task, None)
+                kept |= found.sandboxes
             except PerstackError as error:
                 await write_off(archives, record, error)
             except Exception as error:
-                told = unforeseen(self._services.clock, error, job_id=record.id)
+                told = unforeseen(clock, error, job_id=record.id)
                 await write_off(archives, record, PerstackError(Kind.INTERNAL, "internal", told.message))
+        returns.keep(kept)

@@ -17,6 +17,7 @@ from perstackd.domain.expert import Definition, Expert, ModelChoice
 from perstackd.domain.ids import JobId, RunId, TenantId
 from perstackd.domain.messages import ToolSpec, Usage
 from perstackd.domain.model_tiers import Tiers
+from perstackd.domain.run_sandboxes import RunSandboxes
 from perstackd.ports.clock import Clock
 from perstackd.ports.egress import Egress
 from perstackd.ports.event_store import Blobs
@@ -101,7 +102,7 @@ class JobContext:
 @dataclass(frozen=True, slots=True)
 class RunPlan:
     """One activation of an expert. `call_id` is the parent's call that it answers; empty for the coordinator. `fence`
-    is the highest of the sandboxes that it had before.
+    is the highest of the sandboxes that it had before; `sandboxes` are those that it may come back into.
     """
 
     run_id: RunId
@@ -111,6 +112,7 @@ class RunPlan:
     parent_run_id: RunId = RunId("")
     call_id: str = ""
     fence: int = 0
+    sandboxes: RunSandboxes = field(default_factory=RunSandboxes)
 
     def origin(self, step: int) -> Origin:
         """Where its events come from."""

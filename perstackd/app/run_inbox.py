@@ -34,6 +34,13 @@ class Heard:
     position: int
 
 
+@dataclass(frozen=True, slots=True)
+class Overdue:
+    """A sandbox has let its time pass."""
+
+    member: RunMember
+
+
 @dataclass(slots=True)
 class Told:
     """A command of somebody who waits until it is carried out; `error` is why it was not."""
@@ -51,7 +58,7 @@ class LookedUp:
     results: tuple[ToolResultPart, ...]
 
 
-Item: TypeAlias = Settled | Heard | Told | LookedUp | Command | EgressAccess
+Item: TypeAlias = Settled | Heard | Overdue | Told | LookedUp | Command | EgressAccess
 
 
 class RunInbox:

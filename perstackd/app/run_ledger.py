@@ -8,8 +8,8 @@ from dataclasses import replace
 from perstackd.app.job_log import Entry
 from perstackd.app.run_context import JobContext, RunPlan, RunServices
 from perstackd.domain.budget import Tally
-from perstackd.domain.commands import Command, Summarised
-from perstackd.domain.events import Payload, RunPayload, StartRun, StreamPiece
+from perstackd.domain.commands import Command, Generated, Summarised
+from perstackd.domain.events import Payload, ReasoningMapped, RunPayload, StartRun, StreamPiece
 from perstackd.domain.job import JobRecord
 from perstackd.domain.messages import Usage
 from perstackd.domain.run import decide
@@ -27,6 +27,7 @@ class RunLedger:
         self._context = context
         self._plan = plan
         self._news: list[Entry] = []
+        self._notes: set[str] = set()
         self._receipts: dict[Callable[[int], None], int] = {}
 
     def tell(self) -> None:
@@ -38,6 +39,13 @@ class RunLedger:
         """News, to be written soon."""
         origin = self._plan.origin(self.state.step)
         self._news += [(origin, payload) for payload in payloads]
+
+    def noted(self, answer: Generated) -> Generated:
+        """Without the turn's notes, which each turn of the run repeats: they are news once."""
+        fresh = [note for note in answer.turn.notes if note not in self._notes]
+        self._notes.update(fresh)
+        self.note(*(ReasoningMapped(note) for note in fresh))
+        return Generated(replace(answer.turn, notes=()))
 
     def show(self, progress: Progress) -> None:
         """A running call's output, to whoever watches; never written."""

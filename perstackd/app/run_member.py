@@ -1,5 +1,7 @@
 """One sandbox of a run: its session, its patience, its uploads. What an ask means is the run worker's affair."""
 
+from dataclasses import replace
+
 import structlog
 
 from perstackd.app.blob_intake import BlobIntake
@@ -10,8 +12,24 @@ from perstackd.app.warm_pool import Lease
 from perstackd.domain.assignment import ServedSkill
 from perstackd.domain.dispatch import EXPERT
 from perstackd.domain.errors import PerstackError
-from perstackd.domain.events import SandboxReleased
-from perstackd.domain.session import Ask, LinkLost, Order, RoutedCall, Session, TurnOrder, asked, ordered
+from perstackd.domain.events import Payload, SandboxReleased
+from perstackd.domain.run_sandboxes import Held, RunSandboxes
+from perstackd.domain.session import (
+    Ask,
+    Assign,
+    Elicit,
+    ElicitAnswer,
+    LinkLost,
+    NextTurn,
+    Order,
+    ProbeResult,
+    RoutedCall,
+    Session,
+    ToolResults,
+    TurnOrder,
+    asked,
+    ordered,
+)
 from perstackd.ports.event_store import Blobs
 
 _log = structlog.get_logger()
@@ -41,6 +59,8 @@ class RunMember:
         self._kept: int | None = None
         self._patience = Patience(limits, max(tool_ms, limits.tool_timeout_ms))
         self._calls: tuple[RoutedCall, ...] = ()
+        self._told: list[Payload] = []
+        self._asked: dict[int, ElicitAnswer | None] = {}
 
     @property
     def place(self) -> str:
@@ -63,7 +83,55 @@ class RunMember:
         self._patience.watch(self.session)
         if isinstance(ask, LinkLost):
             self.lost = ask
+        if isinstance(ask, ToolResults) and not refusal:
+            answered = {result.call_id for result in ask.results}
+            self._calls = tuple(call for call in self._calls if call.call_id not in answered)
         return refusal
+
+    # --- after a restart --------------------------------------------------------------------------------------------
+    def go_on(self, held: Held, sandboxes: RunSandboxes) -> None:
+        """Take up the session of before a restart, as the log tells of it."""
+        asked = [(number, answer) for call_id, number, answer in sandboxes.answers if call_id in held.calls]
+        self._asked = {
+            number: ElicitAnswer(number, answer.action, answer.content) if answer is not None else None
+            for number, answer in asked
+        }
+        self._told = list(sandboxes.told)
+        unanswered = tuple(number for number, answer in asked if answer is None)
+        self.session = Session("returned", held.step, held.calls, elicitations=unanswered)
+
+    async def remind(self, assign: Assign) -> None:
+        """Send it again what it may not have got; what it has got, it leaves aside."""
+        self.session = replace(self.session, skills=tuple(skill.name for skill in assign.skills))
+        await self._send(assign)
+        for answer in tuple(self._asked.values()):
+            if answer is not None:
+                await self._send(answer)
+        self._patience.watch(self.session)
+
+    def repeats(self, ask: Ask) -> bool:
+        """Whether it says again, after a restart, what is stored: it was not told so. Each is believed once."""
+        returned = self.session.state == "returned"
+        match ask:
+            case ProbeResult():
+                return returned  # of the time before it was claimed
+            case NextTurn(step=step) | ToolResults(step=step):
+                return returned and step < self.session.step
+            case Elicit(elicitation=number) if number in self._asked:
+                del self._asked[number]
+                return True
+            case _:
+                return False
+
+    def news(self, *payloads: Payload) -> tuple[Payload, ...]:
+        """Those that are not in the log from before a restart."""
+        fresh: list[Payload] = []
+        for payload in payloads:
+            if payload in self._told:
+                self._told.remove(payload)
+            else:
+                fresh.append(payload)
+        return tuple(fresh)
 
     def took(self, position: int, *, unstored: bool) -> int:
         """An ask at `position` was taken. Returns up to where the runner may forget once all that is known now is
@@ -83,6 +151,9 @@ class RunMember:
         """Send an order. A lost link is told by LinkLost, which the listener is about to read."""
         self.session = ordered(self.session, order)
         self._patience.watch(self.session)
+        await self._send(order)
+
+    async def _send(self, order: Order) -> None:
         try:
             await self.lease.link.send(order)
         except PerstackError as error:

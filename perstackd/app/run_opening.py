@@ -45,18 +45,20 @@ _NEWS_COST = 256
 @dataclass(slots=True)
 class Opening:
     """What a run knows of its skills. `served` are the tools that its list is made of; those of a cached list are there
-    before their server is.
+    before their server is. `came_up`: the list was fixed by an earlier process.
     """
 
     services: RunServices
     context: JobContext
     plan: RunPlan
     served: dict[str, tuple[ToolSpec, ...]] = field(default_factory=dict)
+    came_up: bool = False
     failed: Fail | None = None
     room: int = field(default_factory=lambda: NEWS_KEPT)
 
-    def recall(self) -> None:
-        """Take the tools that the skills' servers offered when they were last up."""
+    def recall(self, *, fixed: bool = False) -> None:
+        """Take the tools that the skills' servers offered when they were last up. `fixed`: the run has its list."""
+        self.came_up = fixed
         for skill in served_skills(self.plan.expert):
             known = self.services.tool_lists.get(self._key(skill.name))
             if known is not None:
@@ -91,7 +93,7 @@ class Opening:
             case SkillPhase.STDERR:
                 return (SkillStderr(report.skill, report.detail[:_STDERR_KEPT]),)
             case SkillPhase.FAILED:
-                if report.skill not in self.served:
+                if report.skill not in self.served and not self.came_up:
                     message = f"the skill {report.skill!r} could not be started: {report.detail[:500]}"
                     self.failed = Fail("skill_failed", message)
                 return (SkillDisconnected(report.skill, report.detail[:_STDERR_KEPT]),)

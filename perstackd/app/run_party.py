@@ -26,6 +26,7 @@ from perstackd.domain.assignment import (
 from perstackd.domain.dispatch import EXPERT
 from perstackd.domain.errors import PerstackError
 from perstackd.domain.events import JobAdmitted, Payload, SandboxAssigned
+from perstackd.domain.run_sandboxes import role_of
 from perstackd.ports.egress import EgressRule
 from perstackd.ports.package_indexes import GRANT, PackageIndexes
 from perstackd.ports.sandboxes import EndCause
@@ -40,6 +41,7 @@ class RunParty:
 
     def __init__(self, services: RunServices, context: JobContext, plan: RunPlan) -> None:
         self.members: dict[str, RunMember] = {}
+        self.step = 1
         self.env: Mapping[str, str] = {}
         self._services = services
         self._context = context
@@ -61,10 +63,15 @@ class RunParty:
         requests = [request, *(replace(request, template=context.skills_template, role=skill.name) for skill in skills)]
         leases = await self._services.pool.claim_together(requests, waiting)
         for skill, lease in zip((None, *skills), leases, strict=True):
-            slowest = _slowest(shared_skills(expert) if skill is None else (skill,))
-            scrubber = context.scrubber
-            member = RunMember(lease, skill, context.limits, slowest, self._services.blobs, scrubber=scrubber)
-            self.members[member.place] = member
+            self.add(lease, skill)
+
+    def add(self, lease: Lease, skill: ServedSkill | None) -> RunMember:
+        """Make a sandbox a member, of the expert itself or of a skill."""
+        context, blobs = self._context, self._services.blobs
+        slowest = _slowest(shared_skills(self._plan.expert) if skill is None else (skill,))
+        member = RunMember(lease, skill, context.limits, slowest, blobs, scrubber=context.scrubber)
+        self.members[member.place] = member
+        return member
 
     def release_secrets(self) -> None:
         """Look up the values that the expert requires, now that its sandboxes are claimed, and have them scrubbed from
@@ -87,6 +94,15 @@ class RunParty:
             steps.start_soon(self._services.pool.confirm, member.lease)
             steps.start_soon(self._attach, member)
             steps.start_soon(self._let_out, member)
+
+    async def move_back(self, member: RunMember) -> None:
+        """As `move_in`, for a sandbox that is the run's already: what is mounted is looked at, the way out opened."""
+        mount = "rw" if member.skill is None else mount_of(member.skill)
+        record, slot = member.lease.record, member.lease.slot
+        if mount != "none":
+            workspaces, job_id = self._services.workspaces, self._context.job_id
+            await workspaces.take_over(job_id, record.id, slot, record.uid, read_only=mount == "ro")
+        await self._let_out(member)
 
     async def give_back(self, step: int, unheard: Sequence[Payload], *, cancelled: bool) -> None:
         """Give the sandboxes back, whatever else goes wrong; not to be interrupted. Where the run does not know how a
@@ -144,12 +160,15 @@ class RunParty:
         return rules_of(self._plan.expert, member.skill, self._context.allow_domains, indexes)
 
     async def note_assignment(self, step: int, *, admit: bool) -> None:
-        """Write who has which sandbox, and which secrets enter; with `admit` the job is admitted."""
+        """Write who has which sandbox, and which secrets enter; with `admit` the job is admitted. The sandboxes begin
+        with `step`.
+        """
+        self.step = step
         env, expert = self.env, self._plan.expert
         payloads: list[Payload] = []
         for member in self.members.values():
             record, template = member.lease.record, member.lease.template.name
-            role = "expert" if member.skill is None else f"skill:{member.skill.name}"
+            role = role_of(member.place)
             payloads.append(SandboxAssigned(record.id, record.container_id, record.fence, template, role))
             hosted = shared_skills(expert) if member.skill is None else (member.skill,)
             payloads += base_secrets(expert, env) if member.skill is None else ()

@@ -1,6 +1,7 @@
 """What a run has others do at its side: model calls, look-ups, children, waits. Each ends in the run's inbox."""
 
 from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import anyio
@@ -19,6 +20,15 @@ from perstackd.domain.run_state import Phase, RunState
 
 Delegate: TypeAlias = Callable[[RunPlan, DelegateCall], Awaitable[ToolResultPart]]
 State: TypeAlias = Callable[[], RunState]
+
+
+@dataclass(frozen=True, slots=True)
+class RunHost:
+    """What a run asks of its job: to run a child, to be told its place while it waits, to give sandboxes back later."""
+
+    delegate: Delegate
+    waiting: Callable[[int, str], None]
+    later: Callable[[Callable[[], Coroutine[Any, Any, None]]], None]
 
 
 class RunTasks:
@@ -86,7 +96,9 @@ class RunTasks:
 
     async def _retry(self, delay_ms: int) -> None:
         await anyio.sleep(delay_ms / 1000)
-        if self._state().phase is Phase.RESULT and not compaction_due(self._state()):
+        state = self._state()
+        # Generating: a sandbox came meanwhile, and the call that it had begun was left to this one.
+        if state.phase is Phase.GENERATING or (state.phase is Phase.RESULT and not compaction_due(state)):
             await self._generate()
         else:
             self._free("model")

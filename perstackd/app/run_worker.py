@@ -8,10 +8,9 @@ goes on in fresh ones from its last fact, and while only people are waited for i
 workspace and sandboxes (by the pool), then the caller.
 """
 
-from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, Final, assert_never
+from typing import assert_never
 
 import anyio
 import structlog
@@ -19,12 +18,15 @@ import structlog
 from perstackd.app.call_wave import CallWave
 from perstackd.app.errors import single_errors
 from perstackd.app.run_context import JobContext, RunPlan, RunServices
-from perstackd.app.run_inbox import Heard, Item, LookedUp, RunInbox, Settled, Told, access_event
+from perstackd.app.run_inbox import Heard, Item, LookedUp, Overdue, RunInbox, Settled, Told, access_event
 from perstackd.app.run_ledger import RunLedger
+from perstackd.app.run_losses import Losses
 from perstackd.app.run_member import RunMember
 from perstackd.app.run_opening import Opening, renamed
 from perstackd.app.run_party import RunParty
-from perstackd.app.run_tasks import Delegate, RunTasks
+from perstackd.app.run_return import come_back
+from perstackd.app.run_stay import Stay
+from perstackd.app.run_tasks import RunHost, RunTasks
 from perstackd.app.unforeseen import unforeseen
 from perstackd.domain.assignment import own_skills
 from perstackd.domain.commands import (
@@ -49,7 +51,6 @@ from perstackd.domain.events import (
     InitializeRuntime,
     QuestionAnswered,
     QuestionKind,
-    ReasoningMapped,
     ResumeToolCalls,
     Retry,
     RunPayload,
@@ -65,7 +66,6 @@ from perstackd.domain.session import (
     Elicit,
     ElicitAnswer,
     Failure,
-    Finish,
     Hello,
     LinkLost,
     NextTurn,
@@ -79,17 +79,6 @@ from perstackd.domain.session import (
 from perstackd.domain.tool_calls import pending_delegations
 from perstackd.ports.egress import EgressAccess
 
-
-@dataclass(frozen=True, slots=True)
-class RunHost:
-    """What a run asks of its job: to run a child, to be told its place while it waits, to give sandboxes back later."""
-
-    delegate: Delegate
-    waiting: Callable[[int, str], None]
-    later: Callable[[Callable[[], Coroutine[Any, Any, None]]], None]
-
-
-MAX_LOSSES: Final = 3  # sandboxes lost in one step before the run gives up
 _log = structlog.get_logger()
 
 
@@ -101,19 +90,14 @@ class RunWorker:
     ) -> None:
         self._ledger = RunLedger(services, context, plan, state or RunState())
         self.plan = plan
-        self.party: RunParty | None = None
+        self._stay: Stay | None = None
         self._services = services
         self._context = context
         self._host = host
         self._own = frozenset(skill.name for skill in own_skills(plan.expert))
         self._opening = Opening(services, context, plan)
         self._fence = plan.fence
-        self._open = False
-        self._lost = False
-        self._loss = "the sandbox in which this ran is gone"
-        self._losses: list[int] = []
-        self._parked = False
-        self._notes: set[str] = set()
+        self._losses = Losses()
         self._wave = CallWave(self._own, self.state)
         self.inbox = RunInbox(plan.run_id)
         self._tasks = RunTasks(services, context, plan, self.inbox, lambda: self.state)
@@ -153,9 +137,14 @@ class RunWorker:
         return self._ledger.state
 
     @property
+    def party(self) -> RunParty | None:
+        """Its sandboxes, while it has some."""
+        return self._stay.party if self._stay is not None else None
+
+    @property
     def claimed(self) -> bool:
         """Whether it has, or had, a sandbox."""
-        return self._fence > self.plan.fence
+        return self._fence > self.plan.fence or self._stay is not None
 
     def holds(self, sandbox_id: str) -> bool:
         """Whether the sandbox is one of this run's."""
@@ -165,7 +154,10 @@ class RunWorker:
     # --- a life -----------------------------------------------------------------------------------------------------
     async def _live(self) -> None:
         self._ledger.tell()
-        self._opening.recall()
+        self._opening.recall(fixed=self.state.phase is not Phase.INIT)
+        party = await come_back(self._services, self._context, self.plan, self.state.step)
+        if party is not None:
+            await self._dwell(Stay(party, self._opening, self.inbox), returned=True)
         while self.state.end is None:
             if self.state.phase is Phase.ASKING:
                 await self._wait_for_people()
@@ -183,60 +175,44 @@ class RunWorker:
         party = RunParty(self._services, self._context, self.plan)
         self._fence += 1
         await party.gather(self._fence, self._host.waiting)
-        self.party, self._open, self._lost, self._parked = party, False, False, False
-        party.release_secrets()
+        await self._dwell(Stay(party, self._opening, self.inbox))
+
+    async def _dwell(self, stay: Stay, *, returned: bool = False) -> None:
+        self._stay = stay
+        stay.party.release_secrets()
         async with single_errors(), anyio.create_task_group() as inside:
-            noted = anyio.Event()
-            inside.start_soon(self._announce, party, noted)
-            for member in party.members.values():
-                inside.start_soon(self._settle, party, member, noted)
-            while self.state.end is None and not self._lost and not self._parked:
-                await self._take(await self._next(party))
+            if returned:
+                stay.go_on(inside)
+                await self._go_on(stay)
+            else:
+                stay.begin(inside, self.state.step, admit=self.plan.depth == 0 and self._fence == 1)
+            while self.state.end is None and not stay.over:
+                await self._take(await self._next(stay))
             inside.cancel_scope.cancel()
-        reason = self.state.end.outcome.value if self.state.end is not None else "parked"
-        for member in party.members.values():
-            if member.lost is None and member.settled:
-                await member.order(Finish(reason))
+        await stay.finish(self.state.end.outcome.value if self.state.end is not None else "parked")
         self._leave()
 
     def _leave(self) -> None:
         """Have the sandboxes given back beside whoever waits for the run's end; the job ends after it."""
-        party, self.party = self.party, None
-        if party is not None and party.members:
+        stay, self._stay = self._stay, None
+        if stay is not None and stay.party.members:
             cancelled = self.state.end is None or self.state.end.outcome is Outcome.CANCELLED
-            cancelled = cancelled and not self._parked and not self._lost
+            cancelled = cancelled and not stay.over
             unheard = [*self._ledger.unwritten(), *(self.inbox.unheard() if self.state.end is not None else ())]
             unheard = [self._context.scrubber.value(payload) for payload in unheard]
-            self._host.later(partial(party.give_back, self.state.step, unheard, cancelled=cancelled))
+            self._host.later(partial(stay.party.give_back, self.state.step, unheard, cancelled=cancelled))
 
-    async def _announce(self, party: RunParty, noted: anyio.Event) -> None:
-        await party.note_assignment(self.state.step, admit=self.plan.depth == 0 and self._fence == 1)
-        noted.set()
-
-    async def _settle(self, party: RunParty, member: RunMember, noted: anyio.Event) -> None:
-        """Each sandbox by itself: the first turn need not wait for a skill whose tools are known."""
-        await party.move_in(member)
-        await noted.wait()
-        await member.order(self._opening.assign(member, self.state.step, party.env))
-        await self.inbox.put(Settled())
-        link = member.lease.link
-        async for ask in link.asks():
-            await self.inbox.put(Heard(member, ask, link.position))
-
-    async def _next(self, party: RunParty) -> Item:
-        """What comes next; the run's failure when a sandbox lets its time pass."""
+    async def _next(self, stay: Stay) -> Item:
+        """What comes next, be it that a sandbox lets its time pass."""
         if self.inbox.empty:
             await anyio.lowlevel.checkpoint()  # what was sent together is read together
         if self.inbox.empty:
             await self._ledger.flush()
-        late = min(party.members.values(), key=lambda member: member.deadline)
+        late = stay.late
         with anyio.CancelScope(deadline=late.deadline):
             return await self.inbox.next()
         late.silent = True
-        waited = f"{late.name} did not go on in time while it was {late.session.state}"
-        return Fail(
-            "sandbox_silent", f"{waited}; see what its tools do, or raise tool_timeout_ms, and start the job again"
-        )
+        return Overdue(late)
 
     # --- asks -------------------------------------------------------------------------------------------------------
     async def _take(self, item: Item) -> None:
@@ -247,6 +223,8 @@ class RunWorker:
                 self._ledger.note(self._context.scrubber.value(access_event(item)))
             case Heard():
                 await self._heard(item.member, item.ask, item.position)
+            case Overdue(member=member):
+                await self._lose(member)
             case Told():
                 await self._told(item)
             case LookedUp(step=step, results=results):
@@ -264,7 +242,10 @@ class RunWorker:
 
     async def _heard(self, member: RunMember, ask: Ask, position: int) -> None:
         if self.party is None or self.party.members.get(member.place) is not member:
-            return  # the word of a sandbox that was given back
+            return  # the word of a sandbox that was given back: its fence is not the run's any more
+        if member.repeats(ask):
+            self._ledger.after(member.lease.link.acknowledge, member.took(position, unstored=False))
+            return
         refusal = member.hear(ask)
         if not refusal:
             part = isinstance(ask, ToolResults | BlobChunk)  # of what is written once the whole wave is there
@@ -281,9 +262,9 @@ class RunWorker:
         match ask:
             case Ready(workspace_path=path):
                 version = member.lease.hello.runner_version
-                self._ledger.note(InitializeRuntime(member.lease.record.id, version, path[:256]))
+                self._ledger.note(*member.news(InitializeRuntime(member.lease.record.id, version, path[:256])))
             case SkillReport():
-                self._ledger.note(*self._opening.heard(ask))
+                self._ledger.note(*member.news(*self._opening.heard(ask)))
                 await self._try_to_open()
             case NextTurn():
                 await self._try_to_open()
@@ -309,12 +290,12 @@ class RunWorker:
         """Begin, or go on where an earlier sandbox ended, once every skill is known and the loop asks for a turn."""
         if self._opening.failed is not None:
             await self._carry_out(self._opening.failed)
-        party = self.party
-        if self._open or self.state.end is not None or party is None or party.expert.session.state != "waiting":
+        stay = self._stay
+        if stay is None or stay.open or self.state.end is not None or stay.party.expert.session.state != "waiting":
             return
         if self.state.phase is Phase.INIT and not self._opening.complete:
             return
-        self._open = True
+        stay.open = True
         await self._carry_out(
             self._opening.begin(self.state.start) if self.state.phase is Phase.INIT else self._resumption()
         )
@@ -324,7 +305,19 @@ class RunWorker:
     def _resumption(self) -> Resume | Generate:
         if self.state.phase is not Phase.CALLING:
             return Generate()
-        return Resume(self._loss, self._wave.results, self._wave.untouched(self.state))
+        return Resume(self._losses.last, self._wave.results, self._wave.untouched(self.state))
+
+    async def _go_on(self, stay: Stay) -> None:
+        """Where a restart interrupted it: nothing is begun anew that its sandboxes may be at."""
+        stay.open = True
+        if self.state.phase is Phase.ASKING:
+            self._tasks.hold(self._context.limits.ask_hold_ms)
+        elif self.state.phase is Phase.CALLING and self.plan.sandboxes.dispatched:
+            self._tasks.look_up(self._wave.go_on(self.state, stay.party))
+        else:
+            await self._carry_out(self._resumption())
+        self._revive()
+        await self._deliver()
 
     def _revive(self) -> None:
         """Start again what waited for nobody else when the sandboxes were lost."""
@@ -338,14 +331,12 @@ class RunWorker:
 
     async def _lose(self, member: RunMember) -> None:
         """The run goes on in fresh sandboxes, unless it loses one after the other in the same step."""
-        if self.party is None:
+        if self._stay is None:
             return
-        cause, detail = await self.party.cause(member.lease)
-        self._lost, self._loss = True, f"{member.name} ended during the run ({cause}: {detail})"
-        self._losses = [step for step in self._losses if step == self.state.step] + [self.state.step]
-        if len(self._losses) >= MAX_LOSSES:
-            message = f"{self._loss}, as did those before it in this step; start the job again"
-            await self._carry_out(Fail("sandbox_lost", message))
+        self._stay.lost = True
+        failure = await self._losses.add(self._stay.party, member, self.state.step)
+        if failure is not None:
+            await self._carry_out(failure)
 
     async def _came_back(self, results: Sequence[ToolResultPart]) -> None:
         answered = self._wave.came_back(self.state, results)
@@ -365,7 +356,7 @@ class RunWorker:
         if isinstance(command, Park) and self.party is None:
             return ()  # there is nothing to give up
         if isinstance(command, Generated):
-            command = self._noted(command)
+            command = self._ledger.noted(command)
         before = self.state
         facts = await self._ledger.record(command)
         for fact in facts:
@@ -374,13 +365,6 @@ class RunWorker:
             await self._deliver()
         self._tasks.compact()
         return facts
-
-    def _noted(self, answer: Generated) -> Generated:
-        """Without the notes, which each turn of the run repeats: they are told once."""
-        fresh = [note for note in answer.turn.notes if note not in self._notes]
-        self._notes.update(fresh)
-        self._ledger.note(*(ReasoningMapped(note) for note in fresh))
-        return Generated(replace(answer.turn, notes=()))
 
     async def _follow(self, before: RunState, fact: RunPayload) -> None:
         """What a durable fact sets going."""
@@ -401,8 +385,8 @@ class RunWorker:
                 await self._pass_on(before, fact)
             case CallInteractiveTool() | ApprovalRequested() if self.party is not None:
                 self._tasks.hold(self._context.limits.ask_hold_ms)
-            case StopRunByInteractiveTool():
-                self._parked = True
+            case StopRunByInteractiveTool() if self._stay is not None:
+                self._stay.parked = True
             case _:
                 pass
 

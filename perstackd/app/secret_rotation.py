@@ -11,12 +11,13 @@ import anyio
 import anyio.lowlevel
 import structlog
 
+from perstackd.app.errors import single_errors
 from perstackd.app.secrets import Secrets
 from perstackd.domain.errors import Kind, PerstackError
 from perstackd.domain.secret import MAX_SOURCE, DataKey, MasterRotation, SealedEnv
 from perstackd.ports.secret_store import SealedEnvs
 
-_BATCH: Final = 10  # a job's values may be megabytes
+_BATCH: Final = 16  # a job's values may be megabytes
 _log = structlog.get_logger()
 
 
@@ -99,25 +100,21 @@ class SecretRotation:
         return await self._move(owner, key)
 
     async def _move(self, owner: str, key: DataKey) -> int:
-        """Seal the owner's secrets with that key, one by one, so that others get their turn; then drop older keys."""
-        count = 0
-        for name in [secret.name for secret in self._secrets.index.listed(owner)]:
+        """Seal the owner's secrets with that key, some at a time, so that others get their turn; then drop old keys."""
+        index, count = self._secrets.index, 0
+        names = [secret.name for secret in index.listed(owner)]
+        for first in range(0, len(names), _BATCH):
             async with self._secrets.changing:
-                count += await self._seal_anew(owner, name, key)
+                found = [index.get(owner, name) for name in names[first : first + _BATCH]]
+                # Not those that were removed, or put again in the meantime.
+                old = [secret for secret in found if secret is not None and secret.key_number < key.number]
+                await self._secrets.write([index.sealed(secret, key, index.value(secret)) for secret in old])
+                count += len(old)
         async with self._secrets.changing:
             with anyio.CancelScope(shield=True):
                 await self._secrets.rows.drop_data_keys(owner, key.number)
-                self._secrets.index.forget_data_keys(owner, key.number)
+                index.forget_data_keys(owner, key.number)
         return count
-
-    async def _seal_anew(self, owner: str, name: str, key: DataKey) -> int:
-        index = self._secrets.index
-        now = index.get(owner, name)
-        if now is None or now.key_number >= key.number:  # removed, or put again in the meantime
-            return 0
-        changed = index.sealed(now, key, index.value(now))
-        await self._secrets.write([changed])
-        return 1
 
     # --- the master key ---------------------------------------------------------------------------------------------
     async def _wrap_all(self) -> Rotated:
@@ -143,14 +140,23 @@ class SecretRotation:
             raise PerstackError(Kind.PRECONDITION, "master_key_same", message)
 
     async def _seal_jobs(self) -> tuple[int, int]:
-        after, done, unreadable = "", 0, 0
-        while batch := await self._envs.under_others(self._secrets.keys.key_id, after, _BATCH):
-            for env in batch:
-                sealed = self._sealed_anew(env)
-                unreadable += sealed is None
-                done += sealed is not None and await self._envs.replace(env, sealed)
-            after = batch[-1].job_id
-        return done, unreadable
+        """Page by page; what is written at the same time waits for the disk once. Returns how many were sealed anew,
+        and how many could not be.
+        """
+        after, done, unreadable = "", list[SealedEnv](), 0
+        while page := await self._envs.under_others(self._secrets.keys.key_id, after, _BATCH):
+            async with single_errors(), anyio.create_task_group() as writes:
+                for env in page:
+                    sealed = self._sealed_anew(env)
+                    unreadable += sealed is None
+                    if sealed is not None:
+                        writes.start_soon(self._replace, env, sealed, done)
+            after = page[-1].job_id
+        return len(done), unreadable
+
+    async def _replace(self, env: SealedEnv, sealed: bytes, done: list[SealedEnv]) -> None:
+        if await self._envs.replace(env, sealed):  # else its job has ended
+            done.append(env)
 
     def _sealed_anew(self, env: SealedEnv) -> bytes | None:
         """None for what no key opens: one broken record must not keep the others under the old key."""

@@ -77,6 +77,17 @@ class FakeWorkspaces:
         _, spec, directory = self.jobs[job_id]
         self._mount(slot, FakeMount(directory, uid, read_only or spec.read_only))
 
+    async def take_over(
+        self, job_id: JobId, sandbox_id: SandboxId, slot: str, uid: int, *, read_only: bool = False
+    ) -> None:
+        if job_id not in self.jobs:
+            raise PerstackError(Kind.PRECONDITION, "workspace_not_open", f"job {job_id} has no open workspace")
+        _, spec, directory = self.jobs[job_id]
+        mount = self.mounts.get(slot)
+        same = mount is not None and mount.directory is directory and mount.shown_as == uid
+        if not same or (mount is not None and mount.read_only != (read_only or spec.read_only)):
+            raise PerstackError(Kind.PRECONDITION, "workspace_unsafe", f"{slot} has another workspace, or none")
+
     async def detach(self, sandbox_id: SandboxId, slot: str) -> None:
         self.mounts.pop(slot, None)
 

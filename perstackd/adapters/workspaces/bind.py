@@ -67,6 +67,19 @@ class Binder:
                 raise PerstackError(Kind.PRECONDITION, "workspace_attach_failed", message) from error
             self._verify_attached(outer, slot, wanted)
 
+    def verify(self, source: Source, slot: str, uid: int, *, read_only: bool) -> None:
+        """Look at what an earlier process mounted on `slot`/workspace. Changes nothing.
+
+        Raises:
+            PerstackError: PRECONDITION `workspace_unsafe` when it is not what `bind` would mount; `slot_missing`.
+        """
+        wanted = _Wanted(source, uid, _RESTRICTED | (syscalls.MOUNT_ATTR_RDONLY if read_only else 0))
+        seen = self._root.open_attached(slot)
+        try:
+            wanted.verify(seen)
+        finally:
+            os.close(seen)
+
     def _verify_attached(self, outer: int, slot: str, wanted: "_Wanted") -> None:
         try:
             seen = syscalls.openat2(outer, WORKSPACE, syscalls.DIRECTORY, syscalls.INSIDE)

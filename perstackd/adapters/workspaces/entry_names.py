@@ -27,7 +27,9 @@ def parts_of(path: bytes) -> tuple[bytes, ...]:
     if b".." in parts:
         raise refused(path, "has a .. in it; name it from the archive's root")
     if b"\0" in path or len(path) > _MAX_PATH or len(parts) > MAX_DEPTH or any(len(part) > _MAX_NAME for part in parts):
-        raise refused(path, f"is longer than {_MAX_PATH} bytes or deeper than {MAX_DEPTH} directories, or has a zero byte")
+        raise refused(
+            path, f"is longer than {_MAX_PATH} bytes or deeper than {MAX_DEPTH} directories, or has a zero byte"
+        )
     return parts
 
 

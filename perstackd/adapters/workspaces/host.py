@@ -119,13 +119,15 @@ class HostWorkspaces:
     async def attach(
         self, job_id: JobId, sandbox_id: SandboxId, slot: str, uid: int, *, read_only: bool = False
     ) -> None:
-        opened = self._jobs.get(job_id)
-        if opened is None:
-            message = f"sandbox {sandbox_id} was to get the workspace of job {job_id}, which is not open"
-            raise PerstackError(Kind.PRECONDITION, "workspace_not_open", message)
-        bind = partial(_attach, self._binder, opened, slot, uid, read_only=read_only)
+        bind = partial(_attach, self._binder, self._opened(job_id, sandbox_id), slot, uid, read_only=read_only)
         take_off = partial(_take_off, self._markers, self._jobs, slot)
         await self._mounting.run(bind, lambda _: take_off())
+
+    async def take_over(
+        self, job_id: JobId, sandbox_id: SandboxId, slot: str, uid: int, *, read_only: bool = False
+    ) -> None:
+        look = partial(_take_over, self._binder, self._opened(job_id, sandbox_id), slot, uid, read_only=read_only)
+        await self._mounting.run(look)
 
     async def detach(self, sandbox_id: SandboxId, slot: str) -> None:
         await self._mounting.run(partial(_take_off, self._markers, self._jobs, slot))
@@ -144,6 +146,13 @@ class HostWorkspaces:
         attach = partial(self._markers.attach, slot, uid)
         return await self._mounting.run(attach, lambda _: self._markers.detach(slot))
 
+    def _opened(self, job_id: JobId, sandbox_id: SandboxId) -> _Opened:
+        opened = self._jobs.get(job_id)
+        if opened is None:
+            message = f"sandbox {sandbox_id} was to get the workspace of job {job_id}, which is not open"
+            raise PerstackError(Kind.PRECONDITION, "workspace_not_open", message)
+        return opened
+
 
 # --- in a lane --------------------------------------------------------------------------------------------------------
 def _found(places: Places, binder: Binder, job_id: JobId, tenant: TenantId, spec: WorkspaceSpec) -> Source:
@@ -158,6 +167,11 @@ def _found(places: Places, binder: Binder, job_id: JobId, tenant: TenantId, spec
 
 def _attach(binder: Binder, opened: _Opened, slot: str, uid: int, *, read_only: bool) -> None:
     binder.bind(opened.source, slot, uid, read_only=read_only or opened.spec.read_only)
+    opened.slots.add(slot)
+
+
+def _take_over(binder: Binder, opened: _Opened, slot: str, uid: int, *, read_only: bool) -> None:
+    binder.verify(opened.source, slot, uid, read_only=read_only or opened.spec.read_only)
     opened.slots.add(slot)
 
 

@@ -13,9 +13,7 @@ from contextlib import contextmanager
 from perstackd.adapters.workspaces import syscalls
 from perstackd.domain.errors import Kind, PerstackError
 
-_RACED = frozenset(
-    {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY, errno.EEXIST, errno.ELOOP, errno.EXDEV}
-)
+_RACED = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY, errno.EEXIST, errno.ELOOP, errno.EXDEV})
 
 
 def merge(source: int, target: int) -> None:
@@ -24,8 +22,8 @@ def merge(source: int, target: int) -> None:
     Raises:
         PerstackError: PRECONDITION `archive_conflict`, before anything is moved; CONFLICT `workspace_changed`.
     """
-    _compare(source, target, b"")
     try:
+        _compare(source, target, b"")
         _move(source, target)
     except OSError as error:
         if error.errno not in _RACED:
@@ -33,7 +31,7 @@ def merge(source: int, target: int) -> None:
         raise PerstackError(
             Kind.CONFLICT,
             "workspace_changed",
-            "a job changed the same names while the archive was moved into the workspace: part of it is there; "
+            "a job changed the same names while the archive was moved into the workspace: part of it may be there; "
             "send it again when the job has ended",
             retryable=True,
         ) from error
@@ -49,8 +47,8 @@ def _compare(source: int, target: int, above: bytes) -> None:
             raise PerstackError(
                 Kind.PRECONDITION,
                 "archive_conflict",
-                f"{path[:200].decode(errors='replace')!r} is a directory on one side and something else on the other, in "
-                "the archive and in the workspace; nothing was changed. Rename one, or give another directory",
+                f"{path[:200].decode(errors='replace')!r} is a directory in the archive or in the workspace and something "
+                "else in the other; nothing was changed. Rename one, or give another directory",
             )
         if stat.S_ISDIR(ours):
             with _both(source, target, name) as (inner, below):

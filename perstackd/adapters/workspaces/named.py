@@ -73,8 +73,9 @@ class NamedStore:
                 if mount.path not in held:
                     unmount_all(mount.path)
 
-    def hold(self, tenant: TenantId, name: str, *, make: bool) -> Held:
-        """The workspace, mounted if it has a size; made with the configured size when it is not there and `make`.
+    def hold(self, tenant: TenantId, name: str, *, make: bool, use: bool = True) -> Held:
+        """The workspace, mounted if it has a size; made with the configured size when it is not there and `make`. Only
+        with `use` it counts as used.
 
         Raises:
             PerstackError: NOT_FOUND `workspace_not_found`; as `make_image` and `mount_image` do.
@@ -86,16 +87,18 @@ class NamedStore:
             if not _is_whole(directory):
                 raise _not_found(name)
             held = self._hold(tenant, name, directory)
-            self._touch(directory)
+            if use:
+                self._touch(directory)
             return held
 
-    def let_go(self, held: Held) -> None:
+    def let_go(self, held: Held, *, use: bool = True) -> None:
         """Unmount it when nobody else has it. The descriptors are closed."""
         os.close(held.data)
         os.close(held.outer)
         with self._lock:
             key = (held.tenant, held.name)
-            self._touch(self._top / held.tenant / held.name)
+            if use:
+                self._touch(self._top / held.tenant / held.name)
             self._holders[key] -= 1
             if not self._holders[key]:
                 del self._holders[key]

@@ -102,6 +102,20 @@ class RuntimeRoot:
             message = f"{slot} already has a workspace; detach it first"
             raise PerstackError(Kind.CONFLICT, "slot_taken", message) from error
 
+    def open_attached(self, slot: str) -> int:
+        """A descriptor of what the sandbox of `slot` has as its workspace; the caller closes it. Raises PerstackError
+        PRECONDITION `slot_missing`.
+        """
+        self._check(slot)
+        try:
+            outer = syscalls.openat2(syscalls.AT_FDCWD, slot, syscalls.DIRECTORY, syscalls.WITHOUT_LINKS)
+            try:
+                return syscalls.openat2(outer, WORKSPACE, syscalls.DIRECTORY, syscalls.INSIDE)
+            finally:
+                os.close(outer)
+        except OSError as error:
+            raise _slot_missing(slot, error) from error
+
     def clear_slot(self, slot: str) -> None:
         """Unmount whatever is on the slot. Idempotent."""
         self._check(slot)

@@ -92,6 +92,11 @@ def unmount(target: str) -> None:
     _checked(_libc.umount2(_path(target), _MNT_DETACH | _UMOUNT_NOFOLLOW), f"umount2 {target}")
 
 
+def sync_file_system(descriptor: int) -> None:
+    """syncfs(2): everything of its file system is on the disk when this returns."""
+    _checked(_libc.syncfs(descriptor), "syncfs")
+
+
 def _path(path: str) -> bytes:
     if "\0" in path:
         raise ValueError("a path cannot hold a zero byte")

@@ -16,6 +16,7 @@ from perstackd.domain.errors import Kind, PerstackError
 BLOCK: Final = 512
 MAX_EXTENSION: Final = 1 << 20
 MAX_EXTENSIONS: Final = 8  # of one entry
+_LATEST: Final = 1 << 33  # seconds since the epoch that every file system can write
 _ZEROS: Final = bytes(BLOCK)
 _PAX_RECORD: Final = re.compile(rb"(\d{1,7}) ([^=\n]{1,256})=")
 
@@ -84,15 +85,15 @@ class TarReader:
         """
         self._buffer += data
         while True:
-            if self._content and not self._extension:
+            if self._extension:
+                if not self._extend():
+                    return
+            elif self._content:
                 if not self._buffer:
                     return
                 yield self._some_content()
             elif self._padding:
                 if not self._skip_padding():
-                    return
-            elif self._extension:
-                if not self._extend():
                     return
             elif len(self._buffer) < BLOCK:
                 return
@@ -102,7 +103,9 @@ class TarReader:
     def finish(self) -> None:
         """Raises PerstackError INVALID `archive_invalid` when the archive was cut off."""
         if not self._ended or self._buffer:
-            raise _invalid("it ends in the middle; it was cut off, or it is no tar archive (compressed ones are not taken)")
+            raise _invalid(
+                "it ends in the middle; it was cut off, or it is no tar archive (compressed ones are not taken)"
+            )
 
     def _some_content(self) -> bytes:
         piece = bytes(self._buffer[: self._content])
@@ -174,7 +177,7 @@ class TarReader:
         size = (over.size if over.size is not None else size) if known is EntryKind.FILE else 0
         target = over.target if over.target is not None else _text(block[157:257])
         mtime = over.mtime if over.mtime is not None else _number(block[136:148])
-        return Entry(path, known, size, _number(block[100:108]) & 0o777, mtime, target)
+        return Entry(path, known, size, _number(block[100:108]) & 0o777, min(mtime, _LATEST), target)
 
 
 def shown(path: bytes) -> str:
@@ -227,10 +230,15 @@ def _overridden(over: _Overrides, records: dict[bytes, bytes]) -> _Overrides:
             records.get(b"path", over.path),
             records.get(b"linkpath", over.target),
             _natural(records[b"size"]) if b"size" in records else over.size,
-            _natural(records[b"mtime"].partition(b".")[0]) if b"mtime" in records else over.mtime,
+            _seconds(records[b"mtime"]) if b"mtime" in records else over.mtime,
         )
     except ValueError as error:
         raise _invalid("a pax header has a number that is none") from error
+
+
+def _seconds(text: bytes) -> int:
+    """Whole seconds; 0 for what was before 1970."""
+    return 0 if text.startswith(b"-") else _natural(text.partition(b".")[0])
 
 
 def _natural(text: bytes) -> int:

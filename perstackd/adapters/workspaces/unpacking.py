@@ -14,7 +14,7 @@ from typing import Final
 
 from perstackd.adapters.workspaces import syscalls
 from perstackd.adapters.workspaces.clearing import clear
-from perstackd.adapters.workspaces.entry_names import MAX_DEPTH, checked_link, parts_of
+from perstackd.adapters.workspaces.entry_names import checked_link, parts_of, refused
 from perstackd.adapters.workspaces.merging import merge
 from perstackd.adapters.workspaces.named import STAGING, Held
 from perstackd.adapters.workspaces.tar_reader import Entry, EntryKind, TarReader, shown
@@ -40,7 +40,7 @@ class Unpacking:
         self._prefix = parts_of(os.fsencode(prefix))
         os.mkdir(self._name, 0o700, dir_fd=held.outer)
         self._root = syscalls.openat2(held.outer, self._name, syscalls.DIRECTORY, syscalls.INSIDE)
-        self._parent: tuple[tuple[bytes, ...], int] = ((), os.dup(self._root))
+        self._parent: tuple[tuple[bytes, ...] | None, int] = (None, os.dup(self._root))
 
     def feed(self, data: bytes) -> None:
         """Unpack what arrived.
@@ -69,7 +69,7 @@ class Unpacking:
         try:
             if self._prefix:
                 self._descend(())  # an empty archive makes its directory
-            syscalls.sync_file_system(self._root)
+            _write_out(self._root)
             merge(self._root, self._held.data)
         except OSError as error:
             raise _failed(error) from error
@@ -96,7 +96,7 @@ class Unpacking:
                 Kind.EXHAUSTED,
                 "archive_too_large",
                 f"the archive holds more than {self._most.bytes} bytes or {self._most.inodes} entries, which is what "
-                f"the workspace may hold; it was left as it was",
+                "the workspace may hold; it was left as it was",
             )
         if not parts:  # the root itself
             if entry.kind is not EntryKind.DIRECTORY:
@@ -171,15 +171,13 @@ class Unpacking:
             file, self._file = self._file, -1
             try:
                 os.utime(file, self._stamp)
-            except OverflowError as error:
-                raise PerstackError(Kind.INVALID, "archive_invalid", "the archive has a file of an impossible time") from error
             finally:
                 os.close(file)
 
     # --- directories ------------------------------------------------------------------------------------------------
     def _descend(self, above: tuple[bytes, ...]) -> int:
         """The directory that entries are made in, itself made when the archive has none. The last one is kept open."""
-        if self._parent[0] == above and self.files > 1:
+        if self._parent[0] == above:
             return self._parent[1]
         descriptor = os.dup(self._root)
         for name in (*self._prefix, *above):
@@ -217,6 +215,14 @@ class Unpacking:
                 raise
             what = f"is a hard link to {shown(entry.target)}, which is no file of the archive"
             raise refused(entry.path, what) from error
+
+
+def _write_out(directory: int) -> None:
+    reading = os.open(f"/proc/self/fd/{directory}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        syscalls.sync_file_system(reading)
+    finally:
+        os.close(reading)
 
 
 def _failed(error: OSError) -> PerstackError:

@@ -37,11 +37,11 @@ class WarmPool:
     """The pools of one daemon, one per template. An async context manager, entered and left in one task.
 
     Entering listens for the sandboxes that runs had when an earlier daemon was killed (`returns`), without the engine;
-    where there are some it waits for nothing else, since jobs are about to go on in them. Beside that it adopts the idle
-    sandboxes of that daemon, once each has proven itself again, and removes everything else that it left: containers,
-    rows, directories, mounts. Then it starts sandboxes; where none was adopted it proves late binding with the first of
-    each template, which is kept: it saw nothing but the marker. Entering waits for that at most `limits.boot_seconds`;
-    while the engine does not answer the pool goes on trying, and claims wait and are told why.
+    where there are some it waits for nothing else, since jobs are about to go on in them. Beside that it adopts the
+    idle sandboxes of that daemon, once each has proven itself again, and removes everything else that it left:
+    containers, rows, directories, mounts. Then it starts sandboxes; where none was adopted it proves late binding with
+    the first of each template, which is kept: it saw nothing but the marker. Entering waits for that at most
+    `limits.boot_seconds`; while the engine does not answer the pool goes on trying, and claims wait and are told why.
 
     Leaving, in this order: claims are refused and waiting ones end with `pool_closing`; reconcile, starts and removals
     are stopped; every sandbox, claimed ones included, is removed, at most `limits.shutdown_seconds` in all; what is

@@ -1,4 +1,4 @@
-"""Sandboxes that runs had when an earlier daemon was killed: found in the store, listened for, given back to these runs.
+"""Sandboxes that runs had when an earlier daemon was killed: found in the store, listened for, given back to them.
 
 No engine call is made here: rows, sockets and runners are enough, so jobs go on while the engine is away. What nobody
 wants, and what does not come back in time, is removed as everything else of that daemon is. Once the engine answers,

@@ -87,8 +87,8 @@ class Starter:
         member.become(SandboxState.IDLE)
 
     async def await_back(self, member: Member) -> tuple[HeldLink, Hello]:
-        """Make both sockets of a sandbox that a run had, and wait for its runner, which goes on where it stands and says
-        again what it was not told to be stored. Nothing is mounted or unmounted, and the engine is not asked.
+        """Make both sockets of a sandbox that a run had, and wait for its runner, which goes on where it stands and
+        says again what it was not told to be stored. Nothing is mounted or unmounted, and the engine is not asked.
 
         Raises:
             PerstackError: TIMEOUT `runner_silent` when nobody comes back who has the session's token; of the ports.

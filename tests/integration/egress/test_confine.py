@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -40,7 +39,7 @@ def attempt(*arguments: str) -> tuple[int, str]:
         ("listen", NO_SUCH_CALL, "listening"),
         ("code in memory", ACCESS, "mapped"),
         ("signal", NO_SUCH_CALL, "reached"),
-        ("setuid", NO_SUCH_CALL, "None"),
+        ("setuid", NO_SUCH_CALL, "root"),
     ],
 )
 def test_what_a_proxy_does_not_do_is_refused(what: str, outcome: str, control: str) -> None:
@@ -69,16 +68,7 @@ def test_names_are_resolved_on_threads_that_start_later() -> None:
 
 def test_connections_are_made() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
-        server.settimeout(20)
-
-        def answer() -> None:
-            with server.accept()[0] as client:
-                client.sendall(b"ok")
-
-        thread = threading.Thread(target=answer)
-        thread.start()
-        assert attempt("connect", str(server.getsockname()[1])) == (0, "ok")
-        thread.join(20)
+        assert attempt("connect", str(server.getsockname()[1])) == (0, "connected")
 
 
 def test_every_module_of_the_program_is_loaded_before_it_is_confined() -> None:

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from perstackd.adapters.workspaces import syscalls
 from perstackd.adapters.workspaces.host import HostWorkspaces
+from perstackd.adapters.workspaces.managed import HostManagedWorkspaces
 from perstackd.adapters.workspaces.mountinfo import MountPoint, mounts_at_or_below
 from perstackd.adapters.workspaces.settings import HostSettings
 from perstackd.adapters.workspaces.userns import UserNamespaces
@@ -40,7 +41,7 @@ def off_loop(work: Callable[[], T]) -> T:
 class Rig:
     """One daemon's workspaces. `workspaces` may be replaced by those of a second process with `restarted`."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, named_bytes: int = 0, named_inodes: int = 1000) -> None:
         self.root = root
         self.projects = root / "projects"
         self.projects.mkdir()
@@ -51,6 +52,8 @@ class Rig:
             managed_uid=MANAGED,
             ephemeral_bytes=1 << 20,
             ephemeral_inodes=64,
+            named_bytes=named_bytes,
+            named_inodes=named_inodes,
         )
         self.namespaces = UserNamespaces(SPARE)
         self.namespaces.start()
@@ -124,3 +127,30 @@ def as_uid(uid: int, directory: str, script: str) -> subprocess.CompletedProcess
 def descriptors() -> int:
     """How many files this process has open."""
     return len(os.listdir("/proc/self/fd"))
+
+
+class ManagedRig(Rig):
+    """With the side that people see. `managed` shares the store with `workspaces`."""
+
+    def __init__(self, root: Path, named_bytes: int, named_inodes: int) -> None:
+        super().__init__(root, named_bytes, named_inodes)
+        self.managed = HostManagedWorkspaces(self.settings, self.workspaces.store)
+
+    def close(self) -> None:
+        self.managed.shutdown()
+        super().close()
+
+
+@contextlib.contextmanager
+def managed_rig(root: Path, *, named_bytes: int = 0, named_inodes: int = 1000) -> Iterator[ManagedRig]:
+    made = ManagedRig(root, named_bytes, named_inodes)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def loop_images(root: Path) -> list[str]:
+    """The files below `root` that a loop device has."""
+    backing = [path.read_text().strip() for path in Path("/sys/block").glob("loop*/loop/backing_file")]
+    return [path for path in backing if path.startswith(str(root))]

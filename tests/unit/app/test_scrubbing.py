@@ -91,7 +91,10 @@ def test_standard_error_in_two_reports_is_put_together(sandbox: AskScrubber) -> 
     def words(text: str) -> SkillReport:
         return SkillReport("s", SkillPhase.STDERR, detail=text)
 
-    assert heard(sandbox, words("line\nuse token-123"), words("4567890\n")) == [words("line\nuse "), words(f"{LABEL}\n")]
+    assert heard(sandbox, words("line\nuse token-123"), words("4567890\n")) == [
+        words("line\nuse "),
+        words(f"{LABEL}\n"),
+    ]
     gone = SkillReport("s", SkillPhase.DISCONNECTED)
     assert heard(sandbox, words("tok"), gone) == [words("tok"), gone]
     assert heard(sandbox, words("tok"), LinkLost("gone")) == [words("tok"), LinkLost("gone")]

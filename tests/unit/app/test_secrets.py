@@ -155,7 +155,7 @@ async def store(tmp_path: Path) -> AsyncIterator[Store]:
 async def filled(store: Store, keys: FakeMasterKeys, count: int = 3) -> tuple[Secrets, SecretRotation, list[JobId]]:
     secrets = await opened(store, keys)
     for number in range(count):
-        await secrets.put(order(f"TOKEN_{number}", f"value-{number}-{VALUE}"))
+        await secrets.put(order(f"TOKEN_{number:02}", f"value-{number}-{VALUE}"))
     await secrets.put(order("anthropic", "sk-ant-1234", owner=PROVIDERS))
     jobs = [await sealed_job(store, keys, number) for number in range(count)]
     return secrets, SecretRotation(secrets, store.sealed_envs), jobs
@@ -230,44 +230,54 @@ async def test_a_second_change_at_the_same_time_is_refused(store: Store) -> None
     assert caught.value.reason == "rotation_running"
 
 
+class Load:
+    """Others who read, write and make jobs until `done`."""
+
+    def __init__(self, store: Store, secrets: Secrets, keys: FakeMasterKeys) -> None:
+        self.done = anyio.Event()
+        self.born: list[JobId] = []
+        self.reads = self.writes = 0
+        self._store, self._secrets, self._keys = store, secrets, keys
+
+    async def read(self) -> None:
+        while not self.done.is_set():
+            for secret in self._secrets.listed(OWNER):
+                assert self._secrets.index.value(secret).decode().endswith(VALUE)
+                self.reads += 1
+            assert self._secrets.provider_key("anthropic") == "sk-ant-1234"
+            await asyncio.sleep(0.001)
+
+    async def write(self) -> None:
+        while not self.done.is_set():
+            self.writes += 1
+            name = f"X_{self.writes % 7}"
+            await self._secrets.put(order(name, f"{self.writes}-{VALUE}"))
+            if self.writes % 3 == 0:
+                await self._secrets.remove(OWNER, name)
+
+    async def create(self) -> None:
+        while not self.done.is_set() and len(self.born) < 300:
+            self.born.append(await sealed_job(self._store, self._keys, 100 + len(self.born)))
+
+
 async def test_keys_change_under_load_without_anybody_noticing(store: Store) -> None:
     keys = FakeMasterKeys()
-    secrets, rotation, jobs = await filled(store, keys, count=20)
-    done, born = anyio.Event(), list[JobId]()
-
-    async def read() -> None:
-        while not done.is_set():
-            for secret in secrets.listed(OWNER):
-                assert secrets.index.value(secret).decode().endswith(VALUE)
-            assert secrets.provider_key("anthropic") == "sk-ant-1234"
-            await asyncio.sleep(0)
-
-    async def write() -> None:
-        number = 0
-        while not done.is_set():
-            number += 1
-            await secrets.put(order(f"X_{number % 7}", f"{number}-{VALUE}"))
-            if number % 3 == 0:
-                await secrets.remove(OWNER, f"X_{number % 7}")
-
-    async def create() -> None:
-        while not done.is_set():
-            born.append(await sealed_job(store, keys, 100 + len(born)))
-
+    secrets, rotation, jobs = await filled(store, keys, count=5)
+    load = Load(store, secrets, keys)
     with anyio.fail_after(60):
         async with anyio.create_task_group() as tasks:
-            for work in (read, write, create):
+            for work in (load.read, load.write, load.create):
                 tasks.start_soon(work)
             for number in range(3):
                 await rotation.data_keys()
                 await rotation.master_key(f"file:/fake/{number}")
-            done.set()
-    assert born
+            load.done.set()
+    assert min(load.reads, load.writes, len(load.born)) > 10
     assert (await store.secrets.kept()).master_ids == (keys.key_id,)
-    await readable(store, FakeMasterKeys("file:/fake/2"), [*jobs, *born], count=20)
+    await readable(store, FakeMasterKeys("file:/fake/2"), [*jobs, *load.born], count=5)
 
 
-class Dead(BaseException):
+class DeadError(Exception):
     """The process is gone."""
 
 
@@ -284,7 +294,7 @@ def dying(store: Store, after: int, monkeypatch: pytest.MonkeyPatch) -> Callable
             async def counted(*given: object, original: Callable[..., object] = original) -> object:
                 writes[0] += 1
                 if writes[0] > after:
-                    raise Dead
+                    raise DeadError
                 return await original(*given)  # type: ignore[misc]
 
             monkeypatch.setattr(part, name, counted)
@@ -304,7 +314,7 @@ async def test_a_death_at_any_write_leaves_everything_readable_and_the_next_proc
                 try:
                     await (rotation.data_keys() if kind == "data" else rotation.master_key("file:/fake/two"))
                     completed = True
-                except Dead:
+                except DeadError:
                     completed = False
             # The next process knows the configured key, and the other one by the note of the change.
             keys, kept = FakeMasterKeys(), await store.secrets.kept()

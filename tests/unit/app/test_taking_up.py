@@ -6,13 +6,15 @@ from pathlib import Path
 import anyio
 import pytest
 
+from perstackd.app.run_context import RunLimits
+from perstackd.domain.errors import Kind, PerstackError
 from perstackd.domain.events import Event, ResumeToolCalls, SandboxAssigned, SandboxReleased
 from perstackd.domain.job import JobState
 from perstackd.domain.messages import ToolResultPart
 from perstackd.domain.session import RoutedCall
 from perstackd.domain.workspace import WorkspaceKind, WorkspaceSpec
 from tests.fakes.acting_runner import answered
-from tests.fakes.models import Entry, Held
+from tests.fakes.models import Entry, Flaky, Held
 from tests.fakes.store import FakeStore
 from tests.unit.app.daemon_in_memory import World, world
 from tests.unit.app.test_jobs import HELPER, LEAD, calls, says
@@ -169,3 +171,21 @@ async def test_a_job_whose_ephemeral_workspace_is_gone_does_not_go_on_in_an_empt
     async with world(tmp_path, {LEAD: [says("done")]}, store=store) as second:
         ended = await second.jobs.get(record.id)
     assert (ended.state, ended.error_reason) == (JobState.FAILED, "workspace_lost")
+
+
+async def test_a_sandbox_that_comes_while_a_retry_waits_does_not_make_the_run_wait_for_ever(tmp_path: Path) -> None:
+    busy = PerstackError(Kind.UNAVAILABLE, "model_overloaded", "busy", retryable=True)
+    turns: list[Entry] = [calls(("q", "ask", {"question": "which?"})), Flaky((busy,), says("done"))]
+    toml = '[experts.lead]\ninstruction="Lead."\n[experts.lead.skills.people]\ntype="interactiveSkill"\n'
+    toml += '[experts.lead.skills.people.tools.ask]\ndescription="Ask"\ninputJsonSchema=\'{"type":"object"}\'\n'
+    async with world(tmp_path, {LEAD: turns}, limits=RunLimits(ask_hold_ms=1)) as daemon:
+        record = await daemon.start(toml)
+        with anyio.fail_after(5):
+            while "sandboxReleased" not in types_of([each.event for each in daemon.store.log[record.id]]):
+                await anyio.sleep(0.01)
+        (question,) = await daemon.jobs.questions(record.id)
+        await daemon.jobs.answer(record.id, question.id, "answer", b'"this"')
+        events = await daemon.events(record.id)
+        ended = await daemon.jobs.get(record.id)
+    assert (ended.state, ended.answer) == (JobState.COMPLETED, "done")
+    assert types_of(events).count("retry") == 1
