@@ -45,13 +45,7 @@ def private_engine(directory: Path, image: str) -> Iterator[PrivateEngine]:
     """A dockerd that has one image, taken from the host's engine. Raises MeasurementError when it does not come up."""
     home = Path(tempfile.mkdtemp(prefix="perstackd-engine-", dir=directory))
     url = f"unix://{home}/docker.sock"
-    command = [
-        "dockerd",
-        f"--data-root={home}/data",
-        f"--exec-root={home}/exec",
-        f"--pidfile={home}/pid",
-        f"--host={url}",
-    ]
+    places = [f"--data-root={home}/data", f"--exec-root={home}/exec", f"--pidfile={home}/pid", f"--host={url}"]
     with (home / "log").open("wb") as log:
         process = subprocess.Popen(
             ["dockerd", *places, "--bridge=none", "--iptables=false"], stdout=log, stderr=log, start_new_session=True

@@ -37,7 +37,9 @@ _log = structlog.get_logger()
 
 
 class RunParty:
-    """Claimed with `gather`; `note_assignment` and `move_in` before anything of the tenant enters; `give_back` always."""
+    """Claimed with `gather`; `note_assignment` and `move_in` before anything of the tenant enters; `give_back` at the
+    end, whatever happened.
+    """
 
     def __init__(self, services: RunServices, context: JobContext, plan: RunPlan) -> None:
         self.members: dict[str, RunMember] = {}

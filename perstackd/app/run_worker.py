@@ -29,15 +29,7 @@ from perstackd.app.run_stay import Stay
 from perstackd.app.run_tasks import RunHost, RunTasks
 from perstackd.app.unforeseen import unforeseen
 from perstackd.domain.assignment import own_skills
-from perstackd.domain.commands import (
-    Command,
-    Elicited,
-    Fail,
-    Generate,
-    Generated,
-    Park,
-    Resume,
-)
+from perstackd.domain.commands import Command, Elicited, Fail, Generate, Generated, Park, Resume
 from perstackd.domain.errors import PerstackError
 from perstackd.domain.events import (
     ApprovalRequested,

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -66,21 +67,31 @@ def keyring(session: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterato
         ["gnome-keyring-daemon", "--foreground", "--unlock", "--components=secrets"],
         env=session,
         stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    assert daemon.stdin is not None
-    assert daemon.stdout is not None
-    with daemon.stdout:
-        daemon.stdin.write(b"password")
-        daemon.stdin.close()
-        assert daemon.stdout.readline(), "the keyring did not start"
+    try:
+        assert daemon.stdin is not None
+        with daemon.stdin:
+            daemon.stdin.write(b"password")
+        deadline = time.monotonic() + SECONDS
+        while not owned(session, "org.freedesktop.secrets"):
+            assert daemon.poll() is None, "the keyring ended"
+            assert time.monotonic() < deadline, "the keyring did not come up"
+            time.sleep(0.05)
         for name in ("DBUS_SESSION_BUS_ADDRESS", "XDG_RUNTIME_DIR", "XDG_DATA_HOME", "HOME"):
             monkeypatch.setenv(name, session[name])
-        try:
-            yield session
-        finally:
-            ended(daemon)
+        yield session
+    finally:
+        ended(daemon)
+
+
+def owned(session: dict[str, str], name: str) -> bool:
+    """Whether somebody on the bus has that name."""
+    bus = "org.freedesktop.DBus"
+    ask = ["dbus-send", "--session", "--print-reply", f"--dest={bus}", "/", f"{bus}.NameHasOwner", f"string:{name}"]
+    said = subprocess.run(ask, env=session, check=True, timeout=SECONDS, capture_output=True, text=True).stdout
+    return "boolean true" in said
 
 
 def put(session: dict[str, str], service: str, text: str) -> None:
@@ -110,9 +121,7 @@ def test_an_entry_that_is_no_key_is_not_shown(keyring: dict[str, str]) -> None:
     assert "a-password" not in caught.value.message
 
 
-def test_without_a_secret_service_the_cause_is_told(
-    session: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_secret_service_the_cause_is_told(session: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     for name, text in session.items():
         monkeypatch.setenv(name, text)
     with pytest.raises(PerstackError) as caught:
@@ -125,13 +134,13 @@ def test_a_keyring_that_waits_for_somebody_does_not_keep_the_daemon_waiting(
 ) -> None:
     """A locked keyring asks on a screen that is not there; a bus that does not answer stands for it."""
     bus = Path(session["XDG_RUNTIME_DIR"]) / "silent"
-    silent = "import socket, sys; s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); s.listen(); print('up', flush=True); s.accept(); input()"
+    silent = "import socket as k, sys; s = k.socket(k.AF_UNIX); s.bind(sys.argv[1]); s.listen(); print(1, flush=True); input()"
     with subprocess.Popen(
         [sys.executable, "-c", silent, str(bus)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=session
     ) as process:
         try:
             assert process.stdout is not None
-            assert process.stdout.readline() == b"up\n"
+            assert process.stdout.readline() == b"1\n"
             monkeypatch.setenv("DBUS_SESSION_BUS_ADDRESS", f"unix:path={bus}")
             monkeypatch.setattr(master_key, "KEYRING_SECONDS", 3.0)
             with pytest.raises(PerstackError) as caught:

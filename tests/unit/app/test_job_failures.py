@@ -9,10 +9,10 @@ import pytest
 from perstackd.app import job_worker, run_opening
 from perstackd.app.run_context import RunLimits
 from perstackd.domain.errors import Kind, PerstackError
-from perstackd.domain.events import EgressDenied, SandboxReleased
+from perstackd.domain.events import EgressDenied, SandboxAssigned, SandboxReleased
 from perstackd.domain.ids import JobId
 from perstackd.domain.job import JobRecord, JobState
-from perstackd.domain.messages import ToolCallPart
+from perstackd.domain.messages import TextPart, ToolCallPart, ToolResultPart
 from perstackd.domain.session import (
     Assign,
     NextTurn,
@@ -21,6 +21,7 @@ from perstackd.domain.session import (
     Ready,
     SkillPhase,
     SkillReport,
+    ToolResults,
     TurnOrder,
 )
 from perstackd.ports.egress import EgressAccess
@@ -29,6 +30,7 @@ from tests.fakes.models import Entry, Held, ScriptedModels
 from tests.fakes.store import FakeStore
 from tests.unit.app.daemon_in_memory import world
 from tests.unit.app.test_jobs import HELPER, LEAD, calls, says
+from tests.unit.app.warm_pool_world import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -72,17 +74,39 @@ READY = Ready("/mnt/workspace")
     ],
     ids=["never ready", "never asks", "never answers", "talks and never answers"],
 )
-async def test_a_sandbox_that_does_not_go_on_ends_the_run_and_is_given_back(
+async def test_a_run_whose_sandboxes_do_not_go_on_one_after_the_other_ends_and_all_are_given_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, assigned: tuple[Any, ...], turned: tuple[Any, ...], state: str
 ) -> None:
     play(monkeypatch, assigned, turned)
-    async with world(tmp_path, {LEAD: [calls(("a", "exec", {}))]}, limits=IMPATIENT) as daemon:
+    async with world(tmp_path, {LEAD: [calls(("a", "readTextFile", {}))]}, limits=IMPATIENT) as daemon:
         record, events = await daemon.finished()
         assert not any(row.job_id for row in daemon.pool.records() if row.state == "claimed")
     assert (record.state, record.error_reason) == (JobState.FAILED, "sandbox_silent")
     assert f"while it was {state}" in record.error_message
-    (released,) = [event.payload for event in events if isinstance(event.payload, SandboxReleased)]
-    assert released.cause == "misbehaved"
+    causes = [event.payload.cause for event in events if isinstance(event.payload, SandboxReleased)]
+    assert causes == ["misbehaved"] * 3
+
+
+async def test_a_run_whose_sandbox_hangs_in_a_call_goes_on_in_another_and_what_it_says_later_is_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    play(monkeypatch, (READY, NextTurn(1)))
+    later = Held(says("done"))
+    async with world(tmp_path, {LEAD: [calls(("a", "exec", {})), later]}, limits=IMPATIENT) as daemon:
+        record = await daemon.start()
+        with anyio.fail_after(5):
+            await later.reached.wait()
+        first, *_ = [link for link in daemon.links.made.values() if any(isinstance(o, TurnOrder) for o in link.orders)]
+        first.push(ToolResults(1, (ToolResultPart("a", (TextPart("late"),)),)))  # it is resurrected
+        later.release.set()
+        events = await daemon.events(record.id)
+        ended = await daemon.jobs.get(record.id)
+        await eventually(lambda: first.sandbox_id not in daemon.sandboxes.containers)
+    assert (ended.state, ended.answer) == (JobState.COMPLETED, "done")
+    assert "late" not in str(events)
+    assert "did not go on in time while it was running; the call may or may not have taken effect" in str(events)
+    fences = [event.payload.fence for event in events if isinstance(event.payload, SandboxAssigned)]
+    assert fences == [1, 2]
 
 
 async def test_a_slow_model_does_not_count_against_the_sandbox(tmp_path: Path) -> None:

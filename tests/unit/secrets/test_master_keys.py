@@ -195,7 +195,7 @@ async def test_a_change_that_was_not_begun_in_earnest_is_forgotten_with_its_key(
         raise ConnectionError("the process is gone")
 
     rotation = SecretRotation(secrets, store.sealed_envs)
-    secrets.rows.put, kept = nothing, secrets.rows.put  # type: ignore[method-assign]
+    secrets.rows.put, kept = nothing, secrets.rows.put  # type: ignore[method-assign, assignment]
     with pytest.raises(ConnectionError):
         await rotation.master_key(key_file(tmp_path / "two", 2))
     secrets.rows.put = kept  # type: ignore[method-assign]

@@ -82,10 +82,15 @@ def test_a_read_only_key_file_is_good(tmp_path: Path) -> None:
     assert AesSealer.from_key_file(tmp_path / "master.key").key_id == made.key_id
 
 
-def test_a_file_of_another_owner_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_of_another_owner_than_root_or_the_daemon_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "master.key"
-    AesSealer.from_key_file(path)
-    monkeypatch.setattr(os, "geteuid", lambda: path.stat().st_uid + 1)
+    made = AesSealer.from_key_file(path)
+    os.chown(path, 12345, -1)
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    assert AesSealer.from_key_file(path).key_id == made.key_id
+    monkeypatch.setattr(os, "geteuid", lambda: 12346)
     error = refusal(path)
     assert error.reason == "key_file_unsafe"
     assert "belongs to uid" in error.message
