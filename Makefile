@@ -19,9 +19,11 @@ demo: venv ## the fitness-assistant example from start to end; leaves nothing ru
 	@tools/with-engine tools/demo
 
 test: venv ## every test; needs root, installs and starts an engine if there is none
+	@tools/secret-service
 	@tools/with-engine bash -c 'sandbox-images/build --test && $(PY) -m pytest'
 
 test-fast: venv ## the tests that need no engine
+	@tools/secret-service
 	@$(PY) -m pytest -m 'not docker'
 
 check: venv ## ruff, mypy, layers, generated code, API compatibility, unit file

@@ -25,6 +25,7 @@ from perstackd.adapters.docker.template_config import TemplateConfig, Templates
 from perstackd.adapters.egress.config import EgressConfig
 from perstackd.adapters.models.config import ModelsConfig
 from perstackd.adapters.secrets.master_key import SOURCE
+from perstackd.adapters.workspaces.settings import MIN_NAMED
 from perstackd.domain.errors import Kind, PerstackError
 from perstackd.domain.ids import ID_LENGTH
 from perstackd.domain.sandbox import Template
@@ -82,12 +83,22 @@ class SecretsConfig(Section):
 
 
 class WorkspacesConfig(Section):
-    """Managed and ephemeral workspaces. Their files belong to `uid` on the host."""
+    """Managed and ephemeral workspaces. Their files belong to `uid` on the host. `named_bytes` 0: nothing caps named
+    ones.
+    """
 
     uid: int = Field(199_998, ge=1000)
     spare_uid: int = Field(199_999, ge=1000)
     ephemeral_bytes: int = Field(256 << 20, ge=1 << 20)
     ephemeral_inodes: int = Field(65_536, ge=64)
+    named_bytes: int = Field(4 << 30, ge=0)
+    named_inodes: int = Field(262_144, ge=64)
+
+    @model_validator(mode="after")
+    def _possible(self) -> "WorkspacesConfig":
+        if 0 < self.named_bytes < MIN_NAMED:
+            raise ValueError(f"named_bytes is below {MIN_NAMED}, the least for a file system; 0 means no cap")
+        return self
 
 
 class Config(BaseSettings):

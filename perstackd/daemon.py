@@ -64,6 +64,7 @@ from perstackd.app.secrets import Secrets
 from perstackd.app.system import System, SystemFacts
 from perstackd.app.transfer import Transfer
 from perstackd.app.warm_pool import PoolLimits, PoolPorts, WarmPool
+from perstackd.app.workspaces import Workspaces
 from perstackd.config import Config, template
 from perstackd.domain.budget import Budgets
 from perstackd.domain.errors import Kind, PerstackError
@@ -190,7 +191,8 @@ async def assembled(
         system = System(_facts(config, started), sandboxes, pool, jobs)
         logs = await stack.enter_async_context(_logs(config, store, jobs, clock))
         vault = SecretVault(secrets, rotation, assembly.checker(router))
-        yield Parts(Api(jobs, pool, system, logs, _dry_run(config, egress, jobs, indexes), vault), clock)
+        managed = Workspaces(workspaces.managed, jobs.holds)
+        yield Parts(Api(jobs, pool, system, logs, _dry_run(config, egress, jobs, indexes), vault, managed), clock)
 
 
 # --- parts ----------------------------------------------------------------------------------------------------------
@@ -216,6 +218,8 @@ def _host_settings(config: Config) -> HostSettings:
         managed_uid=config.workspaces.uid,
         ephemeral_bytes=config.workspaces.ephemeral_bytes,
         ephemeral_inodes=config.workspaces.ephemeral_inodes,
+        named_bytes=config.workspaces.named_bytes,
+        named_inodes=config.workspaces.named_inodes,
     )
 
 

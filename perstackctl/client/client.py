@@ -22,6 +22,7 @@ from perstackctl.client.watch import Patience, Stream, Watch
 if TYPE_CHECKING:
     from perstackctl.client.egress import EgressVerdict
     from perstackctl.client.logs import JobLogs
+    from perstackctl.client.secrets import SecretStore
 
 _RETRY_SECONDS: Final = 0.1
 # Set, because gRPC's own back-off (1 s and more) would make a restarted daemon look down.
@@ -248,6 +249,13 @@ class Client:  # more than 12 methods: one per method of the API
         from perstackctl.client.logs import JobLogs
 
         return JobLogs(self._channel, self._call, self._explain)
+
+    @property
+    def secrets(self) -> "SecretStore":
+        """What can be done with stored secrets."""
+        from perstackctl.client.secrets import SecretStore
+
+        return SecretStore(self._channel, self._call, self._explain)
 
     @property
     def _channel(self) -> grpc.aio.Channel:

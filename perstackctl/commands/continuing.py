@@ -122,16 +122,17 @@ async def _newest(client: "Client", expert: str, file: DefinitionFile) -> str:
 
 
 async def inputs(
-    client: "Client", parent: Parent, file: DefinitionFile, chosen: tuple[tuple[str, ...], str, bool]
+    client: "Client", parent: Parent, file: DefinitionFile, chosen: tuple[tuple[str, ...], str, bool], tenant: str
 ) -> tuple[dict[str, str], Workspace]:
     """Secret values for the parent's experts, and the workspace; `chosen` are --env-path, --workspace, --read-only."""
     needs = await client.logs.get_checkpoint(parent.job_id, parent.checkpoint)
+    stored = await client.secrets.names(tenant) if needs.required_env else frozenset[str]()
     env_path, workspace, read_only = chosen
 
     def local() -> tuple[dict[str, str], Workspace]:
         cwd = Path.cwd()
         files = env_files(env_path, needs.env_paths, cwd, file.directory)
         place = Workspace() if parent.same_workspace else choose(workspace, file.directory, cwd, read_only=read_only)
-        return collect(needs.required_env, files, os.environ), place
+        return collect(needs.required_env, files, os.environ, stored), place
 
     return await asyncio.to_thread(local)

@@ -97,7 +97,7 @@ def run(
     waits for its end; a second Ctrl-C leaves at once.
 
     Values for the names that the expert's skills require are taken from the environment and from .env files; only
-    those names are sent, and the daemon seals them.
+    those names are sent, and the daemon seals them. What is found in neither may be stored (perstackctl secret put).
 
     With --continue, --continue-job or --resume-from the new job goes on with the history, the definition, the model and
     the workspace of an earlier one; a single argument is then QUERY, which may be missing where something is to be
@@ -134,11 +134,11 @@ async def execute(client: "Client", options: RunOptions) -> int:
             return await _follow(client, created.job, options, interrupts)
 
 
-def _local(options: RunOptions, needs: Resolution) -> tuple[dict[str, str], Workspace]:
-    """What is read from the caller's disk; blocks."""
+def _local(options: RunOptions, needs: Resolution, stored: frozenset[str]) -> tuple[dict[str, str], Workspace]:
+    """What is read from the caller's disk; blocks. The daemon has values of the `stored` names."""
     cwd, directory = Path.cwd(), options.file.directory
     files = env_files(options.env_path, needs.env_paths, cwd, directory)
-    env = collect(needs.required_env, files, os.environ)
+    env = collect(needs.required_env, files, os.environ, stored)
     return env, choose(options.workspace, directory, cwd, read_only=options.read_only)
 
 
@@ -149,10 +149,11 @@ async def _request(client: "Client", options: RunOptions) -> JobRequest:
     if options.continued is not None:
         parent = await parent_of(client, options.continued, file, same_workspace=not options.workspace)
         chosen = (options.env_path, options.workspace, options.read_only)
-        env, workspace = await inputs(client, parent, file, chosen)
+        env, workspace = await inputs(client, parent, file, chosen, options.tenant)
     else:
         needs = await client.resolve(file.definition, options.expert)
-        env, workspace = await asyncio.to_thread(_local, options, needs)
+        stored = await client.secrets.names(options.tenant) if needs.required_env else frozenset[str]()
+        env, workspace = await asyncio.to_thread(_local, options, needs, stored)
     return JobRequest(
         definition=file.definition,
         expert_key=options.expert,

@@ -1,6 +1,6 @@
 """Values for the names that experts require, from the environment and .env files. Only those names are sent."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
@@ -69,8 +69,14 @@ def look_up(names: Sequence[str], files: Sequence[EnvFile], environ: Mapping[str
     return Found({name: _checked(name, value) for name, value in values.items()}, origins, tuple(unread))
 
 
-def collect(names: Sequence[str], files: Sequence[EnvFile], environ: Mapping[str, str]) -> dict[str, str]:
-    """A value for each name, as `look_up` finds it. Lines that cannot be read are told on standard error.
+def collect(
+    names: Sequence[str],
+    files: Sequence[EnvFile],
+    environ: Mapping[str, str],
+    stored: Collection[str] = (),
+) -> dict[str, str]:
+    """A value for each name, as `look_up` finds it; those that are `stored` with the daemon may have none here. Lines
+    that cannot be read are told on standard error.
 
     Raises:
         InvalidError: `env_missing` with all names that have no value and where it was looked; as `look_up` does.
@@ -78,7 +84,7 @@ def collect(names: Sequence[str], files: Sequence[EnvFile], environ: Mapping[str
     found = look_up(names, files, environ)
     for place in found.unread[:MAX_NOTES]:
         note(f"{place}: not NAME=VALUE, and left out; is a quote not closed?")
-    missing = [name for name in names if name not in found.values]
+    missing = [name for name in names if name not in found.values and name not in stored]
     if missing:
         raise _missing(missing, files)
     return dict(found.values)
@@ -104,7 +110,8 @@ def _bindings(file: EnvFile) -> Iterable["Binding"]:
 def _missing(names: Sequence[str], files: Sequence[EnvFile]) -> InvalidError:
     return InvalidError(
         f"no value for {', '.join(names)}, which the expert requires; looked in {looked_in(files)}"
-        ". Export it, write NAME=VALUE into one of these files, or name another with --env-path",
+        ". Export it, write NAME=VALUE into one of these files, name another with --env-path, or store it with the "
+        "daemon: perstackctl secret put NAME",
         reason="env_missing",
     )
 

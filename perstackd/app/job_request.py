@@ -71,6 +71,7 @@ class JobRequest:
             self.model.provider,
             self.model.model,
             *(astuple(self.parent) if self.parent else ()),
+            *(("shared",) if self.workspace.shared else ()),
         ]
         return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode()).hexdigest()
 

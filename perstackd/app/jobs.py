@@ -29,6 +29,7 @@ from perstackd.app.people import answer_text, closed_question
 from perstackd.app.run_context import JobContext, RunServices
 from perstackd.app.standing import OpenQuestion
 from perstackd.app.unforeseen import unforeseen
+from perstackd.app.workspace_holds import WorkspaceHolds
 from perstackd.domain.assignment import chosen_model, expert_model
 from perstackd.domain.commands import Cancel
 from perstackd.domain.errors import Kind, PerstackError
@@ -88,6 +89,7 @@ class Jobs:
             services.secrets.granted,
         )
         self.checkpoints = Checkpoints(store, definitions, defaults.templates)
+        self.holds = WorkspaceHolds()
         self._workers: dict[JobId, JobWorker] = {}
         self.draining = False
         self._one_ended = anyio.Event()
@@ -116,9 +118,8 @@ class Jobs:
         would be refused now; the store tells, so that a new request does not pay for the question.
 
         Raises:
-            PerstackError: as `check` does; UNAVAILABLE `draining`; EXHAUSTED `too_many_jobs`; ALREADY_EXISTS
-            `idempotency_key_used` when the
-                key was used for another request; UNAVAILABLE `store_unavailable`.
+            PerstackError: as `check` and `WorkspaceHolds.admit` do; UNAVAILABLE `draining`, `store_unavailable`;
+                EXHAUSTED `too_many_jobs`; ALREADY_EXISTS `idempotency_key_used` by another request.
         """
         try:
             if request.parent is None:
@@ -131,7 +132,7 @@ class Jobs:
             raise
 
     async def _create(self, asked: JobRequest) -> tuple[JobRecord, tuple[Finding, ...]]:
-        self._admit()
+        self._admit(asked)
         branch = await self.checkpoints.branch(asked)
         request = branch.request if branch else asked
         found = await self.resolve(request.toml, request.source, request.expert_key)
@@ -150,7 +151,7 @@ class Jobs:
         record = replace(record, last_seq=len(events))
         context = job_context(created, found, self._defaults, self._log(record), request.env)
         birth = _Birth(record, events, self._sealed(request, record))
-        self._admit()  # others were admitted, or the drain began, while this one was looked at
+        self._admit(request)  # others were admitted, or the drain began, while this one was looked at
         self._begin(context, JobTask(found.experts, request.query, request.workspace, begun), birth)
         await birth.over.wait()
         if birth.error is not None:
@@ -162,6 +163,7 @@ class Jobs:
         worker = JobWorker(self._services, context, task, self._feed, forget)
         self._services.scrubbing.watch(context.scrubber)
         self._workers[context.job_id] = worker
+        self.holds.take(context.job_id, context.tenant, task.workspace)
         self._tasks.start_soon(self._work, worker, birth)
 
     def _log(self, record: JobRecord) -> JobLog:
@@ -245,9 +247,8 @@ class Jobs:
             return worker.context.log.record
         record = await self._store.jobs.get(job_id) if is_id(job_id) else None
         if record is None:
-            raise PerstackError(
-                Kind.NOT_FOUND, "job_not_found", f"there is no job {job_id[:64]!r}; perstackctl job ls lists them"
-            )
+            message = f"there is no job {job_id[:64]!r}; perstackctl job ls lists them"
+            raise PerstackError(Kind.NOT_FOUND, "job_not_found", message)
         return record
 
     async def page(
@@ -312,11 +313,11 @@ class Jobs:
                 yield batch
 
     # --- inside -----------------------------------------------------------------------------------------------------
-    def _admit(self) -> None:
+    def _admit(self, request: JobRequest) -> None:
+        self.holds.admit(request.tenant, request.workspace)
         if self.draining:
-            raise PerstackError(
-                Kind.UNAVAILABLE, "draining", "perstackd is stopping; try again when it is up", retryable=True
-            )
+            message = "perstackd is stopping; try again when it is up"
+            raise PerstackError(Kind.UNAVAILABLE, "draining", message, retryable=True)
         if len(self._workers) >= self._defaults.max_running:
             count, limit = len(self._workers), self._defaults.max_running
             message = f"{count} jobs are running or waiting, the limit is {limit}; try again later"
@@ -349,6 +350,7 @@ class Jobs:
         finally:
             self._feed.close(job_id)
             self._workers.pop(job_id, None)
+            self.holds.give_back(job_id)
             self._one_ended.set()
             self._one_ended = anyio.Event()
 

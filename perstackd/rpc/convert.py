@@ -85,7 +85,7 @@ def workspace(message: jobs_pb2.Workspace) -> WorkspaceSpec:
     """Nothing said means ephemeral."""
     match message.WhichOneof("kind"):
         case "name":
-            return WorkspaceSpec(WorkspaceKind.NAMED, message.name, message.read_only)
+            return WorkspaceSpec(WorkspaceKind.NAMED, message.name, message.read_only, message.shared)
         case "path":
             return WorkspaceSpec(WorkspaceKind.PATH, message.path, message.read_only)
         case _:
@@ -276,7 +276,7 @@ def posture(value: Posture) -> sandboxes_pb2.GetPostureResponse:
 def _workspace(spec: WorkspaceSpec) -> jobs_pb2.Workspace:
     match spec.kind:
         case WorkspaceKind.NAMED:
-            return jobs_pb2.Workspace(name=spec.value, read_only=spec.read_only)
+            return jobs_pb2.Workspace(name=spec.value, read_only=spec.read_only, shared=spec.shared)
         case WorkspaceKind.PATH:
             return jobs_pb2.Workspace(path=spec.value, read_only=spec.read_only)
         case _:

@@ -27,6 +27,7 @@ from perstack.v1 import (
     secrets_pb2_grpc,
     system_pb2_grpc,
     transfers_pb2_grpc,
+    workspaces_pb2_grpc,
 )
 
 from perstackd.app.egress_rules import EgressDryRun
@@ -36,6 +37,7 @@ from perstackd.app.retention import Retention
 from perstackd.app.system import System
 from perstackd.app.transfer import Transfer
 from perstackd.app.warm_pool import WarmPool
+from perstackd.app.workspaces import Workspaces
 from perstackd.domain.errors import Kind, PerstackError
 from perstackd.ports.clock import Clock
 from perstackd.ports.job_documents import JobDocuments
@@ -52,6 +54,7 @@ from perstackd.rpc.sandboxes import SandboxServicer
 from perstackd.rpc.secrets import SecretServicer, SecretVault
 from perstackd.rpc.system import SystemServicer
 from perstackd.rpc.transfers import TransferServicer
+from perstackd.rpc.workspaces import WorkspaceServicer
 
 MAX_REQUEST: Final = 8 << 20
 MAX_STREAMS: Final = 256
@@ -60,6 +63,7 @@ STOP_SECONDS: Final = 2.0
 SERVICES: Final = (
     *("JobService", "ExpertService", "RunService", "SandboxService", "PoolService", "SystemService", "EgressService"),
     *("CheckpointService", "ReplayService", "TransferService", "RetentionService", "SecretService"),
+    "WorkspaceService",
 )
 
 
@@ -96,6 +100,7 @@ class Api:
     logs: JobLogs | None = None
     dry_run: EgressDryRun | None = None
     vault: SecretVault | None = None
+    workspaces: Workspaces | None = None
 
 
 @asynccontextmanager
@@ -145,6 +150,8 @@ def _bind(server: grpc.aio.Server, api: Api, *, reflected: bool) -> health.aio.H
         egress_pb2_grpc.add_EgressServiceServicer_to_server(EgressServicer(api.dry_run, api.pool), server)
     if api.vault is not None:
         secrets_pb2_grpc.add_SecretServiceServicer_to_server(SecretServicer(api.vault), server)
+    if api.workspaces is not None:
+        workspaces_pb2_grpc.add_WorkspaceServiceServicer_to_server(WorkspaceServicer(api.workspaces), server)
     checks = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     if reflected:

@@ -225,6 +225,32 @@ async def test_a_slot_holds_one_workspace_and_the_first_one_stays(bench: Bench) 
     assert bench.read(slot, FIRST, "note") == b"hello"
 
 
+async def test_what_is_attached_is_taken_over_as_it_is_and_goes_with_its_job(bench: Bench) -> None:
+    slot = await attached(bench, EPHEMERAL)
+    assert bench.write(slot, FIRST, "a", b"x")
+    await bench.workspaces.take_over(JOB, BOX, slot, FIRST)
+    assert bench.read(slot, FIRST, "a") == b"x"
+    await bench.workspaces.detach(BOX, slot)
+    assert bench.read(slot, FIRST, "a") is None
+
+
+async def test_another_workspace_another_uid_another_mode_and_none_are_not_taken_over(bench: Bench) -> None:
+    slot = await attached(bench, path_spec(bench.project("p")))
+    await bench.workspaces.open(OTHER_JOB, TENANT, path_spec(bench.project("q")))
+    empty = bench.slot("empty")
+    await bench.workspaces.prepare(empty, FIRST)
+    for job, where, uid, read_only in (
+        (OTHER_JOB, slot, FIRST, False),
+        (JOB, slot, SECOND, False),
+        (JOB, slot, FIRST, True),
+        (JOB, empty, FIRST, False),
+    ):
+        with pytest.raises(PerstackError) as refused:
+            await bench.workspaces.take_over(job, BOX, where, uid, read_only=read_only)
+        assert (refused.value.kind, refused.value.reason) == (Kind.PRECONDITION, "workspace_unsafe")
+    assert bench.read(slot, FIRST, "note") == b"hello"
+
+
 async def test_a_marker_is_seen_inside_differs_each_time_and_leaves_the_slot_free(bench: Bench) -> None:
     slot = bench.slot("one")
     await bench.workspaces.prepare(slot, 200_001)

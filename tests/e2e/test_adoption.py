@@ -1,5 +1,6 @@
-"""A daemon that is killed leaves its idle sandboxes to the next one, and nobody inside can use the time between."""
+"""A daemon that is killed leaves its sandboxes to the next one, and nobody inside can use the time between."""
 
+import json
 import os
 import signal
 import subprocess
@@ -102,8 +103,10 @@ def frozen(container: str) -> Iterator[None]:
             os.kill(pid, signal.SIGCONT)
 
 
-def test_idle_sandboxes_live_on_and_serve_and_a_claimed_one_goes(daemon: Daemon) -> None:
-    daemon.script("solo", {"calls": [{"id": "e", "name": "exec", "arguments": sleep("30")}]}, {"text": "went on"})
+def test_a_job_goes_on_in_its_sandbox_in_the_middle_of_a_call_and_idle_ones_live_on_and_serve(daemon: Daemon) -> None:
+    once = "echo made >> made; sleep 6; cat made"
+    call = {"command": "sh", "args": ["-c", once], "stdout": True, "stderr": True}
+    daemon.script("solo", {"calls": [{"id": "e", "name": "exec", "arguments": call}]}, {"text": "went on"})
     directory = daemon.definition(SOLO)
     watcher = daemon.begin(directory, "solo")
     seen = until(watcher, "callTools")
@@ -114,11 +117,16 @@ def test_idle_sandboxes_live_on_and_serve_and_a_claimed_one_goes(daemon: Daemon)
     assert set(docker("ps", "-q", "--no-trunc").split()) >= {claimed, *idle}
     daemon.start()
 
-    assert claimed not in docker("ps", "-aq", "--no-trunc").split()
     rest, _ = watcher.communicate(timeout=60)
     assert watcher.returncode == 0
-    assert one(events_of(rest), "jobFinished")["answer"] == "went on"
-    assert one(events_of(rest), "sandboxAssigned")["containerId"] in idle
+    events = [*seen, *events_of(rest)]
+    assert one(events, "jobFinished")["answer"] == "went on"
+    assert one(events, "sandboxAssigned")["containerId"] == claimed
+    assert one(events, "sandboxReleased")["cause"] == "finished"
+    assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
+    assert json.dumps(one(events, "resolveToolResults")).count("made") == 1
+    eventually(lambda: claimed not in docker("ps", "-aq", "--no-trunc").split())
+    assert set(full(daemon)) == set(idle)
 
     daemon.script(
         "solo", {"calls": [{"id": "w", "name": "exec", "arguments": sleep("0.1")}]}, {"text": "from an adopted one"}

@@ -29,6 +29,7 @@ NAMES = {
     "tool_results": domain.ToolResults,
     "progress": domain.Progress,
     "blob_chunk": domain.BlobChunk,
+    "elicit": domain.Elicit,
 }
 
 
@@ -55,6 +56,8 @@ SAID = (
 def test_the_daemon_allows_exactly_the_messages_of_the_shared_table() -> None:
     table = {(row["state"], NAMES[row["message"]]): row["next"] for row in TABLE["transitions"]}
     assert table == domain._ASKS
+    assert all(row["state"] == domain._RETURNED for row in TABLE["on_return"])
+    assert {NAMES[row["message"]]: row["next"] for row in TABLE["on_return"]} == domain._ASKS_ON_RETURN
 
 
 def test_a_step_goes_from_assignment_to_results() -> None:
@@ -83,6 +86,40 @@ def test_what_the_state_does_not_allow_is_refused_and_counted(ask: domain.Ask) -
     after, refusal = asked(running, ask)
     assert refusal
     assert (after.state, after.step, after.calls, after.refusals) == ("running", 1, ("a",), 1)
+
+
+@pytest.mark.parametrize("said_again", [(), (Ready("/mnt/workspace"),), (domain.Progress("a", 0, "x"),)])
+def test_a_session_that_goes_on_after_a_restart_is_taken_up_from_wherever_its_runner_stands(
+    said_again: tuple[domain.Ask, ...],
+) -> None:
+    results = ToolResults(4, (ToolResultPart("a", ()),))
+    for last, state, step in ((NextTurn(4), "waiting", 4), (results, "reported", 5)):
+        session = Session("returned", 4, ("a",))
+        for ask in (*said_again, last):
+            session, refusal = asked(session, ask)
+            assert refusal == ""
+        assert (session.state, session.step) == (state, step)
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        NextTurn(5),
+        ToolResults(5, (ToolResultPart("a", ()),)),
+        ToolResults(4, (ToolResultPart("forged", ()),)),
+        domain.SkillReport("other", domain.SkillPhase.CONNECTED),
+        domain.Hello(1, "", "", 0, False),
+    ],
+    ids=["a step ahead", "results ahead", "forged call", "unknown skill", "another hello"],
+)
+def test_a_session_that_goes_on_after_a_restart_is_held_to_what_the_log_knows(ask: domain.Ask) -> None:
+    after, refusal = asked(Session("returned", 4, ("a",)), ask)
+    assert refusal
+    assert (after.state, after.step, after.refusals) == ("returned", 4, 1)
+
+
+def test_results_are_refused_of_a_sandbox_that_was_given_no_calls() -> None:
+    assert asked(Session("returned", 4), ToolResults(4, ()))[1]
 
 
 def test_the_third_refusal_is_misbehaviour() -> None:

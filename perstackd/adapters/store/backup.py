@@ -233,10 +233,13 @@ def _copied(source: IO[bytes], target: Path) -> str:
 
 
 def _open_once(database: Path, source: Path) -> None:
-    """Open it as the daemon will: an older schema is brought up to date, a newer one refused."""
+    """Open it as the daemon will: an older schema is brought up to date, a newer one refused. The sandboxes of then are
+    not waited for: their jobs go on in fresh ones.
+    """
     try:
         with closing(connections.open_writer(database, _BUSY_MS)) as connection:
             (verdict,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
+            connection.execute("DELETE FROM sandboxes")
             connection.execute("PRAGMA journal_mode = DELETE").fetchall()
     except sqlite3.Error as error:
         raise _invalid(source, f"its database cannot be read ({error})") from error

@@ -15,6 +15,7 @@ import structlog
 from perstackd.adapters.workspaces import syscalls
 from perstackd.adapters.workspaces.bind import Binder
 from perstackd.adapters.workspaces.lane import Lane
+from perstackd.adapters.workspaces.managed import HostManagedWorkspaces
 from perstackd.adapters.workspaces.markers import Markers
 from perstackd.adapters.workspaces.mountinfo import MountPoint
 from perstackd.adapters.workspaces.named import NamedStore
@@ -43,7 +44,7 @@ class HostWorkspaces:
 
     All other methods belong to the event loop's thread. Mounts outlive `shutdown`, as the sandboxes do; the next
     process takes them over by `open`, `detach` and `leftovers`. `cleanup_root` takes them all away. `set_attributes` is
-    the kernel's answer to mount_setattr, another one in tests of older kernels.
+    the kernel's answer to mount_setattr, another one in tests of older kernels. `managed` is the side for people.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class HostWorkspaces:
         self._managed = Owner.of(settings.managed_uid, settings.managed_uid)
         self._root = RuntimeRoot(settings.runtime)
         self.store = NamedStore(settings, self._root)
+        self.managed = HostManagedWorkspaces(settings, self.store)
         self._places = Places(settings, self._root, self.store)
         self._binder = Binder(self._root, namespaces, set_attributes)
         self._markers = Markers(settings.state, settings.managed_uid, self._root, self._binder)
@@ -79,6 +81,7 @@ class HostWorkspaces:
 
     def shutdown(self) -> None:
         """End the threads and let go of every directory; mounts stay. Blocking, after the loop. Idempotent."""
+        self.managed.shutdown()
         for lane in (self._finding, self._mounting, self._sweeping):
             lane.shutdown()
         while self._jobs:

@@ -29,7 +29,7 @@ DATA: Final = "data"
 _BLOCK: Final = 4096
 _JOURNAL_MIB: Final = 4
 _MKFS_SECONDS: Final = 20.0
-_OWN_INODES: Final = 12  # ten reserved ones, lost+found or another, `data`
+_OWN_INODES: Final = 11  # ten reserved ones and `data`
 # Spelled out, so that the host's mke2fs.conf cannot ask for what an older kernel does not mount.
 _FEATURES: Final = (
     "none,has_journal,ext_attr,dir_index,filetype,extent,64bit,flex_bg,sparse_super,large_file,huge_file,dir_nlink,"

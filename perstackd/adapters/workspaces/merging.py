@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from perstackd.adapters.workspaces import syscalls
+from perstackd.adapters.workspaces.tar_reader import shown
 from perstackd.domain.errors import Kind, PerstackError
 
 _RACED = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY, errno.EEXIST, errno.ELOOP, errno.EXDEV})
@@ -47,8 +48,8 @@ def _compare(source: int, target: int, above: bytes) -> None:
             raise PerstackError(
                 Kind.PRECONDITION,
                 "archive_conflict",
-                f"{path[:200].decode(errors='replace')!r} is a directory in the archive or in the workspace and something "
-                "else in the other; nothing was changed. Rename one, or give another directory",
+                f"{shown(path)} is a directory in the archive or in the workspace and something else in the other; "
+                "nothing was changed. Rename one, or give another directory",
             )
         if stat.S_ISDIR(ours):
             with _both(source, target, name) as (inner, below):

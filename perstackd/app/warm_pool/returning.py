@@ -117,7 +117,7 @@ class Returns:
             return
         try:
             async with gate:
-                posture = await self._starter.verify(member, lease.hello)
+                posture = await self._starter.verify(member, lease.hello, occupied=True)
         except PerstackError as error:
             _log.error("a sandbox that came back is not as it should be", sandbox_id=sandbox_id, why=error.message)
             self._end(sandbox_id, "it is not as its template asks")

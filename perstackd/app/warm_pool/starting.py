@@ -135,10 +135,14 @@ class Starter:
         container_id = await bounded("starting the container", self._limits.step_seconds, call)
         member.record = replace(member.record, container_id=container_id)
 
-    async def verify(self, member: Member, hello: Hello) -> Posture:
-        """Its posture now. Raises PerstackError PRECONDITION `posture_differs`, and what asking the engine raises."""
+    async def verify(self, member: Member, hello: Hello, *, occupied: bool = False) -> Posture:
+        """Its posture now; one that is `occupied` may have its workspace mounted, and nothing else. Raises PerstackError
+        PRECONDITION `posture_differs`, and what asking the engine raises.
+        """
         call = self._ports.sandboxes.posture(member.record, member.template)
         posture = _with_runner(await bounded("reading the posture", self._limits.step_seconds, call), hello)
+        if occupied:
+            posture = replace(posture, checks=tuple(map(_with_workspace, posture.checks)))
         member.posture = posture
         if not posture.ok:
             differing = ", ".join(
@@ -185,6 +189,12 @@ def _with_runner(posture: Posture, hello: Hello) -> Posture:
     )
     abi = f"landlock ABI {hello.landlock_abi}" if hello.landlock_abi else "none"
     return replace(posture, checks=(*posture.checks, dumpable, _shown("skill separation", abi)))
+
+
+def _with_workspace(check: PostureCheck) -> PostureCheck:
+    """What an idle sandbox does not have yet."""
+    mounted = check.name == "other_mounts" and check.actual == WORKSPACE_PATH
+    return replace(check, expected=WORKSPACE_PATH, ok=True) if mounted else check
 
 
 def _shown(name: str, value: str) -> PostureCheck:

@@ -495,11 +495,16 @@ class Workspace(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     PATH_FIELD_NUMBER: _builtins.int
     READ_ONLY_FIELD_NUMBER: _builtins.int
+    SHARED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Managed by the daemon, kept after the job. 1-63 characters of a-z 0-9 . _ -"""
     path: _builtins.str
     """An absolute host path below one of the daemon's workspace_roots."""
     read_only: _builtins.bool
+    shared: _builtins.bool
+    """Of a named workspace: other jobs that say so too may work in it at the same time. Without, a second job is refused:
+    ABORTED "workspace_in_use", metadata job_id names the first.
+    """
     @_builtins.property
     def ephemeral(self) -> Global___Workspace.Ephemeral:
         """A tmpfs that goes with the job."""
@@ -511,10 +516,11 @@ class Workspace(_message.Message):
         name: _builtins.str = ...,
         path: _builtins.str = ...,
         read_only: _builtins.bool = ...,
+        shared: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ephemeral", b"ephemeral", "kind", b"kind", "name", b"name", "path", b"path"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ephemeral", b"ephemeral", "kind", b"kind", "name", b"name", "path", b"path", "read_only", b"read_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ephemeral", b"ephemeral", "kind", b"kind", "name", b"name", "path", b"path", "read_only", b"read_only", "shared", b"shared"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["ephemeral", "name", "path"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015

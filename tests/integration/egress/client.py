@@ -76,20 +76,20 @@ class Client:
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """A self-signed certificate of `localhost` and 127.0.0.1, and contexts for both sides."""
+    """A self-signed certificate of a name and 127.0.0.1, and contexts for both sides."""
 
     server: ssl.SSLContext
     client: ssl.SSLContext
     path: Path
 
 
-def make_certificate(directory: Path) -> Certificate:
+def make_certificate(directory: Path, name: str = "localhost") -> Certificate:
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     now = datetime.datetime.now(datetime.UTC)
-    names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    names = [x509.DNSName(name), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
     certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
         .not_valid_before(now - datetime.timedelta(hours=1))
         .not_valid_after(now + datetime.timedelta(hours=1))
         .add_extension(x509.SubjectAlternativeName(names), critical=False)

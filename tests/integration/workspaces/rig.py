@@ -12,6 +12,7 @@ from perstackd.adapters.workspaces import syscalls
 from perstackd.adapters.workspaces.host import HostWorkspaces
 from perstackd.adapters.workspaces.managed import HostManagedWorkspaces
 from perstackd.adapters.workspaces.mountinfo import MountPoint, mounts_at_or_below
+from perstackd.adapters.workspaces.root import RuntimeRoot
 from perstackd.adapters.workspaces.settings import HostSettings
 from perstackd.adapters.workspaces.userns import UserNamespaces
 from perstackd.domain.ids import JobId, SandboxId, TenantId
@@ -70,6 +71,7 @@ class Rig:
     def close(self) -> None:
         self.workspaces.shutdown()
         self.workspaces.cleanup_root()
+        RuntimeRoot(self.settings.runtime).cleanup()  # what is kept for a next process has none here
         self.namespaces.close()
 
     def slot(self, name: str) -> str:
@@ -130,15 +132,11 @@ def descriptors() -> int:
 
 
 class ManagedRig(Rig):
-    """With the side that people see. `managed` shares the store with `workspaces`."""
+    """With the side that people see."""
 
-    def __init__(self, root: Path, named_bytes: int, named_inodes: int) -> None:
-        super().__init__(root, named_bytes, named_inodes)
-        self.managed = HostManagedWorkspaces(self.settings, self.workspaces.store)
-
-    def close(self) -> None:
-        self.managed.shutdown()
-        super().close()
+    @property
+    def managed(self) -> HostManagedWorkspaces:
+        return self.workspaces.managed
 
 
 @contextlib.contextmanager

@@ -1,9 +1,11 @@
 """The use cases over fakes: pool, jobs and runs are the real ones."""
 
+import shutil
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import anyio
 
@@ -14,7 +16,7 @@ from perstackd.app.job_context import JobDefaults
 from perstackd.app.job_request import JobRequest
 from perstackd.app.jobs import Jobs
 from perstackd.app.run_context import RunLimits, RunServices
-from perstackd.app.warm_pool import PoolPorts, WarmPool
+from perstackd.app.warm_pool import PoolLimits, PoolPorts, WarmPool
 from perstackd.domain.events import Event
 from perstackd.domain.expert import ModelChoice
 from perstackd.domain.ids import DEFAULT_TENANT, JobId
@@ -80,6 +82,44 @@ class World:
         return await self.jobs.get(record.id), events
 
 
+class Machine:
+    """What outlives a daemon that is killed: the host's directories and mounts, the engine, the sandboxes and the
+    runners in them, the store.
+    """
+
+    def __init__(self, runtime: Path, images: Sequence[str] = ("perstack/base:latest",)) -> None:
+        self.runtime = runtime
+        self.workspaces, self.sandboxes, self.store = FakeWorkspaces(), FakeSandboxes(tuple(images)), FakeStore()
+        self.links, self.clock = ActingRunnerLinks(self.workspaces), FakeClock()
+
+    @asynccontextmanager
+    async def killed(self, turns: Mapping[str, Sequence[Entry]], **options: Any) -> AsyncIterator[World]:
+        """A daemon that is dead after the body: whatever its stop takes away is put back."""
+        left = self.runtime.with_name(f"{self.runtime.name}.left")
+        async with world(self.runtime, turns, machine=self, **options) as daemon:
+            yield daemon
+            kept = [(whole, dict(whole)) for whole in self._whole()]
+            log = {job_id: list(events) for job_id, events in self.store.log.items()}
+            shutil.copytree(self.runtime, left)
+        for whole, content in kept:
+            whole.clear()
+            whole.update(content)
+        self.store.log.clear()
+        self.store.log.update(log)
+        self.workspaces.jobs.clear()
+        shutil.rmtree(self.runtime)
+        left.rename(self.runtime)
+        self.sandboxes.started.clear()
+        self.sandboxes.removed.clear()
+
+    def _whole(self) -> tuple[dict[Any, Any], ...]:
+        store, workspaces = self.store, self.workspaces
+        return (
+            *(store.records, store.envs, store.rows, store.contents, store.put_at),
+            *(workspaces.mounts, workspaces.ephemeral, workspaces.named, self.sandboxes.containers),
+        )
+
+
 @asynccontextmanager
 async def world(
     runtime: Path,
@@ -90,15 +130,18 @@ async def world(
     store: FakeStore | None = None,
     skills: Template | None = None,
     change: Callable[[RunServices], RunServices] = lambda services: services,
+    machine: Machine | None = None,
+    bounds: PoolLimits | None = None,
 ) -> AsyncIterator[World]:
     """A daemon whose models play `turns`, by a marker in the system prompt. With `skills`, a template for the sandboxes
-    of skills. `change` gives it other services.
+    of skills. `change` gives it other services. On a `machine` it is the next daemon there.
     """
-    workspaces, sandboxes, egress, store = FakeWorkspaces(), FakeSandboxes(), FakeEgress(), store or FakeStore()
-    links, clock, models = ActingRunnerLinks(workspaces), FakeClock(), ScriptedModels(turns)
+    place = machine or Machine(runtime)
+    workspaces, sandboxes, links, clock = place.workspaces, place.sandboxes, place.links, place.clock
+    egress, store, models = FakeEgress(), store or place.store, ScriptedModels(turns)
     ports = PoolPorts(sandboxes, links, workspaces, egress, store.sandboxes, clock)
     templates = [template or Template("base", "perstack/base:latest"), *([skills] if skills else [])]
-    pool = WarmPool(ports, templates, str(runtime))
+    pool = WarmPool(ports, templates, str(runtime), bounds)
     async with pool:
         services = change(RunServices(pool, workspaces, egress, models, store.blobs, clock, TOOLS))
         defaults = JobDefaults(

@@ -97,13 +97,13 @@ async def test_a_run_whose_sandbox_hangs_in_a_call_goes_on_in_another_and_what_i
         with anyio.fail_after(5):
             await later.reached.wait()
         first, *_ = [link for link in daemon.links.made.values() if any(isinstance(o, TurnOrder) for o in link.orders)]
-        first.push(ToolResults(1, (ToolResultPart("a", (TextPart("late"),)),)))  # it is resurrected
+        first.push(ToolResults(1, (ToolResultPart("a", (TextPart("RESURRECTED"),)),)))  # it is resurrected
         later.release.set()
         events = await daemon.events(record.id)
         ended = await daemon.jobs.get(record.id)
         await eventually(lambda: first.sandbox_id not in daemon.sandboxes.containers)
     assert (ended.state, ended.answer) == (JobState.COMPLETED, "done")
-    assert "late" not in str(events)
+    assert "RESURRECTED" not in str(events)
     assert "did not go on in time while it was running; the call may or may not have taken effect" in str(events)
     fences = [event.payload.fence for event in events if isinstance(event.payload, SandboxAssigned)]
     assert fences == [1, 2]

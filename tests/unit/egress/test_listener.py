@@ -284,3 +284,51 @@ def test_connections_are_paced_after_a_burst() -> None:
     pace = Pace(rate=10, burst=2, now=0.0)
     assert [round(pace.take(0.0), 3) for _ in range(4)] == [0, 0, 0.1, 0.2]
     assert pace.take(10.0) == 0
+
+
+async def test_a_tunnel_is_cut_at_its_bytes_and_no_more_has_passed() -> None:
+    limits = Limits(tls_ports=frozenset(), tunnel_bytes=100_000)
+    got = 0
+
+    async def count(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal got
+        while data := await reader.read(1 << 16):
+            got += len(data)
+        writer.close()
+
+    async with running(limits, names()) as desk, await asyncio.start_server(count, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        desk.allow(("localhost", port))
+        async with await Client.dial(desk.path) as client:
+            await client.connect("localhost", port)
+            client.writer.write(b"x" * 300_000)
+            assert await client.ended() == b""
+        outcome = await desk.outcome()
+        async with await Client.dial(desk.path) as client:
+            assert (await client.connect("localhost", port)).status == 200
+    assert (outcome.allowed, outcome.reason) == (True, "tunnel_bytes_exceeded")
+    assert outcome.counts.up == got <= 100_000
+
+
+async def test_a_sandbox_that_moved_what_it_may_is_cut_and_then_refused_with_the_line_to_change() -> None:
+    limits = Limits(tls_ports=frozenset(), sandbox_bytes=1 << 20)
+    async with echo_server() as port, running(limits, names()) as desk:
+        desk.allow(("localhost", port), ("a.example", 443))
+        async with await Client.dial(desk.path) as first, await Client.dial(desk.path) as second:
+            for client in (first, second):
+                await client.connect("localhost", port)
+            second.writer.write(b"x" * 4)
+            await second.reader.readexactly(4)
+            first.writer.write(b"x" * (3 << 20))
+            await first.ended()
+            assert (await desk.outcome()).reason == "sandbox_bytes_exceeded"
+            second.writer.write(b"y")
+            assert await second.ended() == b""
+            assert (await desk.outcome()).reason == "sandbox_bytes_exceeded"
+        async with await Client.dial(desk.path) as client:
+            answer = await client.connect("a.example", 443)
+        outcome = await desk.outcome()
+    assert (answer.status, outcome.allowed, outcome.reason) == (403, False, "sandbox_bytes_exceeded")
+    assert answer.title == "this sandbox has moved the 1 MiB that it may"
+    assert "egress.max_sandbox_bytes" in answer.body
+    assert desk.names.asked.count("a.example") == 0
