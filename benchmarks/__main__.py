@@ -38,6 +38,7 @@ GROUPS: Final = (
     "context",
     "cli",
     "definition",
+    "egress",
 )
 
 

@@ -63,7 +63,7 @@ def request(expert: str) -> JobRequest:
         definition=Definition(DEFINITION, "perstack.toml"),
         expert_key=expert,
         query=QUERY,
-        workspace=Workspace(WorkspaceKind.NAMED, "bench"),
+        workspace=Workspace(WorkspaceKind.NAMED, "bench", shared=True),
         env={SECRET: "not-a-secret-0123456789"} if expert == "with-secret" else {},
     )
 

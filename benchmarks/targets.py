@@ -56,6 +56,8 @@ TARGETS: Final[Mapping[str, Target]] = {
     "frozen.ratio": Target(1.2, "x"),
     "churn.leaks": Target(0, "things"),
     "definition.parse_1000_s": Target(0.5, "s"),
+    "egress.added_p50_ms": Target(2, "ms"),
+    "egress.added_p99_ms": Target(10, "ms"),
 }
 
 

@@ -76,7 +76,8 @@ def _configuration(home: Path, *, real: bool) -> Path:
     config = home / "perstackd.toml"
     config.write_text(
         f'version = 1\nstate_directory = "{home}/state"\nruntime_directory = "{home}/run"\n'
-        f"[templates.base]\nmin_idle = {IDLE}\nmax = 4\n{'' if real else replay}"
+        # no size, so that it runs where there are no loop devices
+        f"[workspaces]\nnamed_bytes = 0\n[templates.base]\nmin_idle = {IDLE}\nmax = 4\n{'' if real else replay}"
     )
     return config
 

@@ -90,7 +90,7 @@ class Control:
 
     async def _watch_files(self) -> None:
         """A replaced file is not one that this process may read: another process starts with it."""
-        while name_files.identities() == self._files:  # noqa: ASYNC110 - nothing tells of it
+        while await asyncio.to_thread(name_files.identities) == self._files:  # noqa: ASYNC110 - nothing tells of it
             await asyncio.sleep(_WATCH_SECONDS)
         log("name_resolution_changed")
         for sandbox_id in tuple(self._served):

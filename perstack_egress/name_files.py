@@ -6,7 +6,6 @@ more. Then the program ends and is started again, which costs the tunnels that a
 
 import codecs
 import ctypes
-import os
 import re
 from collections.abc import Mapping
 from contextlib import suppress
@@ -48,7 +47,7 @@ def _services() -> list[str]:
 
 def _identity(path: str) -> tuple[int, int] | None:
     try:
-        found = os.stat(path)  # noqa: PTH116 - called every few seconds, on the loop
+        found = Path(path).stat()
     except OSError:
         return None
     return found.st_dev, found.st_ino

@@ -23,6 +23,7 @@ _COMMANDS: Final = {
     "expert": LazyCommand("perstackctl.commands.expert:expert", "Check, show and begin experts."),
     "sandbox": LazyCommand("perstackctl.commands.sandbox:sandbox", "Show sandboxes and their posture."),
     "pool": LazyCommand("perstackctl.commands.pool:pool", "Show the pools of warm sandboxes."),
+    "workspace": LazyCommand("perstackctl.commands.workspace:workspace", "Make, fill, read and delete workspaces."),
     "secret": LazyCommand("perstackctl.commands.secret:secret", "Store, list, delete and rotate secrets."),
     "egress": LazyCommand("perstackctl.commands.egress:egress", "Say where sandboxes may connect to, and why not."),
     "system": LazyCommand("perstackctl.commands.system:system", "Show the daemon and its machine."),

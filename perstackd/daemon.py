@@ -160,9 +160,7 @@ async def assembled(
         secrets, rotation = await _secrets(config, store, clock)
         egress = await stack.enter_async_context(_egress(config))
         keys = partial(_provider_key, secrets, scrubbing)
-        router = ModelRouter(
-            providers if providers is not None else assembly.providers(config.models, store.blobs, keys)
-        )
+        router = _router(config, store, keys, providers)
         stack.push_async_callback(router.close)
         settings = await asyncio.to_thread(_engine, config)
         sandboxes = await stack.enter_async_context(DockerSandboxes(settings))
@@ -170,14 +168,13 @@ async def assembled(
         tasks.create_task(assembly.warm(config.models, router))  # beside the pool's start, which takes longer
         ports = PoolPorts(sandboxes, GrpcRunnerLinks(clock), workspaces, egress, store.sandboxes, clock)
         pool = await stack.enter_async_context(_pool(config, ports))
-        models = assembly.recorded(config.models, router)
         granted = any(section.grant == GRANT for section in config.templates.values())
         indexes = await asyncio.to_thread(read_package_indexes) if granted else PackageIndexes()
         services = RunServices(
             pool,
             workspaces,
             egress,
-            models,
+            assembly.recorded(config.models, router),
             store.blobs,
             clock,
             base_tools(),
@@ -242,6 +239,10 @@ def _jobs(config: Config, store: Store, services: RunServices, sealer: Sealer, r
         check_provider=assembly.checker(router),
         schemas=JsonAnswerSchemas(),
     )
+
+
+def _router(config: Config, store: Store, keys: assembly.Keys, providers: Providers | None) -> ModelRouter:
+    return ModelRouter(assembly.providers(config.models, store.blobs, keys) if providers is None else providers)
 
 
 async def _secrets(config: Config, store: Store, clock: SystemClock) -> tuple[Secrets, SecretRotation]:

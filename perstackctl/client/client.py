@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from perstackctl.client.egress import EgressVerdict
     from perstackctl.client.logs import JobLogs
     from perstackctl.client.secrets import SecretStore
+    from perstackctl.client.workspaces import NamedWorkspaces
 
 _RETRY_SECONDS: Final = 0.1
 # Set, because gRPC's own back-off (1 s and more) would make a restarted daemon look down.
@@ -256,6 +257,13 @@ class Client:  # more than 12 methods: one per method of the API
         from perstackctl.client.secrets import SecretStore
 
         return SecretStore(self._channel, self._call, self._explain)
+
+    @property
+    def workspaces(self) -> "NamedWorkspaces":
+        """What can be done with the workspaces that the daemon keeps."""
+        from perstackctl.client.workspaces import NamedWorkspaces
+
+        return NamedWorkspaces(self._channel, self._call, self._explain)
 
     @property
     def _channel(self) -> grpc.aio.Channel:

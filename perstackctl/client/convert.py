@@ -43,7 +43,7 @@ def _usage(message: jobs_pb2.Usage) -> v.Usage:
 def _workspace(message: jobs_pb2.Workspace) -> v.Workspace:
     match message.WhichOneof("kind"):
         case "name":
-            return v.Workspace(v.WorkspaceKind.NAMED, message.name, message.read_only)
+            return v.Workspace(v.WorkspaceKind.NAMED, message.name, message.read_only, message.shared)
         case "path":
             return v.Workspace(v.WorkspaceKind.PATH, message.path, message.read_only)
         case _:
@@ -53,7 +53,7 @@ def _workspace(message: jobs_pb2.Workspace) -> v.Workspace:
 def _workspace_message(workspace: v.Workspace) -> jobs_pb2.Workspace:
     match workspace.kind:
         case v.WorkspaceKind.NAMED:
-            return jobs_pb2.Workspace(name=workspace.value, read_only=workspace.read_only)
+            return jobs_pb2.Workspace(name=workspace.value, read_only=workspace.read_only, shared=workspace.shared)
         case v.WorkspaceKind.PATH:
             return jobs_pb2.Workspace(path=workspace.value, read_only=workspace.read_only)
         case v.WorkspaceKind.EPHEMERAL:

@@ -78,11 +78,14 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
-    """Which directory a job works in. `value` is the name or the absolute host path; empty for ephemeral."""
+    """Which directory a job works in. `value` is the name or the absolute host path; empty for ephemeral. `shared`:
+    other jobs that say so too may work in the named one at the same time.
+    """
 
     kind: WorkspaceKind = WorkspaceKind.EPHEMERAL
     value: str = ""
     read_only: bool = False
+    shared: bool = False
 
 
 @dataclass(frozen=True, slots=True)

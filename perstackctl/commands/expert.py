@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from perstackctl.columns import fitted, wrapped
 from perstackctl.commands.options import address_option, in_loop, make_client, output_option
 from perstackctl.output import JSON, document, note, plain, say
 from perstackctl.request.definition import DefinitionFile, load, located, shown_path
-from perstackctl.request.environment import env_files, look_up
+from perstackctl.request.environment import STORED, EnvFile, Found, env_files, look_up
 from perstackctl.terminal import line
 
 if TYPE_CHECKING:
@@ -93,8 +94,8 @@ def validate(ctx: click.Context, config: str, *, strict: bool, output: str) -> i
 def show(ctx: click.Context, key: str | None, config: str, env_path: tuple[str, ...], output: str) -> int:
     """Show an expert as a job would have it: model, limits, skills, tools, delegates and required names.
 
-    Of required names it tells the file that has a value, never the value. Without EXPERT: all experts of the file.
-    Ends with 1 when the definition cannot be run.
+    Of required names it tells the file that has a value, or that the daemon stores one, never the value. Without
+    EXPERT: all experts of the file. Ends with 1 when the definition cannot be run.
     """
     from perstackctl.commands.expert_view import expert_document, say_expert, say_experts
 
@@ -105,15 +106,30 @@ def show(ctx: click.Context, key: str | None, config: str, env_path: tuple[str, 
     if broken and output != JSON:
         _show_findings(file, found.findings)
     elif output == JSON:
-        values = look_up(found.required_env, files, os.environ)
+        values = _values(ctx, found, files)
         document({"source": file.definition.source, "valid": not broken, **expert_document(found, values, key or "")})
     elif key is None:
         say_experts(found)
     else:
-        say_expert(found, look_up(found.required_env, files, os.environ), files, Path.cwd())
+        say_expert(found, _values(ctx, found, files), files, Path.cwd())
         if found.findings:
             note(f"{_counted(len(found.findings), 'warning')} about this file: perstackctl expert validate")
     return 1 if broken else 0
+
+
+def _values(ctx: click.Context, found: Resolution, files: Sequence[EnvFile]) -> Found:
+    """Where values of the required names are."""
+    values = look_up(found.required_env, files, os.environ)
+    if len(values.origins) == len(found.required_env):
+        return values
+    kept = in_loop(_stored(make_client(ctx)))
+    stored = {name: STORED for name in found.required_env if name in kept}
+    return replace(values, origins={**stored, **values.origins})
+
+
+async def _stored(client: "Client") -> frozenset[str]:
+    async with client:
+        return await client.secrets.names()
 
 
 @expert.command("new", epilog=_NEW, short_help="Begin an expert in a perstack.toml.")

@@ -29,6 +29,9 @@ _OPTIONS = (
     ),
     click.option("--read-only", is_flag=True, help="The job may not change its workspace."),
     click.option(
+        "--share", is_flag=True, help="Other jobs with --share may work in the named workspace at the same time."
+    ),
+    click.option(
         "--env-path",
         metavar="PATH",
         multiple=True,

@@ -26,7 +26,7 @@ from perstackctl.output import JSON, document, note, say
 from perstackctl.request.definition import DefinitionFile, load, located
 from perstackctl.request.environment import collect, env_files
 from perstackctl.request.query import read_query
-from perstackctl.request.workspace import choose
+from perstackctl.request.workspace import choose, shared
 
 if TYPE_CHECKING:
     from perstackctl.client.client import Client
@@ -63,6 +63,7 @@ class RunOptions:
     query: str
     workspace: str = ""
     read_only: bool = False
+    share: bool = False
     env_path: tuple[str, ...] = ()
     allow_domain: tuple[str, ...] = ()
     model: str = ""
@@ -158,7 +159,7 @@ async def _request(client: "Client", options: RunOptions) -> JobRequest:
         definition=file.definition,
         expert_key=options.expert,
         query=options.query,
-        workspace=workspace,
+        workspace=shared(workspace) if options.share else workspace,
         tenant=options.tenant,
         idempotency_key=options.idempotency_key or f"perstackctl-{uuid.uuid4()}",
         env=env,

@@ -1,8 +1,6 @@
 """perstackctl job export and import: ended jobs as files."""
 
 import asyncio
-import os
-import tempfile
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
@@ -10,8 +8,9 @@ from typing import IO, TYPE_CHECKING, Final
 
 import click
 
-from perstackctl.client.errors import ConflictError, InvalidError
+from perstackctl.client.errors import InvalidError
 from perstackctl.commands.options import address_option, full_job_id, in_loop, make_client, output_option
+from perstackctl.new_file import begin, drop, give_name
 from perstackctl.output import JSON, document, say
 
 if TYPE_CHECKING:
@@ -35,41 +34,15 @@ def export(ctx: click.Context, job_id: str, path: Path) -> None:
 async def _export(client: "Client", given: str, path: Path) -> int:
     async with client:
         job_id, size = await full_job_id(client, given), 0
-        file = await asyncio.to_thread(_begin, path)
+        file = await asyncio.to_thread(begin, path)
         try:
             async with aclosing(client.logs.export_job(job_id)) as pieces:
                 async for piece in pieces:
                     size += await asyncio.to_thread(file.write, piece)
-            await asyncio.to_thread(_name, file, path)
+            await asyncio.to_thread(give_name, file, path)
         finally:
-            await asyncio.to_thread(_drop, file)
+            await asyncio.to_thread(drop, file)
         return size
-
-
-def _begin(path: Path) -> IO[bytes]:
-    """A file beside it: nobody takes a part for the whole."""
-    if path.exists():
-        raise ConflictError(f"{path} is there already; name a new file", reason="file_exists")
-    try:
-        return tempfile.NamedTemporaryFile(dir=path.absolute().parent, prefix=f".{path.name}.", delete=False)
-    except OSError as error:
-        raise InvalidError(f"{path} cannot be written: {error.strerror}", reason="file_unwritable") from None
-
-
-def _name(file: IO[bytes], path: Path) -> None:
-    try:
-        file.flush()
-        os.fsync(file.fileno())
-        os.link(file.name, path)
-    except FileExistsError:
-        raise ConflictError(f"{path} is there already; name a new file", reason="file_exists") from None
-    except OSError as error:
-        raise InvalidError(f"{path} cannot be written: {error.strerror}", reason="file_unwritable") from None
-
-
-def _drop(file: IO[bytes]) -> None:
-    file.close()
-    Path(file.name).unlink(missing_ok=True)
 
 
 @click.command("import", epilog="\b\nExample:\n  perstackctl job import job.jsonl")

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from dotenv.parser import Binding
 
 ENVIRONMENT: Final = "environment"
+STORED: Final = "stored with the daemon"
 MAX_FILE_BYTES: Final = 1 << 20
 MAX_VALUE_BYTES: Final = 64 << 10
 MAX_NOTES: Final = 5
@@ -39,8 +40,9 @@ def env_files(named: Sequence[str], defined: Iterable[str], cwd: Path, directory
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """`values` are secret. `origins` says where each is from: `environment`, or the path of a file. `unread` are lines
-    that say nothing, as file:line."""
+    """`values` are secret. `origins` says where each is from: `environment`, the path of a file, or `STORED`, which has
+    no value here. `unread` are lines that say nothing, as file:line.
+    """
 
     values: Mapping[str, str] = field(default_factory=dict, repr=False)
     origins: Mapping[str, str] = field(default_factory=dict)

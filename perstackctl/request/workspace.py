@@ -1,6 +1,7 @@
 """Which directory a job works in, from what the caller wrote."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from perstackctl.client.errors import InvalidError
@@ -24,6 +25,17 @@ def choose(text: str, default: Path, cwd: Path, *, read_only: bool) -> Workspace
             return Workspace(WorkspaceKind.PATH, _directory(text, cwd), read_only)
         case _:
             return Workspace(WorkspaceKind.NAMED, text, read_only)
+
+
+def shared(workspace: Workspace) -> Workspace:
+    """The same, for several jobs at a time.
+
+    Raises:
+        InvalidError: only a workspace that the daemon keeps under a name is guarded, and can be shared.
+    """
+    if workspace.kind is not WorkspaceKind.NAMED:
+        raise InvalidError("--share is for a workspace with a name: --workspace NAME", reason="workspace_invalid")
+    return replace(workspace, shared=True)
 
 
 def _directory(text: str, cwd: Path) -> str:

@@ -159,7 +159,7 @@ class Jobs:
         return record, found.findings
 
     def _begin(self, context: JobContext, task: JobTask, birth: "_Birth | None") -> None:
-        forget = partial(self._store.jobs.forget_env, context.job_id)
+        forget = self.holds.ending(context.job_id, partial(self._store.jobs.forget_env, context.job_id))
         worker = JobWorker(self._services, context, task, self._feed, forget)
         self._services.scrubbing.watch(context.scrubber)
         self._workers[context.job_id] = worker

@@ -4,6 +4,7 @@ Each job has a `Scrubber`, which knows the values that its runs were given; each
 which also knows where its streams stand. Model turns are not touched: a provider's signature covers them.
 """
 
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cache
@@ -57,19 +58,23 @@ class Scrubber:
 
 
 class Scrubbing:
-    """The scrubbers of a daemon: of the jobs that are alive, and of its own keys. For the log."""
+    """The scrubbers of a daemon: of the jobs that are alive, and of its own keys. For the log, so from any thread."""
 
     def __init__(self) -> None:
         self.own = Scrubber()
         self._jobs: WeakSet[Scrubber] = WeakSet()
+        self._changing = threading.Lock()
 
     def watch(self, scrubber: Scrubber) -> None:
         """Keep this job's values out of the log for as long as the scrubber is in use."""
-        self._jobs.add(scrubber)
+        with self._changing:
+            self._jobs.add(scrubber)
 
     def text(self, text: str) -> str:
         """Without the values of any of them."""
-        for scrubber in (self.own, *self._jobs):
+        with self._changing:
+            scrubbers = (self.own, *self._jobs)
+        for scrubber in scrubbers:
             text = scrubber.net.text(text)
         return text
 

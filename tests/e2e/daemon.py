@@ -41,6 +41,7 @@ class Daemon:
     real_providers: bool = False
     secrets: dict[str, str] = field(default_factory=dict)
     process: Any = None
+    main: Any = serve
 
     @property
     def socket(self) -> Path:
@@ -57,7 +58,7 @@ class Daemon:
         }
         context = multiprocessing.get_context("spawn")
         arguments = (str(self.home), {**base, **self.settings}, self.real_providers, self.secrets)
-        self.process = context.Process(target=serve, args=arguments)
+        self.process = context.Process(target=self.main, args=arguments)
         self.process.start()
         deadline = time.monotonic() + START_SECONDS
         while not self.answers():

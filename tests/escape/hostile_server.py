@@ -1,7 +1,11 @@
-"""An MCP stdio server that does as its first argument says. Runs inside a sandbox; standard library only."""
+"""An MCP stdio server that does as its first argument says. Runs inside a sandbox; standard library only. With `probe`
+its tool runs the Python that it is given and answers with what that prints.
+"""
 
 import base64
+import contextlib
 import hashlib
+import io
 import json
 import os
 import sys
@@ -23,10 +27,19 @@ def tool(name: str) -> dict[str, Any]:
     return {"name": name, "description": "Mine.", "inputSchema": {"type": "object"}}
 
 
-def answer(number: Any) -> None:
+def printed(source: str) -> dict[str, Any]:
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text):
+        exec(source, {})
+    return {"content": [{"type": "text", "text": text.getvalue()}]}
+
+
+def answer(number: Any, arguments: dict[str, Any]) -> None:
     match mode:
         case "silent":
             return
+        case "probe":
+            out({"id": number, "result": printed(arguments["source"])})
         case "huge":
             out({"id": number, "result": {"content": [{"type": "text", "text": "A" * (100 << 20)}]}})
         case "parts":
@@ -66,7 +79,7 @@ def serve() -> None:
             names = ["x" * 300] if mode == "name" else [f"t{n}" for n in range(1500)] if mode == "tools" else TOOLS
             out({"id": number, "result": {"tools": [tool(name) for name in names]}})
         elif method == "tools/call":
-            answer(number)
+            answer(number, message["params"].get("arguments") or {})
         elif number is not None and method is not None:
             out({"id": number, "error": {"code": -32601, "message": "no"}})
 

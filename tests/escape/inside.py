@@ -1,14 +1,18 @@
-"""Probes that run inside a sandbox: `python3 -c SOURCE PORT ABSTRACT` prints {probe: [it succeeded, what was seen]}.
+"""Probes that run inside a sandbox: `python3 -c SOURCE PORT ABSTRACT [PROBE...]` prints {probe: [it succeeded, what was seen]}.
 
-Standard library only, nothing imported from the project. Each function is one attack; its name is the probe's stable
-id. A probe returns what it got and raises OSError when it was refused. It never harms what it reaches.
+Standard library only, nothing imported from the project. Each function is one attack, by its name in `attacks`. A probe
+returns what it got and raises OSError when it was refused. It never harms what it reaches.
 """
 
 import ctypes
+import errno
+import fcntl
 import glob
 import json
 import os
 import socket
+import stat
+import struct
 import sys
 from collections.abc import Callable
 
@@ -29,6 +33,31 @@ def system_call(number: int, *arguments: object) -> int:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
     return result
+
+
+def may(number: int, *arguments: object, answers: int) -> str:
+    """A call that does nothing: one who may make it gets the error `answers` for its senseless arguments."""
+    try:
+        system_call(number, *arguments)
+    except OSError as error:
+        if error.errno != answers:
+            raise
+    return "it may"
+
+
+def in_child(attempt: Callable[[], int]) -> str:
+    """A child tries it, because it would change this process; 0 is success."""
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if attempt() == 0 else 1)
+    if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]):
+        raise PermissionError("refused")
+    return "done"
+
+
+def opened(path: str, flags: int) -> str:
+    os.close(os.open(path, flags))
+    return path
 
 
 def others() -> list[int]:
@@ -58,8 +87,7 @@ def content(path: str) -> bytes:
 
 
 def writable(path: str) -> str:
-    os.close(os.open(path, os.O_WRONLY))
-    return path
+    return opened(path, os.O_WRONLY)
 
 
 def dialled(family: int, address: object) -> str:
@@ -89,12 +117,7 @@ def root_uid() -> object:
 
 @probe
 def user_namespace() -> object:
-    child = os.fork()
-    if child == 0:
-        os._exit(0 if LIBC.unshare(NEW_USER) == 0 else 1)
-    if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]):
-        raise PermissionError("unshare was refused")
-    return "a namespace of its own"
+    return in_child(lambda: LIBC.unshare(NEW_USER))
 
 
 @probe
@@ -113,12 +136,7 @@ def new_mount_api() -> object:
 
 @probe
 def chroot() -> object:
-    child = os.fork()
-    if child == 0:
-        os._exit(0 if LIBC.chroot(b"/tmp") == 0 else 1)
-    if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]):
-        raise PermissionError("chroot was refused")
-    return "changed"
+    return in_child(lambda: LIBC.chroot(b"/tmp"))
 
 
 @probe
@@ -151,6 +169,144 @@ def setuid_bit_at_creation() -> object:
 @probe
 def io_uring() -> object:
     return system_call(425, 1, ctypes.create_string_buffer(120))
+
+
+@probe
+def mount_namespace() -> object:
+    return in_child(lambda: LIBC.unshare(0x2_0000))
+
+
+@probe
+def other_namespace() -> object:
+    def joined(pid: int) -> int:
+        return system_call(308, os.open(f"/proc/{pid}/ns/net", os.O_RDONLY), 0x4000_0000)  # setns
+
+    return of_any_other(joined)
+
+
+@probe
+def session_keyring() -> object:
+    return system_call(250, 1, b"perstack-probe")  # keyctl: joins one by its name
+
+
+@probe
+def file_handles() -> object:
+    handle, mount_id = ctypes.create_string_buffer(struct.pack("Ii", 128, 0) + bytes(128)), ctypes.c_int()
+    system_call(303, -100, b"/gw", handle, ctypes.byref(mount_id), 0)  # name_to_handle_at
+    beside = os.open("/gw", os.O_RDONLY)
+    return system_call(304, beside, handle, os.O_RDONLY)  # open_by_handle_at: any file of the file system
+
+
+@probe
+def file_capability() -> object:
+    with open("/tmp/probe-capability", "w"):
+        os.setxattr("/tmp/probe-capability", "security.capability", struct.pack("<5I", 0x0200_0001, 1, 0, 0, 0))
+    return "set"
+
+
+@probe
+def become_root() -> object:
+    return in_child(lambda: LIBC.setresuid(0, 0, 0))
+
+
+@probe
+def clock() -> object:
+    return system_call(164, None, struct.pack("ii", 0, 0))  # settimeofday: the time zone that the kernel has anyway
+
+
+@probe
+def network_settings() -> object:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        now = fcntl.ioctl(asking, 0x8913, struct.pack("16sH14x", b"lo", 0))  # SIOCGIFFLAGS
+        return fcntl.ioctl(asking, 0x8914, now).hex()  # SIOCSIFFLAGS: as they are
+
+
+@probe
+def priority() -> object:
+    return in_child(lambda: LIBC.setpriority(0, 0, -5))
+
+
+@probe
+def reboot() -> object:
+    return may(169, 0xFEE1_DEAD, 1, 0, 0, answers=errno.EINVAL)  # a second magic number that is none
+
+
+@probe
+def swap() -> object:
+    return may(167, b"/nowhere", 0, answers=errno.ENOENT)
+
+
+@probe
+def hostname() -> object:
+    name = os.uname().nodename.encode()
+    return system_call(170, name, len(name))
+
+
+@probe
+def bpf() -> object:
+    array = ctypes.create_string_buffer(struct.pack("IIII", 2, 4, 4, 1) + bytes(112))
+    return system_call(321, 0, array, 128)  # BPF_MAP_CREATE
+
+
+@probe
+def performance_events() -> object:
+    everything = ctypes.create_string_buffer(struct.pack("IIQ", 1, 112, 0) + bytes(100))
+    return system_call(298, everything, -1, 0, -1, 0)  # of all processes on one processor
+
+
+@probe
+def page_faults() -> object:
+    return system_call(323, 0)  # userfaultfd
+
+
+@probe
+def host_device() -> object:
+    os.mknod("/tmp/probe-kmsg", 0o020666, os.makedev(1, 11))
+    return opened("/tmp/probe-kmsg", os.O_RDONLY | os.O_NONBLOCK)
+
+
+@probe
+def release_agent() -> object:
+    os.makedirs("/tmp/probe-cgroup", exist_ok=True)
+    if LIBC.mount(b"cgroup", b"/tmp/probe-cgroup", b"cgroup", 0, b"memory"):
+        raise OSError(ctypes.get_errno(), "mount")
+    try:
+        return writable("/tmp/probe-cgroup/release_agent")
+    finally:
+        LIBC.umount2(b"/tmp/probe-cgroup", 2)
+
+
+@probe
+def sys_write() -> object:
+    LIBC.mount(b"none", b"/sys", None, 0x1000 | 0x20, None)  # a bind mount, remounted without read-only
+    return writable("/sys/kernel/mm/transparent_hugepage/enabled")
+
+
+@probe
+def hard_link() -> object:
+    os.link("/usr/bin/env", "/tmp/probe-link")
+    return os.stat("/tmp/probe-link").st_nlink
+
+
+@probe
+def other_sockets() -> object:
+    """Every socket that there is but the sandbox's own way out."""
+    found = []
+    for top, directories, names in os.walk("/"):
+        directories[:] = [name for name in directories if os.path.join(top, name) not in {"/proc", "/sys"}]
+        found += [f"{top}/{name}" for name in names if stat.S_ISSOCK(os.lstat(f"{top}/{name}").st_mode)]
+    for path in found:
+        if path != "/gw/egress.sock" and "docker" not in path:
+            return dialled(socket.AF_UNIX, path)
+    raise FileNotFoundError("no socket of another")
+
+
+@probe
+def other_processes() -> object:
+    seen = sorted(int(path.split("/")[2]) for path in glob.glob("/proc/[0-9]*/stat"))
+    if len(seen) > 3:  # tini, what it started, and this one
+        return seen[:8]
+    raise FileNotFoundError(f"only {seen}")
 
 
 # --- the host ---------------------------------------------------------------------------------------------------------
@@ -258,6 +414,11 @@ def uevents() -> object:
 
 
 @probe
+def vsock() -> object:
+    return socket.socket(40, socket.SOCK_STREAM).fileno()
+
+
+@probe
 def interfaces() -> object:
     found = [name for name in os.listdir("/sys/class/net") if name != "lo"]
     if not found:
@@ -277,9 +438,9 @@ def abstract_socket() -> object:
 
 def main() -> None:
     seen: dict[str, tuple[bool, str]] = {}
-    for name, attack in PROBES.items():
+    for name in sys.argv[3:] or PROBES:
         try:
-            seen[name] = (True, repr(attack())[:200])
+            seen[name] = (True, repr(PROBES[name]())[:200])
         except OSError as error:
             seen[name] = (False, repr(error)[:200])
     sys.stdout.write(json.dumps(seen))

@@ -1,25 +1,27 @@
 """What a shell inside can get from the kernel, the host, the network and the runner: nothing. Its control: the same
 probes all succeed in a container from the same options with the protections taken away.
-
-Not applicable here, and not tried: loading modules, kexec and reboot (they would harm the host where they work),
-AppArmor (this machine may have none), AF_VSOCK (only a virtual machine has a peer).
 """
 
 import json
 import socket
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.escape import inside
 from tests.escape.attacker import Attacker, python
-from tests.escape.weakened import run_inside, weakened_container
+from tests.escape.verdicts import attack, control
+from tests.escape.weakened import Options, among_processes_of, run_inside, started, weaken
+from tests.integration.docker.rig import Rig
 
 pytestmark = pytest.mark.docker
 
 SOURCE = Path(inside.__file__).read_text()
 ABSTRACT = "perstack-escape-probe"
+NAMES = sorted(inside.PROBES)
+OF_ANOTHER = "other_processes"
 Answers = dict[str, tuple[bool, str]]
 
 
@@ -41,39 +43,42 @@ def in_sandbox(attacker: Attacker, listeners: tuple[str, str]) -> Answers:
 
 
 @pytest.fixture(scope="module")
-def in_control(listeners: tuple[str, str]) -> Answers:
-    with weakened_container() as container:
-        return run_inside(container, SOURCE, *listeners)
+def in_control(rig: Rig, listeners: tuple[str, str]) -> Answers:
+    others = [name for name in NAMES if name != OF_ANOTHER]
+    with started(rig, weaken) as first, started(rig, among_processes_of(first.id)) as second, socket_of_another(rig):
+        found = json.loads(run_inside(first, SOURCE, *listeners, *others))
+        return found | json.loads(run_inside(second, SOURCE, *listeners, OF_ANOTHER))  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize("probe", sorted(inside.PROBES))
+@contextmanager
+def socket_of_another(rig: Rig) -> Iterator[None]:
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(rig.root / "another.sock"))
+        server.listen()
+        yield
+
+
+@pytest.mark.parametrize("probe", [pytest.param(name, marks=attack(name)) for name in NAMES])
 def test_a_shell_in_a_sandbox_is_refused(probe: str, in_sandbox: Answers) -> None:
     succeeded, seen = in_sandbox[probe]
     assert not succeeded, seen
 
 
-@pytest.mark.parametrize("probe", sorted(inside.PROBES))
+@pytest.mark.parametrize("probe", [pytest.param(name, marks=control(name)) for name in NAMES])
 def test_the_same_probe_succeeds_where_the_protections_are_gone(probe: str, in_control: Answers) -> None:
     succeeded, seen = in_control[probe]
     assert succeeded, seen
 
 
-def test_the_runners_socket_is_gone_and_nothing_can_take_its_place(attacker: Attacker) -> None:
-    source = (
-        "import os, socket\n"
-        "print(sorted(os.listdir('/gw')))\n"
-        "egress, runner = '/gw/egress.sock', '/gw/runner.sock'\n"
-        "for act in (lambda: socket.socket(socket.AF_UNIX).bind(runner), lambda: os.unlink(egress),\n"
-        "            lambda: os.rename(egress, runner), lambda: os.chmod(egress, 0)):\n"
-        "    try: print('done', act())\n"
-        "    except OSError as error: print(error.strerror)\n"
-    )
-    lines = attacker.run([python("p", source)]).printed("p").splitlines()
-    assert lines == ["['egress.sock']", *["Read-only file system"] * 4]
+def test_a_container_of_the_rig_without_a_change_refuses_as_a_sandbox_does(
+    rig: Rig, listeners: tuple[str, str]
+) -> None:
+    """So that what the control shows comes from what it takes away, and not from the rig."""
 
+    def alone(options: Options) -> None:
+        options["HostConfig"]["Binds"] = []
 
-def test_the_sandbox_shows_no_other_sandboxes_processes_or_workspaces(attacker: Attacker) -> None:
-    source = (
-        "import os; print(len([p for p in os.listdir('/proc') if p.isdigit()]), os.listdir('/mnt'), os.listdir('.'))"
-    )
-    assert attacker.run([python("p", source)]).printed("p") == "3 ['workspace'] []\n"
+    own = {"runner_environ", "runner_memory", "runner_root", "runner_descriptors", "runner_signal"}  # it has no runner
+    with started(rig, alone) as container:
+        found = json.loads(run_inside(container, SOURCE, *listeners))
+    assert {name for name, (succeeded, _) in found.items() if succeeded} <= own

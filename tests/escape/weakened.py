@@ -1,10 +1,9 @@
-"""The control: one container from the sandboxes' own options, with every protection taken away field by field."""
+"""The control: containers from the sandboxes' own options, with protections taken away field by field."""
 
-import json
-import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,8 @@ import docker as sdk
 
 from perstackd.adapters.docker.engine import read_profile
 from perstackd.adapters.docker.hardening import container_name, container_options
-from tests.integration.docker.rig import DAEMON_ID, SECCOMP, Rig, docker, shared_directory, waiting_image
+from perstackd.ports.sandboxes import SandboxDirectories
+from tests.integration.docker.rig import DAEMON_ID, SECCOMP, Rig, docker
 
 Options = dict[str, Any]
 CAPABILITIES = [
@@ -57,29 +57,41 @@ CAPABILITIES = [
 ]  # by number, see capabilities(7)
 
 
+Change = Callable[[Options], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """A running one. `root` is a directory of the host that it has at /host/run; `directories` are its own."""
+
+    id: str
+    uid: int
+    root: Path
+    directories: SandboxDirectories
+
+
 @contextmanager
-def weakened_container() -> Iterator[str]:
-    """The id of a running one; removed at the end with its image."""
-    with waiting_image(), shared_directory(Path(f"/tmp/escape-{os.getpid()}")) as root:
-        rig = Rig(root)
-        record, template = rig.record(), rig.template()
-        client: Any = sdk.APIClient("unix:///var/run/docker.sock", version="auto", timeout=60)
-        try:
-            image = str(client.inspect_image(template.image)["Id"])
-            options: Options = container_options(
-                record,
-                template,
-                rig.directories(record),
-                image_id=image,
-                seccomp=read_profile(str(SECCOMP)),
-                daemon_id=DAEMON_ID,
-            )
-            weaken(options)
-            container = str(client.create_container_from_config(options, container_name(record.id))["Id"])
-            client.start(container)
-        finally:
-            client.close()
-        yield container
+def started(rig: Rig, change: Change, image: str = "") -> Iterator[Container]:
+    """A container from the sandboxes' own options with `change` made to them, of the rig's image or another one;
+    removed at the end.
+    """
+    record, template = rig.record(), rig.template()
+    directories = rig.directories(record)
+    client: Any = sdk.APIClient("unix:///var/run/docker.sock", version="auto", timeout=60)
+    try:
+        image_id = str(client.inspect_image(image or template.image)["Id"])
+        options: Options = container_options(
+            record, template, directories, image_id=image_id, seccomp=read_profile(str(SECCOMP)), daemon_id=DAEMON_ID
+        )
+        options["HostConfig"]["Binds"] = [f"{rig.root}:/host/run"]
+        change(options)
+        container = str(client.create_container_from_config(options, container_name(record.id))["Id"])
+        client.start(container)
+    finally:
+        client.close()
+    try:
+        yield Container(container, record.uid, rig.root, directories)
+    finally:
         docker("rm", "--force", container)
 
 
@@ -91,17 +103,39 @@ def weaken(options: Options) -> None:
         CapDrop=[],
         CapAdd=capabilities(),
         SecurityOpt=["seccomp=unconfined", "apparmor=unconfined"],
-        ReadonlyRootfs=False,
+        DeviceCgroupRules=["a *:* rwm"],
+        CgroupnsMode="host",
         MaskedPaths=[],
         ReadonlyPaths=[],
         NetworkMode="host",
-        Tmpfs={},
-        Binds=["/var/run/docker.sock:/var/run/docker.sock", "/etc:/host/etc:ro"],
     )
+    unlimited(options)
+    host["Binds"] += ["/var/run/docker.sock:/var/run/docker.sock", "/etc:/host/etc:ro"]
     options.pop("Hostname")  # the host's network namespace brings its name
     for mount in host["Mounts"]:
         mount["ReadOnly"] = False
         mount["BindOptions"].pop("ReadOnlyNonRecursive", None)
+
+
+def unlimited(options: Options) -> None:
+    """No bound on memory, processes, files and their sizes; the rest as sandboxes have it."""
+    host = options["HostConfig"]
+    host.update(Memory=0, MemorySwap=0, PidsLimit=0, Ulimits=[], Tmpfs={}, ReadonlyRootfs=False)
+
+
+def as_root_of_its_own_network(options: Options) -> None:
+    """Weakened, but with a network namespace of its own, in which it may do what it likes."""
+    weaken(options)
+    options["HostConfig"]["NetworkMode"] = "none"
+
+
+def among_processes_of(container: str) -> Change:
+    """As a sandbox is, but in the process namespace of another."""
+
+    def change(options: Options) -> None:
+        options["HostConfig"]["PidMode"] = f"container:{container}"
+
+    return change
 
 
 def capabilities() -> list[str]:
@@ -111,9 +145,9 @@ def capabilities() -> list[str]:
     return [name for place, name in enumerate(CAPABILITIES) if bounding >> place & 1]
 
 
-def run_inside(container: str, source: str, *arguments: str) -> dict[str, tuple[bool, str]]:
-    """The probes' answer from the container."""
-    command = ["docker", "exec", container, "python3", "-c", source, *arguments]
+def run_inside(container: Container, source: str, *arguments: str) -> str:
+    """What a Python program prints in the container."""
+    command = ["docker", "exec", container.id, "python3", "-c", source, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
-    return {name: (found, what) for name, (found, what) in json.loads(done.stdout).items()}
+    return done.stdout

@@ -90,13 +90,9 @@ def archive(files: dict[str, bytes]) -> bytes:
 
 def contents(data: bytes) -> dict[str, bytes]:
     """The plain files of an archive."""
-    found = {}
     with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as reading:
-        for entry in reading:
-            file = reading.extractfile(entry) if entry.isreg() else None
-            if file is not None:
-                found[entry.name] = file.read()
-    return found
+        plain = [entry for entry in reading if entry.isreg()]
+    return {entry.name: data[entry.offset_data : entry.offset_data + entry.size] for entry in plain}
 
 
 def _read(data: bytes) -> dict[str, bytes]:

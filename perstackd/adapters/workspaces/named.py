@@ -49,13 +49,16 @@ class Held:
 
 
 class NamedStore:
-    """Knows what is mounted and how many hold it."""
+    """Knows what is mounted and how many hold it. The last `settings.kept_mounted` that were let go stay so: a mount
+    takes longer than the rest of a job's beginning, and who works in a workspace comes back.
+    """
 
     def __init__(self, settings: HostSettings, runtime: RuntimeRoot) -> None:
         self._settings = settings
         self._runtime = runtime
         self._top = Path(settings.state, "workspaces")
         self._holders: Counter[_Key] = Counter()
+        self._kept: dict[_Key, None] = {}  # mounted without a holder, the oldest first
         self._lock = threading.Lock()
 
     def prepare(self) -> None:
@@ -68,7 +71,7 @@ class NamedStore:
     def unmount_unheld(self) -> None:
         """Unmount what an earlier process left mounted and nobody holds here. Sandboxes that still show one keep it."""
         with self._lock:
-            held = {str(self._mount_point(*key)) for key in self._holders}
+            held = {str(self._mount_point(*key)) for key in (*self._holders, *self._kept)}
             for mount in mounts_at_or_below(str(self._runtime.named)):
                 if mount.path not in held:
                     unmount_all(mount.path)
@@ -102,7 +105,10 @@ class NamedStore:
             self._holders[key] -= 1
             if not self._holders[key]:
                 del self._holders[key]
-                unmount_all(str(self._mount_point(*key)))
+                if held.quota is not None:
+                    self._kept[key] = None
+                while len(self._kept) > self._settings.kept_mounted:
+                    self._unmount(next(iter(self._kept)))
 
     def create(self, tenant: TenantId, name: str, quota: Quota | None) -> None:
         """Make one; None means without a size. Raises PerstackError ALREADY_EXISTS `workspace_exists`."""
@@ -124,6 +130,7 @@ class NamedStore:
             if self._holders[tenant, name]:
                 message = f"the workspace {name!r} is in use; try again when its jobs and transfers have ended"
                 raise PerstackError(Kind.CONFLICT, "workspace_in_use", message)
+            self._unmount((tenant, name))
             gone = directory.with_name(f"{_GONE}{secrets.token_hex(8)}")
             try:
                 directory.rename(gone)
@@ -153,7 +160,8 @@ class NamedStore:
             used_at = _used_at(directory)
             if not _is_image(directory):
                 return None, None, used_at
-            mounted = self._mount_point(tenant, name) if self._holders[tenant, name] else None
+            shown = self._holders[tenant, name] or (tenant, name) in self._kept
+            mounted = self._mount_point(tenant, name) if shown else None
             return quota_of(directory), usage_of(directory, mounted), used_at
 
     # --- inside, with the lock --------------------------------------------------------------------------------------
@@ -162,7 +170,7 @@ class NamedStore:
             if _is_image(directory):
                 top = self._mounted(tenant, name, directory)
                 if not self._holders[tenant, name]:
-                    undo.callback(unmount_all, str(top))
+                    undo.callback(self._unmount, (tenant, name))
                 outer, inner, quota = top, DATA, quota_of(directory)
             else:
                 outer, inner, quota = directory.parent, name, None
@@ -173,6 +181,7 @@ class NamedStore:
             held = Held(tenant, name, _opened(outer_descriptor, inner), outer_descriptor, quota)
             undo.pop_all()
         self._holders[tenant, name] += 1
+        self._kept.pop((tenant, name), None)
         return held
 
     def _mounted(self, tenant: TenantId, name: str, directory: Path) -> Path:
@@ -182,6 +191,10 @@ class NamedStore:
             for left in top.glob(f"{STAGING}*"):
                 clear(left)
         return top
+
+    def _unmount(self, key: _Key) -> None:
+        self._kept.pop(key, None)
+        unmount_all(str(self._mount_point(*key)))
 
     def _make(self, directory: Path, quota: Quota | None) -> None:
         """A directory that is root's and has no image is half-made: only root can make anything at this level."""

@@ -16,7 +16,8 @@ class HostSettings:
     """Where and as whom. `state` keeps named workspaces, `runtime` is the shared mount; paths are absolute and real.
 
     `managed_uid` owns named and ephemeral workspaces on the host; the helper's spare uid must be another one, and
-    neither may be in the range of sandbox uids. Sizes are bytes; `named_bytes` 0 means named workspaces without a size.
+    neither may be in the range of sandbox uids. Sizes are bytes; `named_bytes` 0 means named workspaces without a size;
+    `kept_mounted` of those with one stay mounted when nobody has them.
 
     Raises:
         PerstackError: INVALID `config_invalid`.
@@ -30,6 +31,7 @@ class HostSettings:
     ephemeral_inodes: int = 65_536
     named_bytes: int = 0
     named_inodes: int = 65_536
+    kept_mounted: int = 8
 
     def __post_init__(self) -> None:
         if self.managed_uid < MIN_OWNER:

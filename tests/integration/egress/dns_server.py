@@ -5,6 +5,7 @@ import socket
 import struct
 from collections import Counter
 from ipaddress import ip_address
+from typing import cast
 
 _A, _CNAME, _AAAA = 1, 5, 28
 _NXDOMAIN = 3
@@ -32,7 +33,7 @@ class Zone:
         target = self._aliases.get(name, name)
         turns = self._answers.get((target, kind))
         if turns is None:
-            return query[:2] + struct.pack("!6H", 0x8180 | _NXDOMAIN, 1, 0, 0, 0, 0)[:10] + query[12:end]
+            return query[:2] + struct.pack("!5H", 0x8180 | _NXDOMAIN, 1, 0, 0, 0) + query[12:end]
         now = turns.pop(0) if len(turns) > 1 else turns[0]
         addresses = [found for found in map(ip_address, now) if (found.version == 4) == (kind == _A)]
         records = [_record(_name(name), _CNAME, _name(target))] if target != name else []
@@ -56,8 +57,7 @@ class Server(asyncio.DatagramProtocol):
         return transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.DatagramTransport)
-        self._transport = transport
+        self._transport = cast("asyncio.DatagramTransport", transport)
 
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
         reply = self._zone.reply(data)

@@ -84,7 +84,7 @@ async def test_the_process_has_given_up_every_privilege() -> None:
     assert fields["Gid"].split() == ["65534"] * 4
     assert fields["Groups"].split() == []
     assert {fields[name] for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {"0" * 16}
-    assert fields["NoNewPrivs"] == "1"
+    assert (fields["NoNewPrivs"], fields["Seccomp"]) == ("1", "2")
     assert owner == 0  # what the kernel makes of /proc/PID of a process that is not dumpable
     assert any(line.split()[:6] == ["Max", "core", "file", "size", "0", "0"] for line in limits.splitlines())
     assert len(descriptors) < 16

@@ -42,7 +42,7 @@ def off_loop(work: Callable[[], T]) -> T:
 class Rig:
     """One daemon's workspaces. `workspaces` may be replaced by those of a second process with `restarted`."""
 
-    def __init__(self, root: Path, named_bytes: int = 0, named_inodes: int = 1000) -> None:
+    def __init__(self, root: Path, named_bytes: int = 0, named_inodes: int = 1000, kept_mounted: int = 0) -> None:
         self.root = root
         self.projects = root / "projects"
         self.projects.mkdir()
@@ -55,6 +55,7 @@ class Rig:
             ephemeral_inodes=64,
             named_bytes=named_bytes,
             named_inodes=named_inodes,
+            kept_mounted=kept_mounted,
         )
         self.namespaces = UserNamespaces(SPARE)
         self.namespaces.start()
@@ -140,8 +141,10 @@ class ManagedRig(Rig):
 
 
 @contextlib.contextmanager
-def managed_rig(root: Path, *, named_bytes: int = 0, named_inodes: int = 1000) -> Iterator[ManagedRig]:
-    made = ManagedRig(root, named_bytes, named_inodes)
+def managed_rig(
+    root: Path, *, named_bytes: int = 0, named_inodes: int = 1000, kept_mounted: int = 0
+) -> Iterator[ManagedRig]:
+    made = ManagedRig(root, named_bytes, named_inodes, kept_mounted)
     try:
         yield made
     finally:

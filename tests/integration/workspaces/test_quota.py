@@ -132,6 +132,23 @@ async def test_nothing_is_mounted_and_no_loop_device_used_once_nobody_has_it(rea
     assert (seen.bytes, seen.files) == (0, 0)
 
 
+def test_the_last_ones_stay_mounted_until_others_come_or_the_daemon_ends(tmp_path: Path) -> None:
+    with managed_rig(tmp_path, named_bytes=SIZE, kept_mounted=2) as real:
+
+        async def use(name: str) -> None:
+            await real.workspaces.open(JOB, TENANT, named_spec(name))
+            await real.workspaces.close(JOB)
+
+        for name in ("a", "b", "c", "b", "d"):
+            asyncio.run(use(name))
+        assert sorted(loop_images(tmp_path)) == [str(image_of(real, "b")), str(image_of(real, "d"))]
+        asyncio.run(real.managed.remove(TENANT, "b"))
+        assert loop_images(tmp_path) == [str(image_of(real, "d"))]
+        asyncio.run(real.workspaces.settle([]))
+        assert loop_images(tmp_path) == [str(image_of(real, "d"))]
+    assert loop_images(tmp_path) == []
+
+
 async def test_two_holders_have_one_file_system_and_the_last_one_unmounts_it(real: ManagedRig) -> None:
     slot = await attach(real)
     await real.workspaces.prepare(real.slot("two"), SECOND)

@@ -1,0 +1,1 @@
+"""Whatever reads bytes of strangers, fed with bytes of strangers."""
