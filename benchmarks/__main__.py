@@ -34,6 +34,7 @@ GROUPS: Final = (
     "replay",
     "fanout",
     "frozen",
+    "recover",
     "churn",
     "context",
     "cli",

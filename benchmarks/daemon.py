@@ -6,13 +6,14 @@ A benchmark that is killed takes its daemon along (the parent's death is a SIGTE
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -85,11 +86,12 @@ def running_daemon(
     skills: bool = False,
     before: Callable[[Path], object] | None = None,
     engine: str = ENGINE,
+    mortal: bool = False,
 ) -> Iterator[Daemon]:
     """A daemon whose pool keeps `min_idle` sandboxes and has at most `most`; it serves, its pool may still fill. With
     `skills` it has a second such pool, for the sandboxes of skills. `before` is called with its state directory first.
 
-    `real_models` starts the product's program as it is, with the vendor's SDK loaded; else the scripted one.
+    A `mortal` one may be dead in the end. `real_models` starts the product's program as it is, with the vendor's SDK loaded; else the scripted one.
 
     Raises:
         MeasurementError: it did not come up; its log's end is in the message.
@@ -105,13 +107,21 @@ def running_daemon(
             _await_socket(daemon, process)
             try:
                 yield daemon
-                if process.poll() is not None:
+                if process.poll() is not None and not mortal:
                     raise MeasurementError("the daemon ended during the measurement")
             except Exception:
                 progress(f"the daemon's log ends with:\n{_log_end(home)}")
                 raise
     finally:
         _sweep(home)
+
+
+@contextmanager
+def another_daemon(dead: Daemon) -> Iterator[Daemon]:
+    """Kill a mortal daemon without a warning, and start another on all that it left; that one need not serve yet."""
+    os.kill(dead.pid, signal.SIGKILL)
+    with _process(dead.home, dead.home / "perstackd.toml", real_models=False) as process:
+        yield replace(dead, pid=process.pid)
 
 
 def _pool(name: str, image: str, min_idle: int, most: int) -> str:
@@ -137,7 +147,7 @@ def _environment() -> dict[str, str]:
 def _process(home: Path, config: Path, real_models: bool) -> Iterator[subprocess.Popen[bytes]]:  # noqa: FBT001 - private
     scripted = [sys.executable, "-m", "benchmarks.serve", str(config), str(home / "barriers")]
     program = [str(BIN / "perstackd"), "serve", "--config", str(config)] if real_models else scripted
-    with (home / "daemon.log").open("wb") as log:
+    with (home / "daemon.log").open("ab") as log:
         command = ["setpriv", "--pdeathsig", "TERM", "--", *program]
         process = subprocess.Popen(
             command, stderr=log, cwd=REPOSITORY, env=_environment(), stdin=subprocess.DEVNULL, start_new_session=True

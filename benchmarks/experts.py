@@ -15,6 +15,8 @@ CALLS: Final = 60
 PACED_STEPS: Final = 200
 PACE: Final = 0.02
 """Seconds of a model's turn: with the step's own time, about 200 events a second."""
+ONCE: Final = "echo made >> made; sleep 12; echo over"
+"""Longer than it takes to start 20 such jobs, kill the daemon and have another one serve."""
 QUERY: Final = "Do what you are for."
 
 DEFINITION: Final = f"""\
@@ -72,6 +74,10 @@ isolation = "own"
 description = "Takes about forty steps a second"
 instruction = "Check your health now and then."
 
+[experts."survivor"]
+description = "Runs a program that takes a while and must run once, then looks at what it did"
+instruction = "Run it once."
+
 [experts."reader"]
 description = "Reads a file of {RESULT_BYTES} bytes again and again"
 instruction = "Read note.txt again and again."
@@ -95,6 +101,11 @@ def scripts() -> Mapping[str, Sequence[Entry]]:
         "with-skill": [says("Done.")],
         "caller": [
             *(entry for number in range(CALLS) for entry in _pair(number)),
+            says("Done."),
+        ],
+        "survivor": [
+            calls(("exec", {"command": "sh", "args": ["-c", ONCE], "stdout": True, "stderr": True})),
+            calls(("readTextFile", {"path": "made"}), prefix="look"),
             says("Done."),
         ],
         "reader": [

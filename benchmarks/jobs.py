@@ -82,7 +82,7 @@ async def watched(
             seen.job_id = (await client.create_job(request(expert))).job.id
             async with aclosing(cast("Any", client.watch_job(seen.job_id))) as batches:
                 async for batch in batches:
-                    _note(seen, batch, heard)
+                    note(seen, batch, heard)
                     if until in (event.type for event in batch.events):
                         break
     except TimeoutError:
@@ -94,7 +94,8 @@ async def watched(
     return seen
 
 
-def _note(seen: Watched, batch: Batch, heard: Callable[[Event], None] | None) -> None:
+def note(seen: Watched, batch: Batch, heard: Callable[[Event], None] | None = None) -> None:
+    """Add what came just now; `heard` is called for each event."""
     now = time.perf_counter()
     for event in batch.events:
         seen.events.append((now, event))

@@ -7,8 +7,9 @@ from typing import Final
 from perstackctl.client.errors import InvalidError, NotFoundError, PreconditionError
 from perstackctl.client.questions import Question
 
-# The daemon's: step, place of the call in its turn, number of the elicitation; with or without the run before it.
-_ID: Final = re.compile(r"(?:[0-9A-Za-z]*\.)?\d+-\d+(?:e\d+)?", re.ASCII)
+# The daemon's: step, place of the call in its turn, fence of a later sandbox and number of the elicitation; with or
+# without the run before it.
+_ID: Final = re.compile(r"(?:[0-9A-Za-z]*\.)?\d+-\d+(?:(?:f\d+)?e\d+)?", re.ASCII)
 
 
 def looks_like_id(text: str) -> bool:

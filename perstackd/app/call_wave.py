@@ -19,12 +19,13 @@ class CallWave:
         self._own = own
         self._sent = set(due_calls(state))
         self._came: dict[str, ToolResultPart] = {}
+        self._party: RunParty | None = None
 
     def start(self, state: RunState, party: RunParty | None) -> tuple[ToolCallPart, ...]:
         """Give each sandbox the calls that it owns; without sandboxes they wait until there are some. Returns those
         that the daemon answers from the job's archive.
         """
-        self._came, self._sent = {}, set()
+        self._came, self._sent, self._party = {}, set(), party
         orders = dispatch(state, self._own)
         if party is not None:
             for place, calls in orders.sandboxes:
@@ -35,10 +36,15 @@ class CallWave:
         """After a restart in the same sandboxes: the calls that are due are given to them again, who leave aside what
         they have got. Returns as `start` does.
         """
+        self._party = party
         orders = dispatch(state, self._own)
         for place, calls in orders.sandboxes:
             party.members[place].give(calls)
         return orders.archive
+
+    def is_in(self, party: RunParty) -> bool:
+        """Whether the calls of now were given to these sandboxes."""
+        return self._party is party
 
     async def deliver(self, party: RunParty) -> None:
         """Hand over what waits for a sandbox that has asked, whichever came last."""

@@ -193,8 +193,8 @@ class JobWorker:
         return error_result(call.call_id, end.reason, f"the delegate {call.expert_key} did not finish: {end.message}")
 
     # --- people -----------------------------------------------------------------------------------------------------
-    async def answer(self, question_id: str, action: str, content: str) -> OpenQuestion:
-        """Answer an open question, durable on return.
+    async def answer(self, question_id: str, action: str, content: str) -> OpenQuestion | None:
+        """Answer an open question, durable on return; None when it was closed in the meantime.
 
         Raises:
             PerstackError: NOT_FOUND `question_not_found`; INVALID `answer_invalid`; as RunWorker.tell does.
@@ -205,8 +205,7 @@ class JobWorker:
             message = f"job {self.context.job_id} has no open question {question_id[:128]!r}"
             raise PerstackError(Kind.NOT_FOUND, "question_not_found", message)
         checked_action(asked.question, action, content)
-        await run.inbox.tell(Answer(asked.question.id, action, content))
-        return asked
+        return asked if await run.inbox.tell(Answer(asked.question.id, action, content)) else None
 
     async def pause(self) -> None:
         """The runs finish the step in hand and start no other. Idempotent."""
@@ -214,11 +213,14 @@ class JobWorker:
             await self.context.log.append([(JOB, JobPaused())], lambda record: replace(record, paused=True))
 
     async def resume(self) -> None:
-        """The runs go on. Idempotent."""
+        """The runs go on, those that still wait for a sandbox once they have it. Idempotent: each run is told again,
+        should it not have heard. Raises as RunInbox.post does.
+        """
         if self.context.log.record.paused:
             await self.context.log.append([(JOB, JobResumed())], lambda record: replace(record, paused=False))
+        async with single_errors(), anyio.create_task_group() as telling:
             for run in list(self.runs.values()):
-                await run.inbox.tell(Generate())
+                telling.start_soon(run.inbox.post, Generate())
 
     # --- waiting ----------------------------------------------------------------------------------------------------
     def _wait(self, place: int, reason: str) -> None:

@@ -198,8 +198,12 @@ class Jobs:
         asked = next((each for each in opened if each.id == question_id), None)
         if worker is None or asked is None:
             return closed_question(await events_of(self._store, job_id), job_id, question_id, action, content)
-        text = answer_text(asked.question, action, content, self._schemas)
-        return await worker.answer(question_id, action, text)
+        # In a thread: the first answer loads the validator.
+        text = await to_thread.run_sync(answer_text, asked.question, action, content, self._schemas)
+        answered = await worker.answer(question_id, action, text)
+        return answered or closed_question(
+            await events_of(self._store, job_id), job_id, question_id, action, content
+        )
 
     async def pause(self, job_id: JobId) -> JobRecord:
         """The job's runs finish the step in hand and start no other. Idempotent. Raises PerstackError NOT_FOUND
@@ -318,9 +322,8 @@ class Jobs:
         if self.draining:
             message = "perstackd is stopping; try again when it is up"
             raise PerstackError(Kind.UNAVAILABLE, "draining", message, retryable=True)
-        if len(self._workers) >= self._defaults.max_running:
-            count, limit = len(self._workers), self._defaults.max_running
-            message = f"{count} jobs are running or waiting, the limit is {limit}; try again later"
+        if len(self._workers) >= (limit := self._defaults.max_running):
+            message = f"{len(self._workers)} jobs are running or waiting, the limit is {limit}; try again later"
             raise PerstackError(Kind.EXHAUSTED, "too_many_jobs", message, retryable=True)
 
     async def _repeated(self, request: JobRequest) -> JobRecord | None:

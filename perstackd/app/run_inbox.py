@@ -1,5 +1,7 @@
 """What comes to a run, in one order: asks of its sandboxes, commands, connections that its sandboxes tried."""
 
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -43,10 +45,13 @@ class Overdue:
 
 @dataclass(slots=True)
 class Told:
-    """A command of somebody who waits until it is carried out; `error` is why it was not."""
+    """A command of somebody who waits until it is carried out: `taken` when it changed something; `error` is why it
+    was not.
+    """
 
     command: Command
     done: anyio.Event
+    taken: bool = False
     error: PerstackError | None = None
 
 
@@ -58,7 +63,20 @@ class LookedUp:
     results: tuple[ToolResultPart, ...]
 
 
-Item: TypeAlias = Settled | Heard | Overdue | Told | LookedUp | Command | EgressAccess
+Outcome: TypeAlias = LookedUp | Command
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """What came of a task, or of somebody who does not wait for it. `free` is called when it is taken, and lets the
+    task's next of its kind begin.
+    """
+
+    outcome: Outcome
+    free: Callable[[], object] = bool
+
+
+Item: TypeAlias = Settled | Heard | Overdue | Told | Finished | EgressAccess
 
 
 class RunInbox:
@@ -82,8 +100,8 @@ class RunInbox:
         """Whether nothing has come that was not read."""
         return not self._receive.statistics().current_buffer_used
 
-    async def tell(self, command: Command) -> None:
-        """Have a command carried out; its facts are durable on return.
+    async def tell(self, command: Command) -> bool:
+        """Have a command carried out; its facts are durable on return. Returns whether there were any.
 
         Raises:
             PerstackError: what recording it raised; UNAVAILABLE `run_busy` when it was not taken up in time.
@@ -94,10 +112,22 @@ class RunInbox:
                 await self.put(told)
                 await told.done.wait()
         except (TimeoutError, anyio.ClosedResourceError, anyio.BrokenResourceError) as error:
-            message = "the run did not take this up: it has ended or is very busy; look at the job and try again"
-            raise PerstackError(Kind.UNAVAILABLE, "run_busy", message, retryable=True) from error
+            raise _busy() from error
         if told.error is not None:
             raise told.error
+        return told.taken
+
+    async def post(self, command: Command) -> None:
+        """Have a command carried out in its turn, however far away that is; nothing when the run has ended. Raises
+        PerstackError UNAVAILABLE `run_busy` when there was no room for it in time.
+        """
+        try:
+            with anyio.fail_after(TELL_SECONDS):
+                await self.put(Finished(command))
+        except TimeoutError as error:
+            raise _busy() from error
+        except (anyio.ClosedResourceError, anyio.BrokenResourceError):
+            _log.info("posted to a run that has ended", run_id=self._run_id)
 
     def saw(self, access: EgressAccess) -> None:
         """A sandbox tried to connect somewhere. What comes too fast or too often goes to the log only."""
@@ -111,18 +141,27 @@ class RunInbox:
 
     def unheard(self) -> list[Payload]:
         """Empties it; the events of connections that were still in it."""
-        waiting = range(self._receive.statistics().current_buffer_used)
-        items = [self._receive.receive_nowait() for _ in waiting]
+        items: list[Item] = []
+        with suppress(anyio.WouldBlock):
+            while True:  # also what waits for room
+                items.append(self._receive.receive_nowait())
         for item in items:
             if isinstance(item, Told):
-                item.error = PerstackError(Kind.UNAVAILABLE, "run_busy", "the run ended before this was taken up")
+                item.error = _busy()
                 item.done.set()
         return [access_event(item) for item in items if isinstance(item, EgressAccess)]
 
     def close(self) -> None:
-        """Nothing comes any more. Idempotent."""
+        """Nothing comes any more, and who waits is told so. Idempotent."""
         self._send.close()
+        with suppress(anyio.ClosedResourceError, anyio.EndOfStream):
+            self.unheard()
         self._receive.close()
+
+
+def _busy() -> PerstackError:
+    message = "the run did not take this up: it has ended or is very busy; look at the job and try again"
+    return PerstackError(Kind.UNAVAILABLE, "run_busy", message, retryable=True)
 
 
 def access_event(access: EgressAccess) -> Payload:

@@ -93,12 +93,13 @@ class RunLedger:
             acknowledge(position)
 
     def _tally(self, command: Command) -> Tally:
-        """What the job has used, the summary in hand included: it is paid for before the next generation."""
+        """What the job has used, the turn or the summary in hand included: it is paid for before the next one."""
         tally, start = self._context.log.tally, self.state.start
-        if not isinstance(command, Summarised) or start is None:
+        if not isinstance(command, Generated | Summarised) or start is None:
             return tally
         used = command.turn.usage
-        return tally.plus(used.input_tokens + used.output_tokens, self._price(start, used) or 0)
+        calls = len(command.turn.calls) if isinstance(command, Generated) else 0
+        return tally.plus(used.input_tokens + used.output_tokens, self._price(start, used) or 0, calls)
 
     def _price(self, start: StartRun, used: Usage) -> int | None:
         return self._services.price(start.provider, start.model, used)

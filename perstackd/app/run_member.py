@@ -98,7 +98,8 @@ class RunMember:
         }
         self._told = list(sandboxes.told)
         unanswered = tuple(number for number, answer in asked if answer is None)
-        self.session = Session("returned", held.step, held.calls, elicitations=unanswered)
+        highest = max(self._asked, default=0)
+        self.session = Session("returned", held.step, held.calls, elicitations=unanswered, elicited=highest)
 
     async def remind(self, assign: Assign) -> None:
         """Send it again what it may not have got; what it has got, it leaves aside."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 import anyio
@@ -11,7 +12,7 @@ from perstackd.app.archive import Archive
 from perstackd.app.compaction import summarise
 from perstackd.app.generation import generate
 from perstackd.app.run_context import JobContext, RunPlan, RunServices
-from perstackd.app.run_inbox import LookedUp, RunInbox
+from perstackd.app.run_inbox import Finished, LookedUp, Outcome, RunInbox
 from perstackd.domain.commands import ChildrenAnswered, Generate, Park
 from perstackd.domain.compaction import compaction_due
 from perstackd.domain.events import DelegateCall
@@ -32,7 +33,9 @@ class RunHost:
 
 
 class RunTasks:
-    """Its tasks belong to `group`, which the run's worker enters and cancels at its end. One of a kind at a time."""
+    """Its tasks belong to `group`, which the run's worker enters and cancels at its end. One of a kind at a time, until
+    the worker has taken what came of it: what it does in between must not begin the same again.
+    """
 
     def __init__(
         self, services: RunServices, context: JobContext, plan: RunPlan, inbox: RunInbox, state: State
@@ -43,7 +46,7 @@ class RunTasks:
         self._plan = plan
         self._inbox = inbox
         self._state = state
-        self._busy: dict[str, object] = {}
+        self._busy: set[str] = set()
         self._archive = Archive(context.log, services.blobs, plan.run_id)
 
     def generate(self) -> None:
@@ -72,56 +75,39 @@ class RunTasks:
         """Have children run, unless they do."""
         self._begin("children", self._delegate_all(calls, delegate))
 
-    def _begin(self, kind: str, work: Coroutine[Any, Any, None]) -> None:
+    def _begin(self, kind: str, work: Coroutine[Any, Any, Outcome]) -> None:
         if kind in self._busy:
             work.close()
             return
-        self._busy[kind] = work
-        self.group.start_soon(self._busily, kind, work)
+        self._busy.add(kind)
+        self.group.start_soon(self._carry_out, kind, work)
 
-    async def _busily(self, kind: str, work: Coroutine[Any, Any, None]) -> None:
-        try:
-            await work
-        finally:
-            if self._busy.get(kind) is work:  # it may have been let go of, and the next one have begun
-                self._free(kind)
+    async def _carry_out(self, kind: str, work: Coroutine[Any, Any, Outcome]) -> None:
+        await self._inbox.put(Finished(await work, partial(self._busy.discard, kind)))
 
-    def _free(self, kind: str) -> None:
-        self._busy.pop(kind, None)
+    async def _generate(self) -> Outcome:
+        return await generate(self._services, self._context, self._plan, self._state())
 
-    async def _generate(self) -> None:
-        answer = await generate(self._services, self._context, self._plan, self._state())
-        self._free("model")  # what follows from the answer may be the next call
-        await self._inbox.put(answer)
-
-    async def _retry(self, delay_ms: int) -> None:
+    async def _retry(self, delay_ms: int) -> Outcome:
         await anyio.sleep(delay_ms / 1000)
         state = self._state()
         # Generating: a sandbox came meanwhile, and the call that it had begun was left to this one.
-        if state.phase is Phase.GENERATING or (state.phase is Phase.RESULT and not compaction_due(state)):
-            await self._generate()
-        else:
-            self._free("model")
-            await self._inbox.put(Generate())
+        asked = state.phase is Phase.GENERATING or (state.phase is Phase.RESULT and not compaction_due(state))
+        return await self._generate() if asked else Generate()
 
-    async def _compact(self) -> None:
-        answer = await summarise(self._services, self._context, self._plan, self._state())
-        self._free("model")
-        await self._inbox.put(answer)
+    async def _compact(self) -> Outcome:
+        return await summarise(self._services, self._context, self._plan, self._state())
 
-    async def _look_up(self, calls: tuple[ToolCallPart, ...]) -> None:
+    async def _look_up(self, calls: tuple[ToolCallPart, ...]) -> Outcome:
         start, step = self._state().start, self._state().step
         query = start.query if start else ""
-        results = tuple([await self._archive.answer(call, query) for call in calls])
-        self._free("archive")
-        await self._inbox.put(LookedUp(step, results))
+        return LookedUp(step, tuple([await self._archive.answer(call, query) for call in calls]))
 
-    async def _hold(self, wait_ms: int) -> None:
+    async def _hold(self, wait_ms: int) -> Outcome:
         await anyio.sleep(wait_ms / 1000)
-        self._free("hold")
-        await self._inbox.put(Park())
+        return Park()
 
-    async def _delegate_all(self, calls: tuple[DelegateCall, ...], delegate: Delegate) -> None:
+    async def _delegate_all(self, calls: tuple[DelegateCall, ...], delegate: Delegate) -> Outcome:
         results: list[ToolResultPart | None] = [None] * len(calls)
 
         async def one(place: int, call: DelegateCall) -> None:
@@ -130,5 +116,4 @@ class RunTasks:
         async with anyio.create_task_group() as children:
             for place, call in enumerate(calls):
                 children.start_soon(one, place, call)
-        self._free("children")
-        await self._inbox.put(ChildrenAnswered(tuple(result for result in results if result is not None)))
+        return ChildrenAnswered(tuple(result for result in results if result is not None))

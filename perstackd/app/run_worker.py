@@ -18,7 +18,7 @@ import structlog
 from perstackd.app.call_wave import CallWave
 from perstackd.app.errors import single_errors
 from perstackd.app.run_context import JobContext, RunPlan, RunServices
-from perstackd.app.run_inbox import Heard, Item, LookedUp, Overdue, RunInbox, Settled, Told, access_event
+from perstackd.app.run_inbox import Finished, Heard, Item, LookedUp, Overdue, RunInbox, Settled, Told, access_event
 from perstackd.app.run_ledger import RunLedger
 from perstackd.app.run_losses import Losses
 from perstackd.app.run_member import RunMember
@@ -219,14 +219,18 @@ class RunWorker:
                 await self._lose(member)
             case Told():
                 await self._told(item)
-            case LookedUp(step=step, results=results):
-                await self._came_back(results if step == self.state.step else ())
+            case Finished(outcome=outcome, free=free):
+                free()
+                if isinstance(outcome, LookedUp):
+                    await self._came_back(outcome.results if outcome.step == self.state.step else ())
+                else:
+                    await self._carry_out(outcome)
             case _:
-                await self._carry_out(item)
+                assert_never(item)
 
     async def _told(self, item: Told) -> None:
         try:
-            await self._carry_out(item.command)
+            item.taken = bool(await self._carry_out(item.command))
         except PerstackError as error:
             item.error = error
         finally:
@@ -288,9 +292,10 @@ class RunWorker:
         if self.state.phase is Phase.INIT and not self._opening.complete:
             return
         stay.open = True
-        await self._carry_out(
-            self._opening.begin(self.state.start) if self.state.phase is Phase.INIT else self._resumption()
-        )
+        if self.state.phase is Phase.INIT:
+            await self._carry_out(self._opening.begin(self.state.start))
+        elif self.state.phase is not Phase.CALLING or not self._wave.is_in(stay.party):  # else they have its calls
+            await self._carry_out(self._resumption())
         self._revive()
         await self._deliver()
 
@@ -339,7 +344,8 @@ class RunWorker:
         await self._carry_out(answered)
 
     async def _elicited(self, member: RunMember, ask: Elicit) -> None:
-        facts = await self._carry_out(Elicited(ask.call_id, ask.elicitation, ask.message, ask.schema))
+        fence = member.lease.record.fence
+        facts = await self._carry_out(Elicited(ask.call_id, ask.elicitation, ask.message, ask.schema, fence))
         if not any(isinstance(fact, ElicitationRequested) for fact in facts):
             await member.order(ElicitAnswer(ask.elicitation, "decline"))
 

@@ -37,9 +37,10 @@ class Tally:
     budgets: Budgets = Budgets()
     paused: bool = False
 
-    def plus(self, tokens: int, microdollars: int) -> "Tally":
+    def plus(self, tokens: int, microdollars: int, tool_calls: int = 0) -> "Tally":
         """With what was used and is not in the record yet."""
-        return replace(self, tokens=self.tokens + tokens, microdollars=self.microdollars + microdollars)
+        spent, calls = self.microdollars + microdollars, self.tool_calls + tool_calls
+        return replace(self, tokens=self.tokens + tokens, microdollars=spent, tool_calls=calls)
 
     def exceeded(self) -> tuple[str, int] | None:
         """The first limit that is reached, steps excepted: its name and its figure."""

@@ -80,12 +80,15 @@ class ChildrenAnswered:
 
 @dataclass(frozen=True, slots=True)
 class Elicited:
-    """A skill's server asks a person something while the call runs. `elicitation` is the sandbox's number for it."""
+    """A skill's server asks a person something while the call runs. `elicitation` is the sandbox's number for it,
+    `fence` tells the sandbox from those that the run had before: each begins to count anew.
+    """
 
     call_id: str
     elicitation: int
     message: str
     schema: JsonObject
+    fence: int = 1
 
 
 @dataclass(frozen=True, slots=True)

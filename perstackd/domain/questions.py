@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from typing import Final, assert_never
 
+from perstackd.domain.commands import Elicited
 from perstackd.domain.errors import Kind, PerstackError
 from perstackd.domain.events import ApprovalDecided, Question, QuestionAnswered, QuestionKind, StartRun, ToolRoute
 from perstackd.domain.messages import JsonObject, TextPart, ToolCallPart, ToolResultPart, Turn
@@ -38,12 +39,15 @@ def approval_question(turn: Turn, step: int, call: ToolCallPart, route: ToolRout
 
 
 def elicitation_question(
-    turn: Turn, step: int, call: ToolCallPart, route: ToolRoute, asked: tuple[int, str, JsonObject]
+    turn: Turn, step: int, call: ToolCallPart, route: ToolRoute, asked: Elicited
 ) -> Question:
-    """What a server asks while its tool runs; `asked` is its number, its message and the answer's schema."""
-    number, message, schema = asked
+    """What a server asks while its tool runs. A later sandbox's question has another id: an answer that is sent again
+    must not be taken for its.
+    """
+    message, schema = asked.message, asked.schema
     question = _question(turn, step, call, route, kind=QuestionKind.ELICITATION, message=message, schema=schema)
-    return replace(question, id=f"{question.id}e{number}")
+    fence = f"f{asked.fence}" if asked.fence > 1 else ""
+    return replace(question, id=f"{question.id}{fence}e{asked.elicitation}")
 
 
 def _question(

@@ -214,8 +214,7 @@ def _elicitation(state: RunState, command: Elicited) -> ElicitationRequested | N
     call, route = next(pair for pair in routed(started(state), turn) if pair[0].call_id == command.call_id)
     if route is None:
         return None
-    asked = (command.elicitation, command.message, command.schema)
-    return ElicitationRequested(elicitation_question(turn, state.step, call, route, asked), command.elicitation)
+    return ElicitationRequested(elicitation_question(turn, state.step, call, route, command), command.elicitation)
 
 
 def _person_answered(state: RunState, command: Answer) -> RunPayload | None:

@@ -77,7 +77,8 @@ def evolve(state: RunState, fact: RunPayload) -> RunState:  # noqa: C901, PLR091
         case ContinueToNextStep(step=step):
             return replace(state, phase=Phase.PREPARING, step=step)
         case ResumeToolCalls(results=results):
-            return replace(_with_results(state, results), phase=Phase.CALLING)
+            # The servers that asked are gone; one that is called again asks again.
+            return replace(_with_results(state, results), phase=Phase.CALLING, questions=())
         case FinishAllToolCalls():
             return replace(state, phase=Phase.FINISHING)
         case ContextCompacted():

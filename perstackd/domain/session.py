@@ -289,7 +289,8 @@ from wherever it stands, until it asks for the step that the log says is next, o
 @dataclass(frozen=True, slots=True)
 class Session:
     """Where a session stands. `step` is the step in hand; `calls` the ids that a ToolResults must answer, in order;
-    `skills` are those that the sandbox was told to start; `elicitations` are open questions of its servers.
+    `skills` are those that the sandbox was told to start; `elicitations` are open questions of its servers, `elicited`
+    the highest number that one had.
     """
 
     state: str = "new"
@@ -298,6 +299,7 @@ class Session:
     refusals: int = 0
     skills: tuple[str, ...] = ()
     elicitations: tuple[int, ...] = ()
+    elicited: int = 0
 
     @property
     def misbehaved(self) -> bool:
@@ -320,7 +322,8 @@ def asked(session: Session, ask: Ask) -> tuple[Session, str]:
     calls = () if isinstance(ask, ToolResults) else session.calls
     asking = (*session.elicitations, ask.elicitation) if isinstance(ask, Elicit) else session.elicitations
     open_ones = () if isinstance(ask, ToolResults) else asking
-    return replace(session, state=following, step=step, calls=calls, elicitations=open_ones), ""
+    highest = ask.elicitation if isinstance(ask, Elicit) else session.elicited
+    return replace(session, state=following, step=step, calls=calls, elicitations=open_ones, elicited=highest), ""
 
 
 def _content(session: Session, ask: Ask) -> str:  # noqa: PLR0911 - one case a rule
@@ -339,8 +342,8 @@ def _content(session: Session, ask: Ask) -> str:  # noqa: PLR0911 - one case a r
             return "progress of a call that this turn does not have"
         case Elicit(call_id=call_id, skill=skill) if call_id not in session.calls or skill not in session.skills:
             return "a server's question outside of a call of this turn"
-        case Elicit(elicitation=number) if number in session.elicitations:
-            return "a server's question with the number of an open one"
+        case Elicit(elicitation=number) if number <= session.elicited:
+            return "a server's question with the number of an earlier one"
         case Elicit() if len(session.elicitations) >= MAX_ELICITATIONS:
             return f"more than {MAX_ELICITATIONS} questions of servers at once"
         case _:

@@ -26,6 +26,7 @@ from perstackctl.client.values import EXIT_CODES
 from perstackctl.main import INTERRUPTED, cli
 from perstackd.adapters.definition.parser import TomlDefinitions
 from perstackd.adapters.docker.template_config import TemplateConfig
+from perstackd.adapters.egress.config import RouteConfig
 from perstackd.adapters.models.config import CompatibleConfig, PriceConfig, TierConfig
 from perstackd.adapters.models.provider_errors import _KINDS as MODEL_REASONS
 from perstackd.cli import main as daemon_cli
@@ -104,7 +105,7 @@ def test_the_configuration_table_has_every_key_and_its_default() -> None:
     assert written == dict(_configuration(Config, ""))
 
 
-_NAMED: dict[str, type[BaseModel]] = {"compatible": CompatibleConfig, "tiers": TierConfig, "prices": PriceConfig}
+_NAMED: dict[str, type[BaseModel]] = {"compatible": CompatibleConfig, "tiers": TierConfig, "prices": PriceConfig, "routes": RouteConfig}
 
 
 def _configuration(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str]]:

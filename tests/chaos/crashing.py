@@ -1,14 +1,15 @@
 """A daemon that kills itself at a durable boundary, which is a write of a job's log or of a claim's row.
 
-`HOME/plan` says where, a line a process: `after 7` dies as soon as the seventh write is on disk, `before 7` when it is
-about to be made: what led to it has happened, and nobody will know. Counting begins with the job that is created while
-there is a plan, or with the start of the process. `HOME/boundaries` gets a line for each write: its number, what it is,
-and the place in `perstackd/app` that asked for it.
+`HOME/plan` says where, a line a process: `after 7 PLACE` dies as soon as the seventh write of that place in
+`perstackd/app` is on disk, `before 7 PLACE` when it is about to be made: what led to it has happened, and nobody will
+know. `any` is every place. Counting begins with the job that is created while there is a plan, or with the start of the
+process. `HOME/boundaries` gets a line for each write: its number and its place.
 """
 
 import os
 import signal
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import wraps
 from pathlib import Path
@@ -30,32 +31,34 @@ class Boundaries:
     def __init__(self, home: Path) -> None:
         self._plan = home / "plan"
         self._told = home / "boundaries"
-        self._count = 0
-        self._when = ""
+        self._counts: Counter[str] = Counter()
+        self._when = self._place = ""
         self._at = 0
         self._read()
 
     def _read(self) -> None:
-        """Take the first line of the plan."""
+        """Take the first line of the plan; without one it lives on."""
+        self._at = 0
+        self._counts.clear()
         if self._plan.exists():
             first, *rest = self._plan.read_text().splitlines()
-            self._when, _, number = first.partition(" ")
-            self._at, self._count = int(number), 0
+            self._when, number, self._place = first.split(" ")
+            self._at = int(number)
             self._plan.write_text("\n".join(rest)) if rest else self._plan.unlink()
 
     def before(self, what: str, place: str) -> None:
         if what == "create":
             self._read()
-        self._count += 1
+        self._counts.update((place, "any"))
         with self._told.open("a") as file:
-            file.write(f"{self._count} {what} {place}\n")
-        self._die("before")
+            file.write(f"{self._counts[place]} {place}\n")
+        self._die("before", place)
 
-    def after(self) -> None:
-        self._die("after")
+    def after(self, place: str) -> None:
+        self._die("after", place)
 
-    def _die(self, when: str) -> None:
-        if when == self._when and self._count == self._at:
+    def _die(self, when: str, place: str) -> None:
+        if when == self._when and self._place in (place, "any") and self._counts[self._place] == self._at:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -73,9 +76,10 @@ def _watch(kind: type, name: str, boundaries: Boundaries, counts: Callable[..., 
     async def watched(*arguments: Any) -> Any:
         if not counts(*arguments[:2]):
             return await write(*arguments)
-        boundaries.before(name, place_of(sys._getframe(1)))
+        place = place_of(sys._getframe(1))
+        boundaries.before(name, place)
         result = await write(*arguments)
-        boundaries.after()
+        boundaries.after(place)
         return result
 
     setattr(kind, name, watched)

@@ -65,7 +65,7 @@ class Mortal:
 
     def __init__(self, home: Path) -> None:
         self.daemon = Daemon(home, dict(_SETTINGS), main=serve)
-        self.measured: list[tuple[int, str, str]] = []
+        self.measured: list[tuple[int, str]] = []
         self._number = 0
         self._toml = _definition()
         self.daemon.start()
@@ -76,10 +76,10 @@ class Mortal:
     def home(self) -> Path:
         return self.daemon.home
 
-    def boundaries(self) -> list[tuple[int, str, str]]:
-        """Every write so far: its number in its process, what, for whom."""
+    def boundaries(self) -> list[tuple[int, str]]:
+        """Every write so far: the how manieth of its place, and the place."""
         lines = (self.home / "boundaries").read_text().splitlines()
-        return [(int(number), what, place) for number, what, place in (line.split(" ", 2) for line in lines)]
+        return [(int(number), place) for number, place in (line.split(" ", 1) for line in lines)]
 
     async def live(self, *plan: str) -> Life:
         """One job, while its daemon dies where the plan says, one line a process, and is started again each time."""
@@ -174,7 +174,7 @@ class Mortal:
             "claimed": [each.id for each in known if each.job_id],
             "containers": sorted(containers - {each.container_id for each in known}),
             "directories": sorted({path.name for path in (run / "s").iterdir()} - {each.id for each in known}),
-            "mounts": [mount for mount in mounts if mount.startswith(f"{run}/s/") or mount.startswith(f"{run}/eph")],
+            "mounts": [mount for mount in mounts if mount.startswith((f"{run}/s/", f"{run}/eph"))],
             "sockets": [str(path) for path in run.glob("s/*/gw/runner.sock")],
             "jobs": info.running_jobs + info.queued_jobs,
         }

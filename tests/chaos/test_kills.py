@@ -21,8 +21,8 @@ from tests.chaos.mortal import ANSWER, MADE, Life, Mortal, gapless
 from tests.e2e.daemon import docker, one
 
 pytestmark = [pytest.mark.docker, pytest.mark.anyio, pytest.mark.timeout(1800)]
-SAMPLE_SECONDS = 5.0
-"""How long the sample goes on beyond one of each place."""
+SAMPLE_SECONDS = 45.0
+"""How long the sample goes on, but for one of each place."""
 SEED = int(os.environ.get("PERSTACK_CHAOS_SEED", "0")) or int(time.time()) % 100_000
 ELSEWHERE = {"transfer.py:Transfer._keep": "an import writes a job that has ended, at once: nothing is to be taken up"}
 
@@ -64,8 +64,8 @@ def plans(mortal: Mortal, seed: int) -> tuple[list[str], list[str]]:
     """One for each place that writes, in the order of a job's life; and all the others, in any order."""
     chance = random.Random(seed)
     by_place: dict[str, list[str]] = {}
-    for number, _, place in mortal.measured:
-        by_place.setdefault(place, []).extend((f"before {number}", f"after {number}"))
+    for number, place in mortal.measured:
+        by_place.setdefault(place, []).extend((f"before {number} {place}", f"after {number} {place}"))
     sample = [chance.choice(found) for found in by_place.values()]
     rest = [plan for found in by_place.values() for plan in found if plan not in sample]
     chance.shuffle(rest)
@@ -86,13 +86,15 @@ async def test_a_daemon_that_is_killed_at_a_durable_boundary_takes_its_job_up_an
         life = await mortal.live(plan)
         check(life, plan)
         deaths += life.deaths
-    assert deaths >= len(sample) - 2  # the last writes of a job may be fewer than they were
+    assert deaths >= len(sample) - 1  # it may write less often than when it was measured
 
 
-@pytest.mark.parametrize("again", ["before 1", "after 1", "after 2", "before 3"])
+@pytest.mark.parametrize("again", ["before 1 any", "after 1 any", "before 3 any"])
 async def test_a_daemon_that_is_killed_while_it_takes_a_job_up_takes_it_up_later(mortal: Mortal, again: str) -> None:
-    life = await mortal.live("after 11", again)
-    check(life, f"after 11, {again}")
+    first = "after 4 run_ledger.py:RunLedger._append"
+    life = await mortal.live(first, again)
+    check(life, f"{first}, {again}")
+    assert life.deaths == 2
 
 
 async def test_a_run_that_lost_a_sandbox_while_no_daemon_was_there_goes_on_in_fresh_ones(mortal: Mortal) -> None:
@@ -119,5 +121,5 @@ async def test_a_job_whose_definition_is_gone_ends_with_the_reason(mortal: Morta
 
 async def test_every_place_that_writes_a_jobs_log_was_a_boundary(mortal: Mortal) -> None:
     """A new call of the log's append has to be lived through as well."""
-    seen = {place for _, _, place in mortal.boundaries()}
+    seen = {place for _, place in mortal.boundaries()}
     assert call_sites() - seen == set(ELSEWHERE)

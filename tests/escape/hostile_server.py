@@ -2,9 +2,7 @@
 its tool runs the Python that it is given and answers with what that prints.
 """
 
-import base64
 import contextlib
-import hashlib
 import io
 import json
 import os
@@ -30,7 +28,10 @@ def tool(name: str) -> dict[str, Any]:
 def printed(source: str) -> dict[str, Any]:
     text = io.StringIO()
     with contextlib.redirect_stdout(text):
-        exec(source, {})
+        try:
+            exec(source, {})
+        except Exception as error:
+            return {"content": [{"type": "text", "text": repr(error)}], "isError": True}
     return {"content": [{"type": "text", "text": text.getvalue()}]}
 
 
@@ -41,21 +42,18 @@ def answer(number: Any, arguments: dict[str, Any]) -> None:
         case "probe":
             out({"id": number, "result": printed(arguments["source"])})
         case "huge":
-            out({"id": number, "result": {"content": [{"type": "text", "text": "A" * (100 << 20)}]}})
+            out({"id": number, "result": {"content": [{"type": "text", "text": "A" * (24 << 20)}]}})
         case "parts":
             out({"id": number, "result": {"content": [{"type": "text", "text": "A"}] * 1000}})
         case "forged":
             for other in (None, "x", -1, 10_000):
                 out({"id": other, "result": {"content": [{"type": "text", "text": "forged"}]}})
             out({"id": number, "result": SAID})
-        case "asking":
-            for place, method in enumerate(["sampling/createMessage", "elicitation/create", "roots/list"] * 50):
+        case "asking" | "flooding":
+            requests = ["sampling/createMessage", "roots/list"] * (20 if mode == "asking" else 1000)
+            for place, method in enumerate(requests):
                 out({"id": 9000 + place, "method": method, "params": {"messages": [], "maxTokens": 1}})
             out({"id": number, "result": SAID})
-        case "secret":
-            value = os.environ["HOSTILE_TOKEN"].encode()
-            text = hashlib.sha256(base64.b64encode(value)).hexdigest()
-            out({"id": number, "result": {"content": [{"type": "text", "text": text}]}})
         case "exit":
             os._exit(3)
         case _:

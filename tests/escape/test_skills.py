@@ -1,26 +1,26 @@
-"""A skill's server that means harm: it costs its own call or its own run, and the secret it got goes nowhere else."""
+"""A skill's server that means harm: it costs its own call or its own run."""
 
-import base64
-import hashlib
 import json
-import subprocess
 import threading
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.daemon import docker, one, until
-from tests.escape.attacker import Attacker, Outcome, python, tool
+from tests.e2e.daemon import one
+from tests.escape.attacker import Attacker, Outcome, tool
 
 pytestmark = pytest.mark.docker
 
 SOURCE = (Path(__file__).parent / "hostile_server.py").read_text()
-SECRET = "a-value-that-nobody-else-has-5150"
 CALLED = {
-    "garbage": "said", "forged": "said", "asking": "said", "words": "said", "silent": "timeout",
-    "huge": "skill_disconnected", "exit": "skill_disconnected",
+    "forged": {"said"}, "asking": {"said"}, "words": {"said"}, "silent": {"timeout"}, "huge": {"tool_error"},
+    "flooding": {"said", "skill_disconnected"}, "exit": {"skill_disconnected"},
 }  # fmt: skip
-REFUSED = {"line": "over 16 MiB", "never": "not ready after", "tools": "more than 1000 tools"}
+"""What a call of each may come to. Whether a flood of questions is too much is a matter of how fast it comes."""
+REFUSED = {
+    "line": "over 16 MiB", "never": "not ready after", "tools": "more than 1000 tools",
+    "garbage": "lines in a row are no messages",
+}  # fmt: skip
 
 
 def definition(mode: str, extra: str = "") -> str:
@@ -52,7 +52,7 @@ def runs(attacker: Attacker) -> dict[str, Outcome]:
 def test_a_hostile_answer_costs_no_more_than_its_call(runs: dict[str, Outcome], mode: str) -> None:
     assert runs[mode].code == 0, runs[mode].stderr
     answer = runs[mode].answers()["call"]
-    assert (answer if isinstance(answer, str) else answer["error"]) == CALLED[mode]
+    assert (answer if isinstance(answer, str) else answer["error"]) in CALLED[mode]
 
 
 @pytest.mark.parametrize("mode", sorted(REFUSED))
@@ -81,51 +81,3 @@ def test_a_result_of_very_many_parts_costs_no_more_than_its_call(attacker: Attac
 
 def test_a_tool_with_an_endless_name_is_the_skills_failure(attacker: Attacker) -> None:
     assert attacker.run([tool("call", "speak")], toml=definition("name")).reason() == "skill_failed"
-
-
-def test_a_secret_is_in_its_servers_environment_and_nowhere_else(attacker: Attacker) -> None:
-    look = (
-        "import glob, hashlib, os, sys\n"
-        "secret = sys.argv[1][::-1].encode()\n"
-        "places = [path for name in ('environ', 'cmdline', 'mem') for path in glob.glob(f'/proc/[0-9]*/{name}')]\n"
-        "for top in ('/tmp', '/run', '/home', '/mnt', '/gw', '/etc', '/opt', '/dev/shm'):\n"
-        "    places += [f'{d}/{name}' for d, _, names in os.walk(top) for name in names]\n"
-        "tried = 0\n"
-        "for place in places:\n"
-        "    tried += 1\n"
-        "    try:\n"
-        "        with open(place, 'rb') as file: print(*[place] * (secret in file.read(4 << 20)))\n"
-        "    except OSError: pass\n"
-        "print('tried', tried > 20)\n"
-    )
-    outcome = attacker.run(
-        [tool("call", "speak")],
-        [python("look", look, SECRET[::-1])],
-        toml=definition("secret", 'requiredEnv = ["HOSTILE_TOKEN"]\n'),
-        env={"HOSTILE_TOKEN": SECRET},
-    )
-    assert outcome.code == 0, outcome.stderr
-    # The control: the server itself did have it, and says so without saying it.
-    assert outcome.answers()["call"] == hashlib.sha256(base64.b64encode(SECRET.encode())).hexdigest()
-    assert outcome.printed("look").split() == ["tried", "True"]
-    assert SECRET not in json.dumps(outcome.events)
-    assert SECRET not in attacker.daemon.log()
-    search = ["grep", "-rlaF", SECRET, str(attacker.daemon.home)]
-    at_rest = subprocess.run(search, check=False, capture_output=True, text=True)
-    assert at_rest.stdout == ""
-
-
-def test_what_the_engine_can_tell_of_a_working_sandbox_has_no_secret(attacker: Attacker) -> None:
-    name = attacker.name()
-    attacker.daemon.script(name, {"calls": [python("s", "import time; time.sleep(1)")]}, {"text": "done"})
-    toml = definition("secret", 'requiredEnv = ["HOSTILE_TOKEN"]\n').replace("{name}", name)
-    directory = attacker.daemon.definition(toml)
-    (directory / ".env").write_text(f"HOSTILE_TOKEN={SECRET}\n")
-    process = attacker.daemon.begin(directory, name, "--env-path", ".env")
-    try:
-        container = one(until(process, "callTools"), "sandboxAssigned")["containerId"]
-        told = docker("inspect", container) + docker("top", container, "-eo", "pid,args") + docker("diff", container)
-    finally:
-        process.communicate(timeout=60)
-    assert "runner.sock" in told
-    assert SECRET not in told

@@ -1,6 +1,6 @@
 """How long it is fuzzed and where chance begins, from the environment; and `fuzz`, which every test here begins with.
 
-PERSTACK_FUZZ_EXAMPLES   inputs for each test (default 150: the whole directory stays below a minute); 100000 for a night
+PERSTACK_FUZZ_EXAMPLES   inputs for each test (default 150: all of them stay below a minute); 100000 for a night
 PERSTACK_FUZZ_SEED       where chance begins; the summary prints the seed of each run, and the same one finds the same
 """
 

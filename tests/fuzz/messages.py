@@ -19,7 +19,7 @@ _INTEGERS = {
     FieldDescriptor.CPPTYPE_DOUBLE: st.floats(),
     FieldDescriptor.CPPTYPE_FLOAT: st.floats(width=32),
 }
-_JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner), max_leaves=4)
+_JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists, max_leaves=4)
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=300)
 """What a string field can hold."""
 
@@ -50,7 +50,7 @@ def nearly(draw: st.DrawFn, cls: type[Message]) -> bytes:
 
 def _fill(draw: st.DrawFn, message: Any, depth: int) -> None:
     descriptor: Descriptor = message.DESCRIPTOR
-    chosen = draw(st.lists(st.sampled_from(descriptor.fields), max_size=5)) if descriptor.fields else []
+    chosen = draw(st.lists(st.sampled_from(tuple(descriptor.fields)), max_size=5)) if descriptor.fields else []
     for field in chosen:
         if field.message_type is not None and field.message_type.GetOptions().map_entry:
             continue

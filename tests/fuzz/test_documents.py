@@ -15,9 +15,14 @@ from perstackctl.request.environment import EnvFile, look_up
 from perstackd.adapters.definition.parser import TomlDefinitions
 from perstackd.adapters.store import codec
 from perstackd.adapters.workspaces.tar_reader import Entry, TarReader
-from perstackd.domain.errors import Kind, PerstackError
+from perstackd.domain.errors import PerstackError
 from perstackd.domain.events import SCHEMA, Payload
 from tests.fuzz.bounds import TIME_FOR_ONE, fuzz
+
+
+def expect(reason: str, *reasons: str) -> None:
+    assert reason in reasons
+
 
 # --- perstack.toml --------------------------------------------------------------------------------------------------
 KEYS = [
@@ -106,14 +111,14 @@ def test_an_environment_file_is_read_or_refused_and_tells_no_value(data: bytes) 
         try:
             found = look_up(("A", "B"), (file,), {})
         except InvalidError as error:
-            assert error.reason in {"file_unreadable", "too_large", "not_utf8"}
+            expect(error.reason, "file_unreadable", "too_large", "not_utf8")
             return
     assert set(found.values) <= {"A", "B"}
     assert all(isinstance(value, str) for value in found.values.values())
 
 
 # --- events ---------------------------------------------------------------------------------------------------------
-TYPES = sorted({cls.type for cls in typing.get_args(Payload)})
+TYPES = sorted(typing.get_args(typing.get_type_hints(cls)["type"])[0] for cls in typing.get_args(Payload))
 FIELDS = [
     "type",
     "stepNumber",
@@ -148,7 +153,7 @@ def test_a_stored_document_is_an_event_or_refused(kind: str, schema: int, docume
     try:
         payload = codec.decode(kind, schema, document)
     except PerstackError as error:
-        assert (error.kind, error.reason in {"event_newer", "store_corrupt"}) == (Kind.PRECONDITION, True)
+        expect(error.reason, "event_newer", "store_corrupt")
         return
     assert codec.decode(kind, schema, codec.encode(payload)) == payload
 
@@ -202,6 +207,6 @@ def read(data: bytes, piece: int) -> tuple[object, ...]:
                     content += part
         reader.finish()
     except PerstackError as error:
-        assert error.kind in {Kind.INVALID, Kind.DENIED}
+        expect(error.reason, "archive_invalid", "archive_refused")
         return (*entries, bytes(content), error.reason)
     return (*entries, bytes(content), "read")

@@ -7,10 +7,12 @@ from hypothesis import strategies as st
 from perstack.v1 import runner_pb2 as pb
 from perstack_runner import convert as runner
 from perstack_runner import machine
+from perstack_runner.messages import Assign, Finish, Probe, Turn
 
 from perstackd.adapters.store import codec
 from perstackd.domain import session as domain
 from perstackd.domain.events import SCHEMA, ResolveToolResults
+from perstackd.domain.messages import ToolResultPart
 from perstackd.domain.session import MAX_REFUSALS, Session, ToolResults, asked, ordered
 from perstackd.rpc import runner_convert
 from perstackd.rpc.runner_convert import MalformedError
@@ -70,9 +72,9 @@ ASKS = [
     domain.Elicit("a", "web", 2, "?", {}),
     domain.SkillReport("web", domain.SkillPhase.CONNECTED),
     domain.SkillReport("other", domain.SkillPhase.CONNECTED),
-    domain.ToolResults(1, tuple(domain.ToolResultPart(call, ()) for call in CALLS)),
+    domain.ToolResults(1, tuple(ToolResultPart(call, ()) for call in CALLS)),
     domain.ToolResults(1, ()),
-    domain.ToolResults(2, tuple(domain.ToolResultPart(call, ()) for call in reversed(CALLS))),
+    domain.ToolResults(2, tuple(ToolResultPart(call, ()) for call in reversed(CALLS))),
     domain.Failure("x", "y"),
 ]
 ORDERS = [
@@ -116,7 +118,7 @@ def test_the_runner_has_an_answer_to_every_order_of_orders(messages: list[pb.ToR
     left = 0
     for message in messages:
         order = runner.order_from_pb(message)
-        if not isinstance(order, machine.Probe | machine.Assign | machine.Turn | machine.Finish):
+        if not isinstance(order, Probe | Assign | Turn | Finish):
             continue
         session, actions = machine.decide(session, order)
         left += sum(isinstance(action, machine.Leave) for action in actions)

@@ -56,6 +56,8 @@ MAX_SCHEMA_NODES: Final = 20_000
 SCHEMA_NODES: Final = 8
 """What a schema costs beyond its values."""
 
+_ROUTES: Final = ("http://127.0.0.1:3129/", "http://localhost:3129/")
+"""Where a sandbox asks for origin routes."""
 _ALWAYS: Final = "attemptCompletion"
 _INSTALLERS: Final = frozenset({"npx", "uvx"})
 _SHARED_KEYS: Final = ("type", "description", "rule")
@@ -200,12 +202,14 @@ def _remote(name: str, table: Table, allowed: Allowed) -> RemoteSkill:
 def _endpoint(table: Table, allowed: Allowed) -> str:
     endpoint = table.text("endpoint", limit=2048)
     wrong = url_problem(endpoint, frozenset(), loopback=True) if endpoint else "is empty; a remote skill needs one"
-    plain = not wrong and urlsplit(endpoint).scheme == "http"
+    # An origin route is the operator's to give: whether there is one shows when the skill asks for it.
+    routed = endpoint.startswith(_ROUTES)
+    plain = not (wrong or routed) and urlsplit(endpoint).scheme == "http"
     if plain and not allowed.loopback_endpoints:
         wrong = "must be https; plain http is for loopback, where egress.allow_addresses of the operator has it"
     elif plain:
         table.warning("endpoint", "is plain http to loopback: that of the sandbox which the skill runs in")
-    elif not wrong and (why := host_pattern.problem(urlsplit(endpoint).hostname or "")):
+    elif not (wrong or routed) and (why := host_pattern.problem(urlsplit(endpoint).hostname or "")):
         table.warning("endpoint", f"{shown(endpoint)} will not be reached: its host {why}")
     if wrong:
         table.error("endpoint", f"{shown(endpoint)} {wrong}" if endpoint else wrong)

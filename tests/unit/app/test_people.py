@@ -13,6 +13,8 @@ from perstackd.domain.errors import PerstackError
 from perstackd.domain.events import Event
 from perstackd.domain.ids import JobId
 from perstackd.domain.job import JobState
+from perstackd.domain.messages import TextPart, ToolResultPart
+from perstackd.domain.session import RoutedCall, ToolResults
 from perstackd.domain.workspace import WorkspaceKind, WorkspaceSpec
 from tests.fakes.models import Entry
 from tests.fakes.store import FakeStore
@@ -196,10 +198,10 @@ async def test_a_paused_job_finishes_its_step_and_goes_on_when_it_is_resumed(tmp
         paused = anyio.Event()
         record = await daemon.start()
 
-        def pauses(call: object) -> None:
+        def pauses(call: RoutedCall) -> None:
             paused.set()
 
-        daemon.links.tool = pauses  # type: ignore[assignment]
+        daemon.links.tool = pauses
         with anyio.fail_after(5):
             await paused.wait()
         assert (await daemon.jobs.pause(record.id)).paused
@@ -217,8 +219,5 @@ async def test_a_paused_job_finishes_its_step_and_goes_on_when_it_is_resumed(tmp
     assert {"jobPaused", "jobResumed"} <= set(types_of(events))
 
 
-def _done() -> object:
-    from perstackd.domain.messages import TextPart, ToolResultPart
-    from perstackd.domain.session import ToolResults
-
+def _done() -> ToolResults:
     return ToolResults(1, (ToolResultPart("a", (TextPart("ok"),)),))

@@ -13,7 +13,7 @@ from perstackd.domain.job import JobState
 from perstackd.domain.messages import ToolResultPart
 from perstackd.domain.session import RoutedCall
 from perstackd.domain.workspace import WorkspaceKind, WorkspaceSpec
-from tests.fakes.acting_runner import answered
+from tests.fakes.acting_runner import ActingRunnerLink, answered
 from tests.fakes.models import Entry, Flaky, Held
 from tests.fakes.store import FakeStore
 from tests.unit.app.daemon_in_memory import World, world
@@ -143,7 +143,7 @@ async def test_secrets_are_there_again_after_a_restart_and_go_at_the_end(tmp_pat
             await held.reached.wait()
     async with world(tmp_path, {LEAD: [says("done")]}, store=store) as second:
         await second.events(record.id)
-        told = [link.assigned for link in second.links.made.values() if getattr(link, "assigned", None)]
+        told = [link.assigned for link in second.links.made.values() if isinstance(link, ActingRunnerLink)]
     assert [assign.exec_env for assign in told if assign] == [(("TOKEN", "s3cret"),)]
     assert not any(store.envs.values())
 

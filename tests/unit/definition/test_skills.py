@@ -125,6 +125,11 @@ def test_plain_http_to_loopback_is_for_operators_who_allow_it(endpoint: str) -> 
     assert "that of the sandbox which the skill runs in" in allowed.message
 
 
+def test_an_origin_route_is_an_endpoint_without_a_word_of_anybody() -> None:
+    assert findings(remote("http://127.0.0.1:3129/api/mcp")) == ()
+    assert "must be https" in only(remote("http://127.0.0.1:31290/api/mcp")).message
+
+
 @pytest.mark.parametrize("loopback", [True, False])
 def test_plain_http_to_elsewhere_is_refused_whatever_the_operator_says(loopback: bool) -> None:
     finding = only(remote("http://mcp.example"), loopback=loopback)

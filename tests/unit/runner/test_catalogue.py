@@ -2,7 +2,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-import jsonschema  # type: ignore[import-untyped]  # its stubs are no dependency of ours
+import jsonschema
 import pytest
 from perstack_runner.tools import catalogue
 from perstack_runner.tools.outcome import ToolFailure
