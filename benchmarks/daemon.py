@@ -91,7 +91,8 @@ def running_daemon(
     """A daemon whose pool keeps `min_idle` sandboxes and has at most `most`; it serves, its pool may still fill. With
     `skills` it has a second such pool, for the sandboxes of skills. `before` is called with its state directory first.
 
-    A `mortal` one may be dead in the end. `real_models` starts the product's program as it is, with the vendor's SDK loaded; else the scripted one.
+    A `mortal` one may be dead in the end. `real_models` starts the product's program as it is, with the vendor's SDK
+    loaded; else the scripted one.
 
     Raises:
         MeasurementError: it did not come up; its log's end is in the message.
@@ -117,11 +118,15 @@ def running_daemon(
 
 
 @contextmanager
-def another_daemon(dead: Daemon) -> Iterator[Daemon]:
-    """Kill a mortal daemon without a warning, and start another on all that it left; that one need not serve yet."""
+def another_daemon(dead: Daemon, min_idle: int) -> Iterator[Daemon]:
+    """Kill a mortal daemon without a warning, and start another on all that it left, whose pool is to keep so many;
+    that one need not serve yet.
+    """
+    config = dead.home / "perstackd.toml"
+    config.write_text(config.read_text().replace(f"min_idle = {dead.min_idle}\n", f"min_idle = {min_idle}\n"))
     os.kill(dead.pid, signal.SIGKILL)
-    with _process(dead.home, dead.home / "perstackd.toml", real_models=False) as process:
-        yield replace(dead, pid=process.pid)
+    with _process(dead.home, config, real_models=False) as process:
+        yield replace(dead, pid=process.pid, min_idle=min_idle)
 
 
 def _pool(name: str, image: str, min_idle: int, most: int) -> str:

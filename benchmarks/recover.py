@@ -1,6 +1,7 @@
 """recover: a daemon with warm sandboxes and running jobs is killed, and another one is started at once."""
 
 import asyncio
+import json
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -11,7 +12,7 @@ from typing import Any, Final, cast
 
 from benchmarks.daemon import Daemon, another_daemon, running_daemon
 from benchmarks.failure import MeasurementError
-from benchmarks.jobs import JOB_SECONDS, Watched, note, quiet, request, the_pool
+from benchmarks.jobs import JOB_SECONDS, Watched, note, quiet, request
 from benchmarks.options import Options, progress
 from benchmarks.targets import Result, judged
 from perstackctl.client import Client, ClientError, Sandbox, Workspace
@@ -35,14 +36,13 @@ class Recovery:
 
 
 def measure(options: Options) -> Iterator[Result]:
-    """20 jobs are in the middle of a call, 30 sandboxes idle. The clock runs from the kill, the start of the next daemon
-    included.
+    """20 jobs are in the middle of a call, 30 sandboxes idle, some being started. The clock runs from the kill, and
+    has the start of the next daemon in it.
     """
-    idle = SANDBOXES - JOBS
-    with running_daemon(options, min_idle=idle, most=2 * SANDBOXES, mortal=True) as first:
+    with running_daemon(options, min_idle=SANDBOXES, most=2 * SANDBOXES, mortal=True) as first:
         running = asyncio.run(_busy(first))
         killed = time.perf_counter()
-        with another_daemon(first) as second:
+        with another_daemon(first, SANDBOXES - JOBS) as second:
             found = asyncio.run(_recovered(second, killed, running))
     lost = [job.job_id for job in found.jobs if not _whole(job)]
     detail = {"jobs": len(found.jobs), "sandboxes": found.sandboxes}
@@ -58,12 +58,10 @@ def measure(options: Options) -> Iterator[Result]:
 async def _busy(daemon: Daemon) -> list[Watched]:
     """Jobs, each with a call that has begun, over a pool that is full."""
     async with daemon.client() as client:
-        progress(f"filling a pool of {daemon.min_idle}, then {JOBS} jobs")
+        progress(f"filling a pool of {daemon.min_idle}, then {JOBS} jobs of it")
         await quiet(client, daemon.min_idle)
-        jobs = await asyncio.gather(*(_until(client, Watched(time.perf_counter()), "callTools") for _ in range(JOBS)))
-        while (pool := await the_pool(client)).idle < daemon.min_idle and pool.starting:
-            await asyncio.sleep(_POLL_SECONDS)
-    return list(jobs)
+        began = time.perf_counter()
+        return await asyncio.gather(*(_until(client, Watched(began), "callTools") for _ in range(JOBS)))
 
 
 async def _until(client: Client, job: Watched, event_type: str) -> Watched:
@@ -114,8 +112,8 @@ class _NotYetError(Exception):
 
 async def _settled(client: Client, idle: int) -> None:
     """Whether the engine has answered, and every sandbox of before is idle, a run's, or gone. Raises _NotYetError."""
-    pool = await the_pool(client)
-    if pool.idle < idle or pool.starting or pool.removing:
+    (pool,) = await client.pools()
+    if pool.halted or pool.idle < idle or pool.starting or pool.removing:
         raise _NotYetError
 
 
@@ -144,5 +142,5 @@ def _whole(job: Watched) -> bool:
 
 def _made(job: Watched) -> int:
     """How often its program ran, by what it wrote."""
-    last = job.payloads("resolveToolResults")[-1]
-    return str(last).count("made\\n") or str(last).count("made")
+    (result,) = job.payloads("resolveToolResults")[-1]["results"]
+    return str(json.loads(result["content"][0]["text"])["content"]).split().count("made")

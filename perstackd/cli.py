@@ -1,14 +1,18 @@
-"""The daemon's command line: serve, config, version. Prints and exits; everything else is in `daemon`."""
+"""The daemon's command line: serve, config, doctor, version. Prints and exits; everything else is in `daemon`."""
 
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from perstackd.domain.errors import PerstackError
 from perstackd.version import VERSION
+
+if TYPE_CHECKING:
+    from perstackd.adapters.doctor.subject import Subject
+    from perstackd.config import Config
 
 EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2
@@ -128,9 +132,67 @@ def restore(path: Path | None, settings: tuple[str, ...], file: Path) -> None:
 
 
 @main.command()
+@_config
+@_set
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    show_default=True,
+    help="For people, or for programs.",
+)
+def doctor(path: Path | None, settings: tuple[str, ...], output: str) -> None:
+    """Examine this machine: kernel, engine, images, file systems, uids, room, programs.
+
+    Starts and removes one sandbox of each template; changes nothing else, takes no lock, and runs without a daemon or
+    beside one. Exits 1 when something is to be repaired.
+    """
+    from perstackd.adapters.doctor.examination import examine
+    from perstackd.adapters.doctor.report import Report
+    from perstackd.config import load
+
+    def run() -> None:
+        report = Report(as_json=output == "json", say=click.echo)
+        for finding in examine(_subject(load(path, _overrides(settings)))):
+            report.add(finding)
+        sys.exit(report.end())
+
+    _reporting(run)
+
+
+@main.command()
 def version() -> None:
     """Print the version."""
     click.echo(f"perstackd {VERSION}")
+
+
+def _subject(config: "Config") -> "Subject":
+    """What of a configuration is examined."""
+    from perstackd.adapters.doctor.subject import Subject
+    from perstackd.adapters.models import assembly
+    from perstackd.config import template
+    from perstackd.daemon import seccomp_profile
+
+    return Subject(
+        state=config.state_directory,
+        runtime=config.runtime_directory,
+        socket=config.socket_path,
+        roots=config.workspace_roots,
+        sandbox_uids=config.sandbox_uids,
+        uids={
+            "workspaces.uid": config.workspaces.uid,
+            "workspaces.spare_uid": config.workspaces.spare_uid,
+            "egress.uid": config.egress.uid,
+        },
+        templates=tuple(template(name, section) for name, section in config.templates.items()),
+        engine_url=config.engine.url,
+        engine_seconds=config.engine.call_deadline_s,
+        seccomp_path=str(seccomp_profile()),
+        provider=config.models.default_provider,
+        keys=assembly.key_names(config.models),
+        named_bytes=config.workspaces.named_bytes,
+    )
 
 
 def _overrides(settings: tuple[str, ...]) -> dict[str, Any]:

@@ -232,7 +232,9 @@ def _jobs(config: Config, store: Store, services: RunServices, sealer: Sealer, r
         Feed(store),
         services,
         definitions=TomlDefinitions(
-            assembly.base_url_hosts(config.models), loopback_endpoints=reaches_loopback(config.egress.allow_addresses)
+            assembly.base_url_hosts(config.models),
+            loopback_endpoints=reaches_loopback(config.egress.allow_addresses),
+            provider_problem=router.problem,
         ),
         sealer=sealer,
         defaults=_defaults(config),

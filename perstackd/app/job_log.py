@@ -29,10 +29,11 @@ JOB: Final = Origin()
 
 
 class JobLog:
-    """Appends of parallel runs are put in one order here and nowhere else."""
+    """Appends of parallel runs are put in one order here and nowhere else. `worked_ms` is written with the next one."""
 
     def __init__(self, record: JobRecord, store: EventStore, feed: Feed, clock: Clock) -> None:
         self.record = record
+        self.worked_ms = record.worked_ms
         self._store = store
         self._feed = feed
         self._clock = clock
@@ -57,6 +58,7 @@ class JobLog:
             async with self._lock:
                 events = numbered(self.record, entries, self._clock)
                 record = _counted(change(self.record) if change else self.record, events)
+                record = replace(record, worked_ms=self.worked_ms)
                 stored = await self._store.append(record, events)
                 self.record = record
                 self._feed.publish(record.id, stored)

@@ -206,8 +206,9 @@ def _check_money(request: JobRequest, choice: ModelChoice, admission: Admission)
 
 
 def _listed(source: str, findings: tuple[Finding, ...]) -> str:
-    lines = [f"{source}:{finding.line}:{finding.column}: {finding.message}" for finding in findings]
-    return "\n".join(lines)
+    places = (source + (f":{found.line}:{found.column}" if found.line else "") for found in findings)
+    keys = (f" [{found.key}]" if found.key else "" for found in findings)
+    return "\n".join(f"{place}: {found.message}{key}" for place, found, key in zip(places, findings, keys, strict=True))
 
 
 def _invalid(reason: str, message: str) -> PerstackError:

@@ -18,6 +18,7 @@ from perstackd.app.errors import single_errors
 from perstackd.app.feed import Feed
 from perstackd.app.job_log import JOB
 from perstackd.app.run_context import JobContext, RunPlan, RunServices
+from perstackd.app.run_party import RunParty
 from perstackd.app.run_tasks import RunHost
 from perstackd.app.run_worker import RunWorker
 from perstackd.app.standing import OpenQuestion
@@ -34,6 +35,7 @@ from perstackd.domain.questions import checked_action
 from perstackd.domain.run_state import Outcome, RunEnd
 from perstackd.domain.tool_calls import error_result
 from perstackd.domain.workspace import WorkspaceSpec
+from perstackd.ports.egress import EgressAccess
 
 _log = structlog.get_logger()
 _STATES = {
@@ -85,14 +87,15 @@ class JobWorker:
         self._scope = anyio.CancelScope()
         self._queued = anyio.Event()
         self._releases: TaskGroup | None = None
+        self._leaving: list[RunParty] = []
 
     def stop(self, command: Stop | None) -> None:
         """End all runs with this order; None leaves them as they are, for the next process to take up. The first order
-        counts.
+        counts, and one that comes while they are being left.
         """
-        if not self._scope.cancel_called:
+        if not self._scope.cancel_called or self.context.stop.command is None:
             self.context.stop.command = command
-            self._scope.cancel()
+        self._scope.cancel()
 
     async def run(self) -> None:
         """Go on until the job's last event is in the log; when it cannot be written that is logged, and the next
@@ -177,11 +180,29 @@ class JobWorker:
             if plan.depth:  # an ended child's history is in the log; the coordinator's end is asked for
                 del self.runs[plan.run_id]
 
-    def _later(self, release: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """A run's sandbox goes back while others go on already; the workspace is closed and the job ends after it."""
+    def _later(self, party: RunParty, release: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """A run's sandboxes go back while others go on already; the workspace is closed and the job ends after it."""
         if self._releases is None:
             raise RuntimeError("a run ended outside its job")
-        self._releases.start_soon(release)
+        self._leaving.append(party)
+        self._releases.start_soon(self._give_back, party, release)
+
+    async def _give_back(self, party: RunParty, release: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        try:
+            await release()
+        finally:
+            self._leaving.remove(party)
+
+    def saw(self, access: EgressAccess) -> bool:
+        """A sandbox tried to connect somewhere. Returns whether it is one of this job's."""
+        for run in self.runs.values():
+            if run.holds(access.sandbox_id):
+                run.inbox.saw(access)
+                return True
+        party = next((party for party in self._leaving if party.holds(access.sandbox_id)), None)
+        if party is not None:
+            party.saw(access)
+        return party is not None
 
     async def _delegate(self, parent: RunPlan, call: DelegateCall) -> ToolResultPart:
         """A child's end as its parent's tool result: whatever went wrong is an error result with the true cause."""

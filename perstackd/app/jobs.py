@@ -201,9 +201,7 @@ class Jobs:
         # In a thread: the first answer loads the validator.
         text = await to_thread.run_sync(answer_text, asked.question, action, content, self._schemas)
         answered = await worker.answer(question_id, action, text)
-        return answered or closed_question(
-            await events_of(self._store, job_id), job_id, question_id, action, content
-        )
+        return answered or closed_question(await events_of(self._store, job_id), job_id, question_id, action, content)
 
     async def pause(self, job_id: JobId) -> JobRecord:
         """The job's runs finish the step in hand and start no other. Idempotent. Raises PerstackError NOT_FOUND
@@ -375,11 +373,7 @@ class Jobs:
         return birth.error is None
 
     def _saw(self, access: EgressAccess) -> None:
-        for worker in self._workers.values():
-            for run in worker.runs.values():
-                if run.holds(access.sandbox_id):
-                    run.inbox.saw(access)
-                    return
+        any(worker.saw(access) for worker in self._workers.values())
 
     async def _take_up(self) -> None:
         """Jobs that an earlier process did not end go on; one that cannot gets its end, with the reason."""

@@ -12,7 +12,7 @@ from perstackd.app.warm_pool import Lease
 from perstackd.domain.assignment import ServedSkill
 from perstackd.domain.dispatch import EXPERT
 from perstackd.domain.errors import PerstackError
-from perstackd.domain.events import Payload, SandboxReleased
+from perstackd.domain.events import InitializeRuntime, Payload, SandboxReleased
 from perstackd.domain.run_sandboxes import Held, RunSandboxes
 from perstackd.domain.session import (
     Ask,
@@ -60,6 +60,7 @@ class RunMember:
         self._patience = Patience(limits, max(tool_ms, limits.tool_timeout_ms))
         self._calls: tuple[RoutedCall, ...] = ()
         self._told: list[Payload] = []
+        self._began = False
         self._asked: dict[int, ElicitAnswer | None] = {}
 
     @property
@@ -125,13 +126,14 @@ class RunMember:
                 return False
 
     def news(self, *payloads: Payload) -> tuple[Payload, ...]:
-        """Those that are not in the log from before a restart."""
+        """Those that are not in the log from before a restart; its start is told once, however often it says so."""
         fresh: list[Payload] = []
         for payload in payloads:
             if payload in self._told:
                 self._told.remove(payload)
-            else:
+            elif not isinstance(payload, InitializeRuntime) or not self._began:
                 fresh.append(payload)
+            self._began = self._began or isinstance(payload, InitializeRuntime)
         return tuple(fresh)
 
     def took(self, position: int, *, unstored: bool) -> int:

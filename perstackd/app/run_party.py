@@ -13,6 +13,7 @@ from perstackd.app.egress_rules import occupant_of, rules_of
 from perstackd.app.errors import single_errors
 from perstackd.app.job_log import JOB, Entry, running
 from perstackd.app.run_context import JobContext, RunPlan, RunServices
+from perstackd.app.run_inbox import MAX_ACCESSES, access_event
 from perstackd.app.run_member import RunMember
 from perstackd.app.warm_pool import ClaimRequest, Lease
 from perstackd.domain.assignment import (
@@ -27,10 +28,11 @@ from perstackd.domain.dispatch import EXPERT
 from perstackd.domain.errors import PerstackError
 from perstackd.domain.events import JobAdmitted, Payload, SandboxAssigned
 from perstackd.domain.run_sandboxes import role_of
-from perstackd.ports.egress import EgressRule
+from perstackd.ports.egress import EgressAccess, EgressRule
 from perstackd.ports.package_indexes import GRANT, PackageIndexes
 from perstackd.ports.sandboxes import EndCause
 
+CLOSE_SECONDS: Final = 0.5
 END_TRIES: Final = 10
 END_SECONDS: Final = 0.1
 _log = structlog.get_logger()
@@ -45,6 +47,7 @@ class RunParty:
         self.members: dict[str, RunMember] = {}
         self.step = 1
         self.env: Mapping[str, str] = {}
+        self._cut: list[EgressAccess] = []
         self._services = services
         self._context = context
         self._plan = plan
@@ -83,6 +86,15 @@ class RunParty:
         self.env = self._services.secrets.released(context.tenant, self._plan.expert, context.env)
         context.scrubber.learn(self.env)
 
+    def holds(self, sandbox_id: str) -> bool:
+        """Whether the sandbox is one of these."""
+        return any(member.lease.record.id == sandbox_id for member in self.members.values())
+
+    def saw(self, access: EgressAccess) -> None:
+        """One of them tried to connect somewhere, or was connected until now: what came after the run had ended."""
+        if len(self._cut) < MAX_ACCESSES:
+            self._cut.append(access)
+
     @property
     def expert(self) -> RunMember:
         """The one that runs the loop."""
@@ -111,7 +123,8 @@ class RunParty:
         sandbox ended the engine is asked; `unheard` are events that were still to be written.
         """
         with anyio.CancelScope(shield=True):
-            payloads: list[Payload] = [*unheard]
+            await self._close_ways_out()
+            payloads: list[Payload] = [*unheard, *map(access_event, self._context.scrubber.value(self._cut))]
             for member in self.members.values():
                 cause, detail = "unknown", ""
                 try:
@@ -124,6 +137,13 @@ class RunParty:
                 await self._context.log.append([(origin, payload) for payload in payloads])
             except PerstackError as error:
                 _log.error("a sandbox's release is not in the log", run_id=self._plan.run_id, reason=error.reason)
+
+    async def _close_ways_out(self) -> None:
+        """What was connected is reported while somebody knows whose it is; not waited for long: processes must end."""
+        with anyio.move_on_after(CLOSE_SECONDS):
+            async with anyio.create_task_group() as closing:
+                for member in self.members.values():
+                    closing.start_soon(self._services.egress.close, member.lease.record.id)
 
     async def cause(self, lease: Lease) -> tuple[str, str]:
         """How it ended, as the engine knows it: (cause, detail). Unknown is allowed, a guess is not.

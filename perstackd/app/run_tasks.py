@@ -13,6 +13,7 @@ from perstackd.app.compaction import summarise
 from perstackd.app.generation import generate
 from perstackd.app.run_context import JobContext, RunPlan, RunServices
 from perstackd.app.run_inbox import Finished, LookedUp, Outcome, RunInbox
+from perstackd.app.run_party import RunParty
 from perstackd.domain.commands import ChildrenAnswered, Generate, Park
 from perstackd.domain.compaction import compaction_due
 from perstackd.domain.events import DelegateCall
@@ -29,7 +30,7 @@ class RunHost:
 
     delegate: Delegate
     waiting: Callable[[int, str], None]
-    later: Callable[[Callable[[], Coroutine[Any, Any, None]]], None]
+    later: Callable[[RunParty, Callable[[], Coroutine[Any, Any, None]]], None]
 
 
 class RunTasks:

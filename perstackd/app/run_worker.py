@@ -140,8 +140,7 @@ class RunWorker:
 
     def holds(self, sandbox_id: str) -> bool:
         """Whether the sandbox is one of this run's."""
-        party = self.party
-        return party is not None and any(each.lease.record.id == sandbox_id for each in party.members.values())
+        return self.party is not None and self.party.holds(sandbox_id)
 
     # --- a life -----------------------------------------------------------------------------------------------------
     async def _live(self) -> None:
@@ -192,7 +191,7 @@ class RunWorker:
             cancelled = cancelled and not stay.over
             unheard = [*self._ledger.unwritten(), *(self.inbox.unheard() if self.state.end is not None else ())]
             unheard = [self._context.scrubber.value(payload) for payload in unheard]
-            self._host.later(partial(stay.party.give_back, self.state.step, unheard, cancelled=cancelled))
+            self._host.later(stay.party, partial(stay.party.give_back, self.state.step, unheard, cancelled=cancelled))
 
     async def _next(self, stay: Stay) -> Item:
         """What comes next, be it that a sandbox lets its time pass."""

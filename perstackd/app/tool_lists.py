@@ -11,7 +11,8 @@ from perstackd.domain.ids import TenantId
 from perstackd.domain.messages import ToolSpec
 
 MAX_LISTS: Final = 512
-MAX_TOOLS: Final = 20_000
+MAX_CHARACTERS: Final = 32 << 20
+"""Of all lists: a server may make one of a mebibyte."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,20 +38,25 @@ class ToolLists:
     """The last list of each skill."""
 
     def __init__(self) -> None:
-        self._lists: OrderedDict[ListKey, ToolList] = OrderedDict()
+        self._lists: OrderedDict[ListKey, tuple[ToolList, int]] = OrderedDict()
+        self._size = 0
 
     def get(self, key: ListKey) -> ToolList | None:
         """What the skill's server offered when it was last up."""
         found = self._lists.get(key)
         if found is not None:
             self._lists.move_to_end(key)
-        return found
+        return found[0] if found is not None else None
 
     def put(self, key: ListKey, tools: ToolList) -> None:
         """Keep it; the longest unused ones make room."""
-        self._lists[key] = tools
-        self._lists.move_to_end(key)
-        while len(self._lists) > MAX_LISTS or sum(len(each.tools) for each in self._lists.values()) > MAX_TOOLS:
-            if len(self._lists) == 1:
-                return
-            self._lists.popitem(last=False)
+        known = self._lists.pop(key, None)
+        if known is not None and known[0] == tools:  # as nearly always
+            self._lists[key] = known
+            return
+        size = len(repr(tools))
+        self._lists[key] = (tools, size)
+        self._size += size - (known[1] if known is not None else 0)
+        while len(self._lists) > 1 and (len(self._lists) > MAX_LISTS or self._size > MAX_CHARACTERS):
+            _, (_, freed) = self._lists.popitem(last=False)
+            self._size -= freed

@@ -42,7 +42,8 @@ EXIT_CODES: dict[JobState, int] = {
 @dataclass(frozen=True, slots=True)
 class JobRecord:
     """What lists and look-ups show. Times are milliseconds since the epoch, 0 while not reached. `microdollars` are
-    what its turns cost by the price table; not `cost_known` when a model's price was not in it.
+    what its turns cost by the price table; not `cost_known` when a model's price was not in it. `worked_ms` is how long
+    it was at work until its last event, where it has a limit.
     """
 
     id: JobId
@@ -73,6 +74,7 @@ class JobRecord:
     last_seq: int = 0
     parent_job_id: str = ""
     parent_seq: int = 0
+    worked_ms: int = 0
 
     @property
     def exit_code(self) -> int:

@@ -38,9 +38,7 @@ def approval_question(turn: Turn, step: int, call: ToolCallPart, route: ToolRout
     return _question(turn, step, call, route, kind=QuestionKind.APPROVAL, message=message, schema=dict(_APPROVAL))
 
 
-def elicitation_question(
-    turn: Turn, step: int, call: ToolCallPart, route: ToolRoute, asked: Elicited
-) -> Question:
+def elicitation_question(turn: Turn, step: int, call: ToolCallPart, route: ToolRoute, asked: Elicited) -> Question:
     """What a server asks while its tool runs. A later sandbox's question has another id: an answer that is sent again
     must not be taken for its.
     """
@@ -48,6 +46,12 @@ def elicitation_question(
     question = _question(turn, step, call, route, kind=QuestionKind.ELICITATION, message=message, schema=schema)
     fence = f"f{asked.fence}" if asked.fence > 1 else ""
     return replace(question, id=f"{question.id}{fence}e{asked.elicitation}")
+
+
+def elicitation_fence(question: Question) -> int:
+    """Which of the run's sandboxes asked it."""
+    fence = question.id.rpartition("e")[0].partition("f")[2]
+    return int(fence) if fence else 1
 
 
 def _question(

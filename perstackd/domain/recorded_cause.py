@@ -50,6 +50,7 @@ from perstackd.domain.events import (
     StopRunByInteractiveTool,
 )
 from perstackd.domain.messages import FinishReason, TextPart, ToolResultPart, Turn
+from perstackd.domain.questions import elicitation_fence
 from perstackd.domain.run_state import Phase, RunState
 from perstackd.domain.tool_calls import due_calls, pending_delegations
 
@@ -77,7 +78,8 @@ def cause_of(state: RunState, fact: RunPayload) -> Command | None:  # noqa: C901
         case ResumeToolCalls():
             return _interrupted(fact)
         case ElicitationRequested(question=question, elicitation=number):
-            return Elicited(question.call_id, number, question.message, question.answer_schema)
+            fence = elicitation_fence(question)
+            return Elicited(question.call_id, number, question.message, question.answer_schema, fence)
         case QuestionAnswered(id=question_id, action=action, content=content):
             return Answer(question_id, action, content)
         case ApprovalDecided(id=question_id, approved=approved, reason=reason):

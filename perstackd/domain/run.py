@@ -50,6 +50,8 @@ from perstackd.domain.questions import MAX_OPEN, answer_fact, elicitation_questi
 from perstackd.domain.run_fold import evolve
 from perstackd.domain.run_state import Phase, RunState
 from perstackd.domain.tool_calls import (
+    MAX_CALLS,
+    crowded_results,
     due_calls,
     next_approval,
     repeated_call,
@@ -168,6 +170,9 @@ def _after_turn(state: RunState, turn: Turn) -> RunPayload | None:
             state, "turn_too_long", "the model's turn was cut by its length limit in the middle of a tool call"
         )
         return replace(retry, turn=turn, results=truncated_results(turn)) if isinstance(retry, Retry) else retry
+    if len(turn.calls) > MAX_CALLS:
+        retry = _retry(state, "turn_malformed", f"the model made {len(turn.calls)} calls at once, {MAX_CALLS} may be")
+        return replace(retry, turn=turn, results=crowded_results(turn)) if isinstance(retry, Retry) else retry
     return CallTools(turn)
 
 

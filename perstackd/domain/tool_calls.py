@@ -30,6 +30,8 @@ from perstackd.domain.todo import rendered, unfinished, updated
 
 MAX_DEPTH = 8  # levels below the coordinator
 MAX_DELEGATES = 16
+MAX_CALLS: Final = 256
+"""Of one turn: more results of one are taken from no sandbox."""
 ATTEMPT_COMPLETION = "attemptCompletion"
 TODO = "todo"
 CLEAR_TODO = "clearTodo"
@@ -253,6 +255,12 @@ def truncated_results(turn: Turn) -> tuple[ToolResultPart, ...]:
     """What the model sees of calls that its length limit cut."""
     message = "the turn was cut by the output limit, nothing was run; write less in one call"
     return tuple(error_result(call.call_id, "turn_too_long", message) for call in turn.calls)
+
+
+def crowded_results(turn: Turn) -> tuple[ToolResultPart, ...]:
+    """What the model sees of calls that are too many at once."""
+    message = f"the turn has {len(turn.calls)} calls, nothing was run; make at most {MAX_CALLS} at once"
+    return tuple(error_result(call.call_id, "too_many_calls", message) for call in turn.calls)
 
 
 def repeated_call(turn: Turn) -> str | None:

@@ -31,9 +31,10 @@ from perstackd.domain.session import (
     ToolResults,
     TurnOrder,
 )
+from perstackd.domain.tool_calls import MAX_CALLS
 
 MAX_TOOLS: Final = 1000
-MAX_RESULTS: Final = 256
+MAX_RESULTS: Final = MAX_CALLS
 MAX_PARTS: Final = 64
 MAX_NAME: Final = 256
 MAX_TEXT: Final = 8192

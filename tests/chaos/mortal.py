@@ -81,6 +81,13 @@ class Mortal:
         lines = (self.home / "boundaries").read_text().splitlines()
         return [(int(number), place) for number, place in (line.split(" ", 1) for line in lines)]
 
+    def close(self) -> None:
+        """Stop it; one that is dead is started for that, so that what it left goes too."""
+        (self.home / "plan").unlink(missing_ok=True)
+        if not self.daemon.process.is_alive():
+            self.daemon.start()
+        self.daemon.stop()
+
     async def live(self, *plan: str) -> Life:
         """One job, while its daemon dies where the plan says, one line a process, and is started again each time."""
         (self.home / "plan").write_text("\n".join(plan)) if plan else None
@@ -134,9 +141,9 @@ class Mortal:
 
     async def events(self, job_id: str) -> list[dict[str, Any]]:
         """All of a job's, in order."""
-        async with Client(f"unix:{self.daemon.socket}") as client:
-            async with aclosing(cast("Any", client.watch_job(job_id, follow=False))) as batches:
-                found = [event async for batch in batches for event in batch.events]
+        client = Client(f"unix:{self.daemon.socket}")
+        async with client, aclosing(cast("Any", client.watch_job(job_id, follow=False))) as batches:
+            found = [event async for batch in batches for event in batch.events]
         return [{**json.loads(event.payload), "type": event.type, "seq": event.seq} for event in found]
 
     async def _tend(self, life: Life) -> None:

@@ -38,7 +38,7 @@ def mortal() -> Iterator[Mortal]:
             made.measured = made.boundaries()
             yield made
         finally:
-            made.daemon.stop()
+            made.close()
 
 
 @pytest.fixture(autouse=True)

@@ -94,9 +94,7 @@ def watched(
     daemon: Daemon, directory: Path, *options: str, env: Mapping[str, str] | None = None, workspace: str = "ephemeral"
 ) -> Iterator["Watched"]:
     """A job of the expert `solo` that nobody waits for, and its events. Whatever becomes of the test, it ends."""
-    begun = daemon.ctl(
-        "run", "solo", "do it", "--workspace", workspace, "--detach", *options, cwd=directory, env=env
-    )
+    begun = daemon.ctl("run", "solo", "do it", "--workspace", workspace, "--detach", *options, cwd=directory, env=env)
     assert begun.returncode == 0, begun.stderr
     job = Watched(daemon, begun.stdout.strip())
     command = daemon.command("job", "watch", job.id, "-o", "json", "--reconnect", "60")
@@ -233,7 +231,9 @@ class _Relay:
     def _note(self, data: bytes) -> None:
         for head in re.findall(rb"(?:^|\n)((?:GET|POST|DELETE) [^\r\n]+\r\n(?:[^\r\n]+\r\n)+)\r\n", data):
             lines = head.decode("latin-1").split("\r\n")[1:]
-            self.requests.append({name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)})
+            self.requests.append(
+                {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+            )
 
 
 def free_port() -> int:

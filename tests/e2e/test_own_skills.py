@@ -203,7 +203,8 @@ pathlib.Path("package.json").write_text('{"name":"@modelcontextprotocol/server-f
     '"bin":{"mcp-server-filesystem":"node_modules/.bin/mcp-server-filesystem"}}')
 pathlib.Path("uv.toml").write_text(f'index-url = "{nowhere}"\\n')
 pathlib.Path("pyproject.toml").write_text(
-    f'[project]\\nname = "mcp-server-time"\\nversion = "99"\\n[[tool.uv.index]]\\nurl = "{nowhere}"\\ndefault = true\\n')
+    '[project]\\nname = "mcp-server-time"\\nversion = "99"\\n'
+    f'[[tool.uv.index]]\\nurl = "{nowhere}"\\ndefault = true\\n')
 pathlib.Path("sitecustomize.py").write_text("raise SystemExit('planted')")
 print(sorted(os.listdir(".")))
 """

@@ -132,7 +132,10 @@ def test_the_endpoints_host_is_open_to_its_skill_alone_and_a_denial_names_the_li
 ) -> None:
     port = served.endpoints["http"].split(":")[2].partition("/")[0]
     toml = remote(served, "http") + stdio("solo", "other", PROBE, "in_other", isolation="own")
-    asked = [call("a", "in_other", code=connect(f"{where.name}:{port}")), call("b", "in_other", code=connect("x.test:443"))]
+    asked = [
+        call("a", "in_other", code=connect(f"{where.name}:{port}")),
+        call("b", "in_other", code=connect("x.test:443")),
+    ]
     daemon.script("solo", {"calls": asked}, {"text": "done"})
     code, events, stderr = daemon.run(daemon.definition(toml), "solo", env={"REMOTE_TOKEN": TOKEN})
     assert code == 0, stderr
@@ -183,7 +186,8 @@ def test_a_form_is_answered_with_perstackctl_and_its_choices_of_several_are_chec
     with asking(daemon, served, transport) as job:
         (question,) = job.questions()
         assert (question["kind"], job.state) == ("elicitation", "waiting")
-        for wrong in ({"untitledMultipleSelectEnum": ["Tuba"]}, {"titledMultipleSelectEnum": []}, {"integer": 101}):
+        wrongs: list[dict[str, Any]] = [{"untitledMultipleSelectEnum": ["Tuba"]}, {"titledMultipleSelectEnum": []}]
+        for wrong in (*wrongs, {"integer": 101}):
             refused = job.ctl("answer", "--json", json.dumps({**FORM, **wrong}))
             assert refused.returncode == 2, refused
             assert next(iter(wrong)) in refused.stderr

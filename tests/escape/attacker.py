@@ -28,16 +28,18 @@ def python(call_id: str, source: str, *arguments: str, timeout: int = 60_000) ->
 
 @dataclass(slots=True)
 class Attacker:
-    """`turns` are the tool calls of one run, turn by turn; the answers come back by call id."""
+    """`turns` are the tool calls of one run, turn by turn; the answers come back by call id. A hostile runner does what
+    `mode` says.
+    """
 
     daemon: Daemon
     project: Path
     made: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def name(self) -> str:
+    def name(self, mode: str = "attacker") -> str:
         self.made += 1
-        return f"attacker-{self.made}"
+        return f"{mode}-{self.made}"
 
     def run(
         self,
@@ -46,9 +48,10 @@ class Attacker:
         options: tuple[str, ...] = (),
         workspace: str = "ephemeral",
         env: Mapping[str, str] | None = None,
+        mode: str = "attacker",
     ) -> "Outcome":
         with self.lock:
-            name = self.name()
+            name = self.name(mode)
             directory = self.daemon.definition(toml.replace("{name}", name))
         self.daemon.script(name, *({"calls": calls} for calls in turns), {"text": "done"})
         code, events, stderr = self.daemon.run(directory, name, *options, workspace=workspace, env=env)

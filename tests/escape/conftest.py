@@ -1,17 +1,24 @@
-"""One daemon with short time-outs and one workspace root, shared by all probes; a rig for their controls."""
+"""One daemon with short time-outs and one workspace root, shared by all probes; two whose sandboxes have a hostile
+runner, of which one has no laws; a rig for containers that are controls.
+"""
 
 import os
+import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.e2e.daemon import Daemon
+from tests.e2e.daemon import Daemon, docker, serve
+from tests.escape import lawless as without_laws
 from tests.escape.attacker import Attacker
 from tests.integration.docker.rig import Rig, shared_directory, waiting_image
 
 PROJECT_UID = 1000
+RUNNER = Path(__file__).with_name("hostile_runner.py")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -19,29 +26,71 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "control(*names): the same without a protection; passes when they succeed")
 
 
-@pytest.fixture(scope="session")
-def attacker() -> Iterator[Attacker]:
+IMAGE = "perstack/base:latest"
+BOUNDS = {"jobs.tool_timeout_ms": 4000, "jobs.skill_start_timeout_ms": 5000, "templates.skills.grant": ""}
+# The runner of the image gives way to another program, under the same first process.
+DOCKERFILE = f"""FROM {IMAGE}
+COPY runner.py /opt/hostile.py
+ENTRYPOINT ["/bin/sh", "-c", "exec </dev/null >/dev/null 2>/run/log/runner.stderr; exec /usr/bin/tini -- \\
+/usr/bin/python3 -I -S -B /opt/hostile.py"]
+"""
+
+
+def images(image: str) -> dict[str, Any]:
+    return {"templates.base.image": image, "templates.skills.image": image}
+
+
+@contextmanager
+def attacked(settings: Mapping[str, Any], main: Any = serve) -> Iterator[Attacker]:
+    """A daemon with a host directory that its jobs may work in."""
     with tempfile.TemporaryDirectory(prefix="pe-", dir="/tmp") as directory:
         home = Path(directory)
         home.chmod(0o755)
         project = home / "root/project"
         project.mkdir(parents=True)
         os.chown(project, PROJECT_UID, PROJECT_UID)
-        settings = {
-            "templates.base.min_idle": 3,
-            "templates.skills.min_idle": 2,
-            "templates.skills.image": "perstack/base:latest",
-            "templates.skills.grant": "",
-            "jobs.tool_timeout_ms": 4000,
-            "jobs.skill_start_timeout_ms": 5000,
-            "workspace_roots": [str(home / "root")],
-        }
-        daemon = Daemon(home, settings)
+        daemon = Daemon(home, {**BOUNDS, "workspace_roots": [str(home / "root")], **settings}, main=main)
         daemon.start()
         try:
             yield Attacker(daemon, project)
         finally:
             daemon.stop()
+
+
+@pytest.fixture(scope="session")
+def attacker() -> Iterator[Attacker]:
+    with attacked({**images(IMAGE), "templates.base.min_idle": 3, "templates.skills.min_idle": 2}) as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def hostile_image() -> Iterator[str]:
+    """The base image with another runner."""
+    tag = f"perstack-escape-hostile:{os.getpid()}"
+    with tempfile.TemporaryDirectory(prefix="pe-image-") as directory:
+        (Path(directory) / "Dockerfile").write_text(DOCKERFILE)
+        shutil.copy(RUNNER, Path(directory) / "runner.py")
+        docker("build", "--quiet", "--tag", tag, directory)
+    try:
+        yield tag
+    finally:
+        docker("rmi", "--force", tag)
+
+
+@pytest.fixture(scope="session")
+def hostile(hostile_image: str) -> Iterator[Attacker]:
+    """A daemon as every other, with sandboxes whose runner does as the name of its expert says."""
+    with attacked({**images(hostile_image), "templates.base.min_idle": 3, "templates.skills.min_idle": 1}) as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def lawless(hostile_image: str) -> Iterator[Attacker]:
+    """The same sandboxes, and a daemon that has none of the laws that hold a runner."""
+    idle = {"templates.base.min_idle": 2, "templates.skills.min_idle": 1}
+    settings = {**images(hostile_image), **idle, "egress.max_tunnels": 4096}
+    with attacked(settings, without_laws.serve) as found:
+        yield found
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,8 @@ What a test gives it are the arguments of a call: any JSON object will do, no to
 
 import json
 import queue
+import select
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -19,12 +21,20 @@ from perstack.v1 import runner_pb2_grpc  # noqa: E402
 
 SOCKET = "unix:/gw/runner.sock"
 FORGED = "forged-by-the-runner"
+WORD = "a-word-that-everybody-may-read-2236"
 OPTIONS = [("grpc.max_send_message_length", 64 << 20), ("grpc.enable_http_proxy", 0)]
-HUGE, MANY, SECONDS = 8 << 20, 8000, 4.0
+HUGE = 8 << 20
 
 
 def result(call_id: str, text: str) -> pb.ToolResult:
     return pb.ToolResult(call_id=call_id, content=[pb.ContentPart(text=text)])
+
+
+def dialled(path: str) -> socket.socket:
+    client = socket.socket(socket.AF_UNIX)
+    client.settimeout(5)
+    client.connect(path)
+    return client
 
 
 class Runner:
@@ -37,10 +47,12 @@ class Runner:
         self.counter = 0
         self.mode = ""
         self.assign = pb.Assign()
+        self.kept: list[Any] = []
         self.attacks: dict[str, Callable[[pb.Turn], str]] = {
             "results": self.results_of_another, "steps": self.steps, "thrice": self.thrice, "others": self.others,
             "questions": self.questions, "asks": self.asks, "replay": self.replay, "blob": self.blob, "own": self.own,
             "huge": self.huge, "flood": self.flood, "garbage": self.garbage, "again": self.again, "fails": self.fails,
+            "dials": self.dials,
         }  # fmt: skip
 
     def say(self, **message: Any) -> None:
@@ -184,17 +196,27 @@ class Runner:
         return "h" * HUGE
 
     def flood(self, turn: pb.Turn) -> str:
-        """Until MANY went out, or for as long as the call says."""
-        seconds = json.loads(turn.calls[0].arguments)["seconds"]
-        end, sent = time.monotonic() + seconds, 0
-        while sent < MANY and time.monotonic() < end:
-            if self.out.qsize() > 8:
+        """Progress, until so many messages of so many bytes went out, or for as long as the call says."""
+        given = json.loads(turn.calls[0].arguments)
+        end, sent, delta = time.monotonic() + given["seconds"], 0, "f" * given["size"]
+        while sent < given["count"] and time.monotonic() < end:
+            if self.out.qsize() > 8:  # no more than the stream takes
                 time.sleep(0.001)
                 continue
-            progress = pb.Progress(call_id=turn.calls[0].call_id, offset=sent, delta="f" * 512)
+            progress = pb.Progress(call_id=turn.calls[0].call_id, offset=sent * len(delta), delta=delta)
             self.out.put(pb.FromRunner(progress=progress).SerializeToString())
             sent += 1
         return f"sent {sent}"
+
+    def dials(self, turn: pb.Turn) -> str:
+        """Dials the way out and holds what it gets; how many were turned away at once."""
+        count = json.loads(turn.calls[0].arguments)["count"]
+        self.kept += [dialled("/gw/egress.sock") for _ in range(count)]
+        end, away = time.monotonic() + 5, 0
+        while time.monotonic() < end and not away:
+            time.sleep(0.5)
+            away = sum(bool(select.select([client], [], [], 0)[0]) for client in self.kept)
+        return f"turned away {away}"
 
     def garbage(self, turn: pb.Turn) -> str:
         if json.loads(turn.calls[0].arguments)["valid"]:
@@ -204,22 +226,26 @@ class Runner:
 
     # --- the link ---------------------------------------------------------------------------------------------------
     def again(self, _: pb.Turn) -> str:
-        """A second stream, over the connection that it has and over a new one."""
-        with grpc.insecure_channel(SOCKET, [*OPTIONS, ("grpc.use_local_subchannel_pool", 1)]) as other:
-            return json.dumps([self.second(self.stub), self.second(runner_pb2_grpc.RunnerServiceStub(other))])
+        """A second stream, over the connection that it has and over a new one. One that is taken is left open."""
+        new = grpc.insecure_channel(SOCKET, [*OPTIONS, ("grpc.use_local_subchannel_pool", 1)])
+        self.kept.append(new)
+        return json.dumps([self.second(self.stub), self.second(runner_pb2_grpc.RunnerServiceStub(new))])
 
     def second(self, stub: Any) -> str:
         hello = pb.FromRunner(hello=pb.Hello(protocol_version=1, runner_version="second", landlock_abi=1))
+        messages: queue.Queue[pb.FromRunner | None] = queue.Queue()
+        messages.put(hello)
+        stream = stub.Attach(iter(messages.get, None))
+        self.kept.append(stream)
         try:
-            return str(next(stub.Attach(iter([hello]), timeout=5)).WhichOneof("message"))
+            return str(next(stream).WhichOneof("message"))
         except grpc.RpcError as error:
             return f"{error.code().name} {error.details()}"
 
     def fails(self, _: pb.Turn) -> str:
         """Gives up, with a secret of its own in every text of it."""
-        secret = self.assign.exec_env["HOSTILE_TOKEN"]
-        word = json.dumps(dict(self.assign.exec_env))[:0] + "a-word-that-everybody-may-read-2236"
-        self.say(failure=pb.Failure(reason=f"{secret} {word}", message=f"{secret} {word}"))
+        said = f"{self.assign.exec_env['HOSTILE_TOKEN']} {WORD}"
+        self.say(failure=pb.Failure(reason=said, message=said))
         return ""
 
 

@@ -4,8 +4,7 @@ Takes any message in any state and of any step, believes results of calls that w
 what comes and no memory of who the runner is.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -54,16 +53,6 @@ def lift() -> None:
 
 
 def serve(home: str, settings: Mapping[str, Any], real_providers: bool, secrets: Mapping[str, str]) -> None:
-    """As the e2e tests' daemon, without the laws."""
+    """A daemon's main function, as the e2e tests'; without the laws."""
     lift()
     daemon.serve(home, settings, real_providers, secrets)
-
-
-@contextmanager
-def lawless_daemons() -> Iterator[None]:
-    """Daemons that are started in the block are such."""
-    honest, daemon.serve = daemon.serve, serve
-    try:
-        yield
-    finally:
-        daemon.serve = honest

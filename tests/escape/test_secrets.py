@@ -13,7 +13,8 @@ import pytest
 
 from tests.e2e.daemon import docker, until
 from tests.escape import hostile_server
-from tests.escape.attacker import Attacker, Call, Outcome, python, tool
+from tests.escape.attacker import SOLO, Attacker, Call, Outcome, python, tool
+from tests.escape.hostile_runner import WORD
 from tests.escape.verdicts import attack, control
 from tests.escape.weakened import Options, run_inside, started, unlimited
 from tests.integration.docker.rig import Rig
@@ -22,7 +23,6 @@ pytestmark = pytest.mark.docker
 
 SERVER = Path(hostile_server.__file__).read_text()
 SECRET = "a-value-that-nobody-else-has-5150"
-WORD = "a-word-that-everybody-may-read-2236"
 BIN = Path(sys.executable).parent
 SAY = f"""
 import os, sys
@@ -240,14 +240,21 @@ def test_a_word_is_in_the_error_text(failed: Outcome) -> None:
 
 @attack("secret_in_log")
 def test_it_is_not_in_the_daemons_log(said: Said, failed: Outcome, attacker: Attacker) -> None:
-    assert failed.code == 1
+    assert (said.outcome.code, failed.code) == (0, 1)
     assert SECRET not in attacker.daemon.log()
 
 
+@attack("secret_in_log", "secret_in_errors")
+def test_it_is_not_in_what_is_told_of_a_runner_that_gives_up_with_it(hostile: Attacker) -> None:
+    outcome = hostile.run([tool("a", "exec", command="true")], toml=SOLO + NEEDS, env=ENV, mode="fails")
+    assert outcome.reason() == "runner_failed"
+    assert SECRET not in outcome.stderr + json.dumps(outcome.events) + hostile.daemon.log()
+
+
 @control("secret_in_log")
-def test_the_log_tells_what_a_client_said_when_it_is_not_a_secret(attacker: Attacker) -> None:
-    attacker.run(workspace=f"/nowhere/{WORD}")
-    assert WORD in attacker.daemon.log()
+def test_a_word_is_in_the_log_of_what_is_told_there(hostile: Attacker) -> None:
+    hostile.run([tool("a", "exec", command="true")], toml=SOLO + NEEDS, env=ENV, mode="fails")
+    assert WORD in hostile.daemon.log()
 
 
 @pytest.mark.parametrize(

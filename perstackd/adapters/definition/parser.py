@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from collections.abc import Callable
 from typing import Any, Final
 
 from perstackd.adapters.definition.allowed import Allowed
@@ -35,10 +36,18 @@ _TWICE: Final = re.compile(r"Cannot (?:overwrite|declare)|Duplicate")
 
 class TomlDefinitions:
     """Implements `Definitions`. `allowed_hosts` are those to which a base URL may be plain http, beside loopback;
-    `loopback_endpoints` says whether a skill's endpoint may be plain http on loopback."""
+    `loopback_endpoints` says whether a skill's endpoint may be plain http on loopback; `provider_problem` why a provider
+    cannot be asked here, or nothing."""
 
-    def __init__(self, allowed_hosts: frozenset[str] = frozenset(), *, loopback_endpoints: bool = False) -> None:
+    def __init__(
+        self,
+        allowed_hosts: frozenset[str] = frozenset(),
+        *,
+        loopback_endpoints: bool = False,
+        provider_problem: Callable[[str], str] = lambda _: "",
+    ) -> None:
         self._allowed = Allowed(allowed_hosts, loopback_endpoints)
+        self._provider_problem = provider_problem
 
     def parse(self, text: str, source: str) -> ParsedDefinition:
         """All findings of one file, by place."""
@@ -60,7 +69,7 @@ class TomlDefinitions:
         top = Table(values, (), problems)
         definition = self._read(top, source)
         _check_delegates(definition, top)
-        check_providers(definition, problems)
+        check_providers(definition, problems, self._provider_problem)
         return ParsedDefinition(None if problems.any_error else definition, _findings(positions, problems))
 
     def _read(self, top: Table, source: str) -> Definition:

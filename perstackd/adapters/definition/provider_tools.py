@@ -2,8 +2,10 @@
 
 import json
 import re
+from collections.abc import Callable
 from typing import Any, Final
 
+from perstackd.adapters.definition.positions import Path
 from perstackd.adapters.definition.table import Problems, Table, kind, shown
 from perstackd.domain.expert import Definition, Expert
 from perstackd.domain.messages import JsonObject, JsonValue, ProviderSkill
@@ -60,14 +62,24 @@ def read_skills(table: Table) -> tuple[ProviderSkill, ...]:
     return tuple(dict.fromkeys(skill for skill in read if skill is not None))
 
 
-def check_providers(definition: Definition, problems: Problems) -> None:
-    """Warn of what the provider that the file names cannot do. One that is not named is the daemon's affair."""
+def check_providers(definition: Definition, problems: Problems, problem: Callable[[str], str] = lambda _: "") -> None:
+    """Warn of what the provider that the file names cannot do, also of one that this daemon does not have. One that is
+    not named is the daemon's affair.
+    """
+    _check_there(("provider",), definition.model.provider, problems, problem)
     for expert in definition.experts:
+        _check_there(("experts", expert.key, "provider"), expert.model.provider, problems, problem)
         provider = expert.model.provider or definition.model.provider
-        if provider:
+        if provider and not problem(provider):
             _check(expert, provider, problems)
         else:
             _check_names(expert, problems)
+
+
+def _check_there(path: Path, provider: str, problems: Problems, problem: Callable[[str], str]) -> None:
+    """A warning, since a job may name another provider."""
+    if provider and (why := problem(provider)):
+        problems.warning((*path, "providerName"), why)
 
 
 def _check(expert: Expert, provider: str, problems: Problems) -> None:

@@ -88,7 +88,7 @@ class Table:
         if key not in self.values:
             return default
         if isinstance(value, bool) or not isinstance(value, int):
-            self.error(key, f"must be a whole number, not {kind(value)}")
+            self.error(key, f"must be a whole number, not {shown(value) if isinstance(value, float) else kind(value)}")
         elif not least <= value <= MAX_INTEGER:
             self.error(key, f"must be {least} to {MAX_INTEGER}, not {shown(value)}")
         else:
@@ -217,7 +217,7 @@ def kind(value: object) -> str:
 def _nearest(word: str, known: Sequence[str]) -> str:
     folded = {_fold(name): name for name in known}
     found = difflib.get_close_matches(_fold(word[:128]), list(folded), n=1)
-    return f"; did you mean {folded[found[0]]!r}?" if found else ""
+    return f"; did you mean {str(folded[found[0]])!r}?" if found else ""
 
 
 def _fold(word: str) -> str:

@@ -77,7 +77,7 @@ def _client(subject: Subject) -> Client:
 # --- what it says ---------------------------------------------------------------------------------------------------
 def _settings(info: dict[str, Any]) -> Iterator[Finding]:
     version = str(info.get("ServerVersion", ""))
-    numbers = tuple(int(part) for part in version.split("+")[0].split(".")[:2] if part.isdigit())
+    numbers = tuple(int(part) for part in version.partition("+")[0].split(".")[:2] if part.isdigit())
     if numbers < _LEAST:
         yield error(_AREA, "version", version or "unknown", "it must be 20.10 or newer: upgrade the engine")
     else:
@@ -238,7 +238,8 @@ def _trial(client: Client, subject: Subject, template: Template, image_id: str) 
 @contextlib.contextmanager
 def _places(subject: Subject) -> Iterator[tuple[HostWorkspaces, Path]]:
     """Directories beside the daemon's own, on the same file systems; all of it goes."""
-    above = [next(each for each in path.parents if each.is_dir()) for path in (subject.runtime, subject.state)]
+    near = (subject.runtime.parent, subject.state)
+    above = [next(each for each in (path, *path.parents) if each.is_dir()) for path in near]
     with contextlib.ExitStack() as places:
         runtime, state = (
             Path(places.enter_context(tempfile.TemporaryDirectory(prefix="pd-", dir=each))) for each in above

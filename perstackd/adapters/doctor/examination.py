@@ -29,7 +29,9 @@ def examine(subject: Subject) -> Iterator[Finding]:
 
 
 def _daemon(lock: Path) -> Finding:
-    """Whether a daemon has the state directory, as the kernel tells it: asking for the lock could stop one that starts."""
+    """Whether a daemon has the state directory, as the kernel tells it: asking for the lock could stop one that
+    starts.
+    """
     try:
         wanted = lock.stat()
     except OSError:

@@ -52,7 +52,7 @@ def _openat2() -> Finding:
 
 
 def _mount_setattr() -> Finding:
-    """Asked to change nothing of nothing: the call answers that as it likes, and only a filter or its lack says ENOSYS."""
+    """Asked to change nothing of nothing: only its lack or a filter says ENOSYS or EPERM."""
     libc = ctypes.CDLL(None, use_errno=True)
     arguments = (ctypes.c_long(-1), b"", ctypes.c_long(0x1000), bytes(32), ctypes.c_long(32))
     if libc.syscall(ctypes.c_long(_MOUNT_SETATTR), *arguments) == 0 or ctypes.get_errno() not in {

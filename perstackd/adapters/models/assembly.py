@@ -57,6 +57,12 @@ def _openai(settings: OpenAiSettings, blobs: Blobs, keys: Keys) -> OpenAiModels:
     return OpenAiModels(partial(keys, settings.provider, settings.key_name), settings, blobs)
 
 
+def key_names(models: ModelsConfig) -> dict[str, str]:
+    """The environment variable of each provider's key."""
+    compatible = {each.provider: each.key_name for each in _openai_providers(models.compatible)}
+    return {"anthropic": models.anthropic.api_key_env, **compatible}
+
+
 def _openai_providers(configured: Mapping[str, CompatibleConfig]) -> Iterator[OpenAiSettings]:
     """The known providers of the protocol as the operator changed them, and those that only the operator knows."""
     for name in (*DEFAULTS, *(name for name in configured if name not in DEFAULTS)):

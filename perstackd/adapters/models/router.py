@@ -29,6 +29,10 @@ class ModelRouter:
             async for event in events:
                 yield event
 
+    def problem(self, name: str) -> str:
+        """Why nothing can be asked of that provider, as a sentence; empty when it is there. Makes no adapter."""
+        return "" if name in self._providers else self._not_there(name).message
+
     def provider(self, name: str) -> Models:
         """The adapter of that name, made now if it was not yet. Raises `provider_not_there`."""
         if name not in self._made:

@@ -48,6 +48,25 @@ async def test_bytes_pass_unchanged_and_each_direction_ends_by_itself(joined: Pr
     assert await talk(joined.port, data) == data + b"<end>"
 
 
+async def test_the_port_of_routes_leads_to_the_same_place(joined: Proxy) -> None:
+    assert joined.route_port != joined.port
+    assert await talk(joined.route_port, b"GET /api/ HTTP/1.1") == b"GET /api/ HTTP/1.1<end>"
+
+
+async def test_routes_are_asked_for_at_the_next_port() -> None:
+    assert Proxy("/gw/egress.sock").route_port == proxy.PORT + 1 == 3129
+
+
+async def test_a_taken_port_leaves_neither_open(egress: str) -> None:
+    async with await asyncio.start_server(echo, "127.0.0.1", 0) as taken:
+        second = taken.sockets[0].getsockname()[1]
+        made = Proxy(egress, second - 1)
+        with pytest.raises(OSError, match="in use"):
+            await made.start()
+        with pytest.raises(OSError, match=r"refused|failed"):
+            await asyncio.open_connection("127.0.0.1", made.port)
+
+
 async def test_many_connections_at_once_are_kept_apart(joined: Proxy) -> None:
     answers = await asyncio.gather(*[talk(joined.port, b"%d" % number) for number in range(50)])
     assert answers == [b"%d<end>" % number for number in range(50)]
