@@ -12,6 +12,8 @@ from perstackctl.terminal import line, width
 _GAP: Final = 2
 _NARROWEST: Final = 40
 DEFAULT_WIDTH: Final = 80
+WIDE: Final = 10_000
+"""Where nothing is cut or left out: a pipe."""
 
 
 @dataclass(frozen=True, slots=True)

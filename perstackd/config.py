@@ -68,6 +68,7 @@ class JobsConfig(Section):
     drain_s: float = Field(30, ge=0, le=3600)
     keep_days: int = Field(0, ge=0, le=36_500)
     ask_hold_ms: int = Field(60_000, ge=0)
+    store_patience_s: float = Field(3600, ge=0, le=604_800)
     max_wall_clock_ms: int = Field(0, ge=0)
     max_tokens: int = Field(0, ge=0)
     max_microdollars: int = Field(0, ge=0)

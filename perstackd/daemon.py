@@ -11,7 +11,6 @@ import gc
 import hashlib
 import json
 import os
-import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -43,6 +42,7 @@ from perstackd.adapters.models.conversation_lines import ConversationLines
 from perstackd.adapters.models.router import ModelRouter
 from perstackd.adapters.package_indexes.reading import read_package_indexes
 from perstackd.adapters.secrets.master_keys import open_master_keys
+from perstackd.adapters.signals import Signals, StoppedWhileStartingError
 from perstackd.adapters.state_lock import state_lock
 from perstackd.adapters.store.documents import StoreDocuments
 from perstackd.adapters.store.sqlite import open_store
@@ -327,6 +327,7 @@ def _defaults(config: Config) -> JobDefaults:
             tool_calls=jobs.max_tool_calls,
         ),
         max_running=jobs.max_running,
+        store_patience_s=jobs.store_patience_s,
         limits=RunLimits(
             max_retries=jobs.max_retries,
             generation_timeout_ms=jobs.generation_timeout_ms,
@@ -349,52 +350,7 @@ def _facts(config: Config, started: int) -> SystemFacts:
     )
 
 
-_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # a terminal that closes must not leave sandboxes
 STOP_SECONDS: Final = 10.0
-
-
-class StoppedWhileStartingError(Exception):
-    """A signal came before the daemon served; what had started is gone again."""
-
-
-class Signals:
-    """Counts the signals that ask the daemon to end."""
-
-    def __init__(self) -> None:
-        self._events = (asyncio.Event(), asyncio.Event())
-        self._start: asyncio.Timeout | None = None
-        loop = asyncio.get_running_loop()
-        for number in _SIGNALS:
-            loop.add_signal_handler(number, self._count)
-
-    def _count(self) -> None:
-        first, second = self._events
-        if self._start is not None and not first.is_set():
-            self._start.reschedule(asyncio.get_running_loop().time())
-        (second if first.is_set() else first).set()
-
-    @asynccontextmanager
-    async def starting(self) -> AsyncIterator[None]:
-        """The first signal cancels the body, once, so that it can clean up. Raises StoppedWhileStartingError."""
-        now = asyncio.get_running_loop().time()
-        try:
-            async with asyncio.timeout_at(now if self._events[0].is_set() else None) as self._start:
-                yield
-        except TimeoutError as error:
-            if self._start is not None and self._start.expired():
-                raise StoppedWhileStartingError from error
-            raise
-        finally:
-            self._start = None
-
-    async def first(self) -> None:
-        """Wait for one."""
-        await self._events[0].wait()
-
-    async def second(self) -> None:
-        """Wait for another one."""
-        await self._events[1].wait()
-
 
 if sys.platform != "linux":
     raise ImportError("perstackd runs on Linux only: it mounts workspaces and reads /proc")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from perstackctl.client.egress import EgressVerdict
+from perstackctl.commands.lazy import Nouns
 from perstackctl.commands.options import address_option, in_loop, make_client, output_option
 from perstackctl.output import JSON, document, say
 from perstackctl.terminal import line
@@ -24,7 +25,7 @@ Examples:
 _WITH_PORT: Final = re.compile(r"(\[[^\]]*\]|[^:]*):([0-9]{1,5})")
 
 
-@click.group()
+@click.group(cls=Nouns)
 def egress() -> None:
     """Connections out of sandboxes."""
 

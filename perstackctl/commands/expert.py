@@ -12,6 +12,7 @@ import click
 from perstackctl.client.errors import InvalidError
 from perstackctl.client.resolution import Finding, Resolution, Severity
 from perstackctl.columns import fitted, wrapped
+from perstackctl.commands.lazy import Nouns
 from perstackctl.commands.options import address_option, in_loop, make_client, output_option
 from perstackctl.output import JSON, document, note, plain, say
 from perstackctl.request.definition import DefinitionFile, load, located, shown_path
@@ -44,7 +45,7 @@ Examples:
 """
 
 
-@click.group()
+@click.group(cls=Nouns)
 def expert() -> None:
     """Experts: roles that a perstack.toml defines.
 

@@ -10,10 +10,11 @@ import click
 from perstackctl.client.errors import InvalidError, JobWaitsError
 from perstackctl.client.questions import Answer, Question
 from perstackctl.commands.options import address_option, full_job_id, in_loop, make_client, output_option
+from perstackctl.fitted import room
 from perstackctl.output import JSON, age, document, say
 from perstackctl.questions.answer import Given
 from perstackctl.questions.answer import answer as made
-from perstackctl.questions.choose import ambiguous, looks_like_id, named, only, unknown
+from perstackctl.questions.choose import ambiguous, distinct, looks_like_id, named, only, unknown
 from perstackctl.questions.show import block, ways
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def questions(ctx: click.Context, job_id: str, output: str) -> None:
     from perstackctl.watch.follow import answer_command
 
     command = answer_command(client.path, full)
-    say("\n\n".join(_shown(question, full, command) for question in found))
+    say("\n\n".join(_shown(question, full, command, distinct(question, found)) for question in found))
 
 
 async def _questions(client: "Client", given: str) -> tuple[str, tuple[Question, ...]]:
@@ -66,9 +67,10 @@ async def _questions(client: "Client", given: str) -> tuple[str, tuple[Question,
         return job_id, await client.list_questions(job_id)
 
 
-def _shown(question: Question, job_id: str, command: str) -> str:
+def _shown(question: Question, job_id: str, command: str, name: str) -> str:
     asked = f"  asked {age(question.asked_at)} ago; answer with" if question.asked_at else "  answer with"
-    return "\n".join([block(question, job_id), asked, *(f"    {way}" for way in ways(question, command))])
+    shown = block(question, job_id, name, room())
+    return "\n".join([shown, asked, *(f"    {way}" for way in ways(question, command, name))])
 
 
 @click.command(epilog=_EPILOG)
@@ -156,8 +158,12 @@ async def _once_asked(client: "Client", job_id: str, name: str) -> Sequence[Ques
     async with aclosing(client.watch_job(job_id, follow=False)) as batches:
         async for batch in batches:
             asked = (event for event in batch.events if event.type in kinds)
-            found += [q for event in asked for q in questions(event, fields_of(event)) if name in {q.id, q.short_id}]
+            found += [q for event in asked for q in questions(event, fields_of(event)) if _is_named(q, name)]
     return list({question.id: question for question in found}.values())
+
+
+def _is_named(question: Question, name: str) -> bool:
+    return name in {question.id, question.short_id} or ("." in name and question.id.endswith(name))
 
 
 async def _asked(client: "Client", job_id: str, question: Question) -> Question:

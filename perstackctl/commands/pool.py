@@ -1,18 +1,30 @@
 """perstackctl pool: warm sandboxes, per template."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from perstackctl.client.values import Pool
+from perstackctl.commands.lazy import Nouns
 from perstackctl.commands.options import address_option, in_loop, make_client, output_option
-from perstackctl.output import JSON, document, say, table
+from perstackctl.fitted import WIDE, Column, fitted, room
+from perstackctl.output import JSON, document, say
+from perstackctl.terminal import line
 
 if TYPE_CHECKING:
     from perstackctl.client.client import Client
 
+_COLUMNS: Final = (
+    Column("TEMPLATE", least=8),
+    *(Column(header, right=True) for header in ("IDLE", "CLAIMED")),
+    *(Column(header, right=True, misses=2) for header in ("STARTING", "REMOVING")),
+    *(Column(header, right=True) for header in ("WAITING", "MIN", "MAX")),
+    Column("REFILL", misses=1),
+    Column("STATUS"),
+)
 
-@click.group()
+
+@click.group(cls=Nouns)
 def pool() -> None:
     """Pools: warm sandboxes of one template each."""
 
@@ -27,8 +39,17 @@ def status(ctx: click.Context, output: str) -> None:
     if output == JSON:
         document(found)
         return
-    headers = ("TEMPLATE", "IDLE", "CLAIMED", "STARTING", "REMOVING", "WAITING", "MIN", "MAX", "REFILL", "STATUS")
-    say(table(headers, [_row(each) for each in found], right=headers[1:8]))
+    say(fitted(_COLUMNS, [_row(each) for each in found], room() or WIDE))
+    for each in found:
+        if each.halted:
+            say(f"\n{each.template} stands still: {_why(each)}")
+
+
+pool.add_command(
+    click.Command(
+        "ls", params=status.params, callback=status.callback, help=status.help, epilog=status.epilog, hidden=True
+    )
+)
 
 
 async def _pools(client: "Client") -> tuple[Pool, ...]:
@@ -38,7 +59,9 @@ async def _pools(client: "Client") -> tuple[Pool, ...]:
 
 def _row(pool: Pool) -> tuple[object, ...]:
     refill = f"{pool.refill_p50_ms:.0f}/{pool.refill_p99_ms:.0f} ms" if pool.refill_p50_ms else "-"
-    failed = f" ({pool.failures} failed starts in a row)" if pool.failures else ""
-    halted = f"{pool.halted}{failed}" if pool.halted else "ok"
     numbers = (pool.idle, pool.claimed, pool.starting, pool.removing, pool.waiting, pool.min_idle, pool.max)
-    return (pool.template, *numbers, refill, halted)
+    return (pool.template, *numbers, refill, "halted" if pool.halted else "ok")
+
+
+def _why(pool: Pool) -> str:
+    return line(pool.halted) + (f" ({pool.failures} failed starts in a row)" if pool.failures else "")

@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from perstackctl.client.values import Posture, Sandbox
+from perstackctl.commands.lazy import Nouns
 from perstackctl.commands.options import ID_LENGTH, address_option, in_loop, make_client, output_option
+from perstackctl.fitted import WIDE, Column, fitted, room
 from perstackctl.output import JSON, age, document, pairs, rfc3339, say, table
 from perstackctl.terminal import line
 
@@ -13,9 +15,19 @@ if TYPE_CHECKING:
     from perstackctl.client.client import Client
 
 _VALUE_WIDTH: Final = 60
+_COLUMNS: Final = (
+    Column("ID"),
+    Column("TEMPLATE", least=8),
+    Column("STATE"),
+    Column("UID", right=True, misses=2),
+    Column("RUNTIME", misses=3),
+    Column("CONTAINER", misses=1),
+    Column("JOB"),
+    Column("AGE"),
+)
 
 
-@click.group()
+@click.group(cls=Nouns)
 def sandbox() -> None:
     """Sandboxes: containers that were started for one run each. The pool alone makes and removes them.
 
@@ -29,7 +41,7 @@ def sandbox() -> None:
 @address_option
 @click.pass_context
 def list_sandboxes(ctx: click.Context, tenant: str, output: str) -> None:
-    """List the sandboxes that live, oldest first."""
+    """List the sandboxes that live, oldest first. A narrow terminal gets fewer columns."""
     found = in_loop(_list(make_client(ctx), tenant))
     if output == JSON:
         document(found)
@@ -38,7 +50,7 @@ def list_sandboxes(ctx: click.Context, tenant: str, output: str) -> None:
         (s.id, s.template, s.state, s.uid, s.runtime, s.container_id[:12] or "-", s.job_id or "-", age(s.created_at))
         for s in found
     ]
-    say(table(("ID", "TEMPLATE", "STATE", "UID", "RUNTIME", "CONTAINER", "JOB", "AGE"), rows, right=("UID",)))
+    say(fitted(_COLUMNS, rows, room() or WIDE))
 
 
 async def _list(client: "Client", tenant: str) -> tuple[Sandbox, ...]:

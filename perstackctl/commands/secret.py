@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from perstackctl.client.errors import InvalidError
+from perstackctl.commands.lazy import Nouns
 from perstackctl.commands.options import address_option, in_loop, make_client, output_option
 from perstackctl.output import JSON, age, document, note, say, table
 
@@ -29,7 +30,7 @@ Examples:
 """
 
 
-@click.group()
+@click.group(cls=Nouns)
 def secret() -> None:
     """Secrets that the daemon keeps: for experts that require them, and keys of model providers.
 

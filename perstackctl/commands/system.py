@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 from perstackctl.client.values import Info
+from perstackctl.commands.lazy import Nouns
 from perstackctl.commands.options import address_option, in_loop, make_client, output_option
 from perstackctl.output import JSON, age, document, pairs, rfc3339, say
 
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from perstackctl.client.client import Client
 
 
-@click.group()
+@click.group(cls=Nouns)
 def system() -> None:
     """The daemon and its machine."""
 

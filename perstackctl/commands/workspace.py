@@ -11,6 +11,7 @@ from typing import IO, TYPE_CHECKING, BinaryIO, Final
 import click
 
 from perstackctl.client.errors import InvalidError
+from perstackctl.commands.lazy import Nouns
 from perstackctl.commands.options import address_option, in_loop, make_client, output_option
 from perstackctl.new_file import begin, drop, give_name
 from perstackctl.output import JSON, age, document, note, say, table
@@ -27,7 +28,7 @@ _SHOWN: Final = 5
 _tenant = click.option("--tenant", default="", help="Whose workspace.  [default: default]")
 
 
-@click.group()
+@click.group(cls=Nouns)
 def workspace() -> None:
     """Workspaces that the daemon keeps under a name, for jobs of `run --workspace NAME`.
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from perstackctl.client.errors import ClientError
 from perstackctl.client.questions import Answer, Question
+from perstackctl.questions.choose import distinct
 from perstackctl.questions.dialogue import ask, ask_again
 from perstackctl.questions.show import ways
 from perstackctl.questions.terminal import Asker, LeftOpen
@@ -44,6 +45,7 @@ class Desk:
     _open: tuple[Question, ...] = field(default=(), init=False)
     _done: set[str] = field(default_factory=set, init=False)
     _left: set[str] = field(default_factory=set, init=False)
+    _sending: bool = field(default=False, init=False)
     _changed: asyncio.Event = field(default_factory=asyncio.Event, init=False)
 
     def update(self, questions: tuple[Question, ...]) -> None:
@@ -86,35 +88,45 @@ class Desk:
             closing = group.create_task(self._cancel_when_closed(question, asking))
             asking.add_done_callback(lambda _: closing.cancel())
         if asking.cancelled():
-            self.asker.say(f"  {question.short_id} was answered elsewhere, or is not asked any more")
+            name = distinct(question, (question, *self._open))
+            self.asker.say(f"  {name} was answered elsewhere, or is not asked any more")
             self._done.add(question.id)
 
     async def _cancel_when_closed(self, question: Question, asking: "asyncio.Task[None]") -> None:
-        while any(each.id == question.id for each in self._open):
+        while self._is_open(question):
             await self._changed.wait()
             self._changed.clear()
-        asking.cancel()
+        # Our own answer closes it too, and the stream may tell so before the call returns: that is no news.
+        if not self._sending:
+            asking.cancel()
+
+    def _is_open(self, question: Question) -> bool:
+        return any(each.id == question.id for each in self._open)
 
     async def _ask(self, question: Question) -> None:
         try:
-            answer = await ask(self.asker, question, self.job_id)
+            answer = await ask(self.asker, question, self.job_id, distinct(question, self._open))
             while not await self._sent(question, answer):
                 answer = await ask_again(self.asker, question)
         except LeftOpen:
             self._left.add(question.id)
-            commands = "\n  ".join(ways(question, self.command))
-            self.asker.say(f"  {question.short_id} stays open; answer it later with\n  {commands}")
+            name = distinct(question, self._open)
+            commands = "\n  ".join(ways(question, self.command, name))
+            self.asker.say(f"  {name} stays open; answer it later with\n  {commands}")
         except ClientError as error:
             self._left.add(question.id)
             self.asker.say(f"  {error.message}")
 
     async def _sent(self, question: Question, answer: Answer) -> bool:
         """Whether the question is closed now."""
+        self._sending = True
         try:
             await self.client.answer_question(self.job_id, question.id, answer)
         except ClientError as error:
             self.asker.say(f"  {error.message}")
-            if error.reason not in _CLOSED:
+            if error.reason not in _CLOSED and self._is_open(question):
                 return False
+        finally:
+            self._sending = False
         self._done.add(question.id)
         return True

@@ -4,6 +4,7 @@ from typing import Final
 
 from perstackctl.client.errors import ClientError
 from perstackctl.client.questions import Action, Answer, Question, QuestionKind
+from perstackctl.fitted import room
 from perstackctl.questions.answer import Given, answer, text_answer
 from perstackctl.questions.fields import Field, Value, fields_of
 from perstackctl.questions.show import block
@@ -13,15 +14,15 @@ from perstackctl.terminal import line, visible
 _SHOWN_CHOICES: Final = 40
 
 
-async def ask(asker: Asker, question: Question, job_id: str) -> Answer:
-    """Show the question and read its answer; what cannot be an answer is asked again.
+async def ask(asker: Asker, question: Question, job_id: str, name: str = "") -> Answer:
+    """Show the question, under its `name`, and read its answer; what cannot be an answer is asked again.
 
     Raises:
         LeftOpen: the person does not answer now.
         ClientError: a kind of question that this client does not know.
     """
     asker.forget()
-    asker.say(block(question, job_id))
+    asker.say(block(question, job_id, name, room()))
     return await ask_again(asker, question)
 
 

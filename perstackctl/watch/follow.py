@@ -16,6 +16,7 @@ from perstackctl.client.address import DEFAULT_ADDRESS, socket_path
 from perstackctl.client.errors import ClientError, ConnectionLostError, JobWaitsError, UnreachableError
 from perstackctl.client.values import EXIT_CODES, Job, JobState
 from perstackctl.output import note
+from perstackctl.questions.choose import distinct
 from perstackctl.questions.show import ways
 from perstackctl.terminal import line
 from perstackctl.watch.interrupts import Interrupts
@@ -140,7 +141,8 @@ class Follower:
             return f"job {job.id} waits for an answer; see perstackctl job questions {job.id}"
         command = answer_command(self.client.path, job.id)
         asked = [
-            f"\n  {line(q.expert_key)}: {question_words(q)}\n    " + "\n    ".join(ways(q, command))
+            f"\n  {line(q.expert_key)}: {question_words(q)}\n    "
+            + "\n    ".join(ways(q, command, distinct(q, questions)))
             for q in questions[:_SHOWN]
         ]
         more = f"\n  … and {len(questions) - _SHOWN} more" if len(questions) > _SHOWN else ""

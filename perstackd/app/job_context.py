@@ -19,7 +19,9 @@ from perstackd.domain.model_tiers import Tiers
 
 @dataclass(frozen=True, slots=True)
 class JobDefaults:
-    """Operator's choices for jobs that do not say. `budgets` bound what a caller did not."""
+    """Operator's choices for jobs that do not say. `budgets` bound what a caller did not. `store_patience_s` is how
+    long running jobs wait for a store that cannot be written.
+    """
 
     template: str = "base"
     skills_template: str = "skills"
@@ -28,6 +30,7 @@ class JobDefaults:
     tiers: Tiers = field(default_factory=dict)
     budgets: Budgets = field(default_factory=lambda: Budgets(max_steps=100))
     max_running: int = 200
+    store_patience_s: float = 3600.0
     limits: RunLimits = field(default_factory=RunLimits)
 
 

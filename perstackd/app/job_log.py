@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Final, TypeAlias
 
 import anyio
 
 from perstackd.app.feed import Feed
+from perstackd.app.store_trouble import StoreTrouble
 from perstackd.domain.budget import Tally
 from perstackd.domain.events import (
     CallTools,
@@ -31,13 +33,16 @@ JOB: Final = Origin()
 class JobLog:
     """Appends of parallel runs are put in one order here and nowhere else. `worked_ms` is written with the next one."""
 
-    def __init__(self, record: JobRecord, store: EventStore, feed: Feed, clock: Clock) -> None:
+    def __init__(
+        self, record: JobRecord, store: EventStore, feed: Feed, clock: Clock, trouble: StoreTrouble | None = None
+    ) -> None:
         self.record = record
         self.worked_ms = record.worked_ms
         self._store = store
         self._feed = feed
         self._clock = clock
         self._lock = anyio.Lock()
+        self.trouble = trouble or StoreTrouble()
 
     @property
     def tally(self) -> Tally:
@@ -47,13 +52,16 @@ class JobLog:
         return Tally(record.steps, tokens, record.microdollars, record.tool_calls, record.budgets, record.paused)
 
     async def append(self, entries: Sequence[Entry], change: Change | None = None) -> None:
-        """Durable on return, and on its way to the watchers. `change` updates the record in the same write.
+        """Durable on return, and on its way to the watchers. `change` updates the record in the same write. Waits while
+        the store cannot be written.
 
         Not cancellable half-way: what was handed to the store is known to be kept or not. Raises as EventStore.append
-        does.
+        does, `store_unavailable` once the daemon's patience is over.
         """
-        if not entries:
-            return
+        if entries:
+            await self.trouble.persist(partial(self._write, entries, change))
+
+    async def _write(self, entries: Sequence[Entry], change: Change | None) -> None:
         with anyio.CancelScope(shield=True):
             async with self._lock:
                 events = numbered(self.record, entries, self._clock)

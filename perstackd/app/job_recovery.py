@@ -95,7 +95,7 @@ async def events_of(store: Store, job_id: JobId) -> list[Event]:
 
 
 async def recovered(archives: Archives, defaults: JobDefaults, log: JobLog) -> Recovered:
-    """The job as it was when its process ended. Sandboxes that it held and that cannot come back are told to be gone.
+    """The job as it was when its process ended. Sandboxes that it held and that cannot come back are to be told gone.
 
     Raises:
         PerstackError: INTERNAL `job_unreadable` when its log does not begin as logs do; what reading the definition or
@@ -112,8 +112,7 @@ async def recovered(archives: Archives, defaults: JobDefaults, log: JobLog) -> R
     env = await _env(archives, record.id)
     begun = tuple(_inhabitable(run, archives) for run in awaited(begun_runs(events)))
     kept = {held.sandbox_id for run in begun for held in run.sandboxes.held}
-    await log.append(_gone(events, kept))
-    task = JobTask(found.experts, record.query, record.workspace, begun)
+    task = JobTask(found.experts, record.query, record.workspace, begun, tuple(_gone(events, kept)))
     return Recovered(job_context(created, found, defaults, log, env), task)
 
 
@@ -132,6 +131,11 @@ async def write_off(archives: Archives, record: JobRecord, why: PerstackError) -
     ended = record.finished(JobState.FAILED, archives.clock.now_ms(), reason=why.reason, message=message)
     await archives.store.jobs.forget_env(record.id)
     await archives.store.append(replace(ended, last_seq=new[-1].seq), new)
+
+
+def sealed_env(sealer: Sealer, env: Mapping[str, str], job_id: JobId) -> bytes:
+    """A job's values as they are kept; empty when it has none."""
+    return sealer.seal(json.dumps(dict(env)).encode(), f"job:{job_id}") if env else b""
 
 
 async def _env(archives: Archives, job_id: JobId) -> Mapping[str, str]:

@@ -16,7 +16,7 @@ from anyio.abc import TaskGroup
 from perstackd.app.begun_run import BegunRun
 from perstackd.app.errors import single_errors
 from perstackd.app.feed import Feed
-from perstackd.app.job_log import JOB
+from perstackd.app.job_log import JOB, Entry
 from perstackd.app.run_context import JobContext, RunPlan, RunServices
 from perstackd.app.run_party import RunParty
 from perstackd.app.run_tasks import RunHost
@@ -24,6 +24,7 @@ from perstackd.app.run_worker import RunWorker
 from perstackd.app.standing import OpenQuestion
 from perstackd.app.unforeseen import unforeseen
 from perstackd.app.wall_clock import spent
+from perstackd.domain.budget import reached
 from perstackd.domain.commands import Answer, Cancel, Exhaust, Fail, Generate, Stop
 from perstackd.domain.errors import Kind, PerstackError
 from perstackd.domain.events import DelegateCall, JobFinished, JobPaused, JobQueued, JobResumed
@@ -53,14 +54,15 @@ END_DELAYS: Final = (0.2, 1.0, 3.0)
 
 @dataclass(frozen=True, slots=True)
 class JobTask:
-    """What is to be done: the coordinator and all that it can reach, the query, the place; and the runs that an earlier
-    process began.
+    """What is to be done: the coordinator and all that it can reach, the query, the place; the runs that an earlier
+    process began, and the ends of sandboxes that it did not tell of.
     """
 
     experts: tuple[Expert, ...]
     query: str
     workspace: WorkspaceSpec
     begun: tuple[BegunRun, ...] = ()
+    gone: tuple[Entry, ...] = ()
 
 
 class JobWorker:
@@ -82,6 +84,7 @@ class JobWorker:
         self._begun = {(run.parent_run_id, run.call_id): run for run in task.begun}
         self._coordinator = self._plan(RunId(""), "", task.experts[0], task.query)
         self._workspace = task.workspace
+        self._gone = task.gone
         self._feed = feed
         self._forget = forget
         self._scope = anyio.CancelScope()
@@ -129,6 +132,7 @@ class JobWorker:
             async with single_errors(), anyio.create_task_group() as releases:
                 self._releases = releases
                 with self._scope:
+                    await self.context.log.append(self._gone)
                     await workspaces.open(job_id, self.context.tenant, self._workspace)
                     end = await self._coordinate()
         finally:
@@ -213,18 +217,24 @@ class JobWorker:
             return ToolResultPart(call.call_id, (TextPart(end.text),))
         return error_result(call.call_id, end.reason, f"the delegate {call.expert_key} did not finish: {end.message}")
 
+    @property
+    def waits(self) -> tuple[int, str] | None:
+        """Its place among those that wait for a sandbox, 0 when it waits for the store, and why."""
+        if self.context.log.trouble.why:
+            return 0, self.context.log.trouble.why
+        return None if any(run.claimed for run in self.runs.values()) else self.queue
+
     # --- people -----------------------------------------------------------------------------------------------------
     async def answer(self, question_id: str, action: str, content: str) -> OpenQuestion | None:
         """Answer an open question, durable on return; None when it was closed in the meantime.
 
         Raises:
-            PerstackError: NOT_FOUND `question_not_found`; INVALID `answer_invalid`; as RunWorker.tell does.
+            PerstackError: INVALID `answer_invalid`; as RunInbox.tell does.
         """
         asked = next((each for each in self.context.standing.questions if each.id == question_id), None)
         run = self.runs.get(asked.run_id) if asked is not None else None
         if asked is None or run is None:
-            message = f"job {self.context.job_id} has no open question {question_id[:128]!r}"
-            raise PerstackError(Kind.NOT_FOUND, "question_not_found", message)
+            return None
         checked_action(asked.question, action, content)
         return asked if await run.inbox.tell(Answer(asked.question.id, action, content)) else None
 
@@ -260,7 +270,7 @@ class JobWorker:
         """Secrets go first: a job that has ended in the log holds none, whenever the daemon dies."""
         for delay in (*END_DELAYS, None):
             try:
-                await self._forget()
+                await self.context.log.trouble.persist(self._forget)
                 await self._write_end(end)
             except PerstackError as error:
                 if delay is not None and error.kind is Kind.UNAVAILABLE:
@@ -292,6 +302,6 @@ def _end_of(order: Stop) -> RunEnd:
         case Fail(reason=reason, message=message):
             return RunEnd(Outcome.FAILED, "", reason, message)
         case Exhaust(budget=budget, limit=limit):
-            return RunEnd(Outcome.STOPPED, "", f"budget_{budget}", f"the job's limit of {limit} {budget} is reached")
+            return RunEnd(Outcome.STOPPED, "", f"budget_{budget}", reached(budget, limit))
         case _:
             assert_never(order)

@@ -1,10 +1,9 @@
 """Jobs: accepted, carried out, cancelled, watched. Owns the task of every running job.
 
-Above it are the servicers; below are the store, the definitions, the workers. Shutdown order: no new jobs, running ones
-finish within the drain's bound, the rest are stopped and recorded, then the task group ends.
+Above it are the servicers; below are the store, the definitions, the workers. Shutdown order: no new jobs, running
+ones finish within the drain's bound, the rest are let go for the next start.
 """
 
-import json
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field, replace
@@ -21,13 +20,22 @@ from perstackd.app.checkpoints import Checkpoints
 from perstackd.app.feed import Batch, Feed
 from perstackd.app.job_context import JobDefaults, created_event, job_context, new_record
 from perstackd.app.job_log import JOB, Entry, JobLog, numbered
-from perstackd.app.job_recovery import Archives, check_workspace, events_of, recovered, unfinished, write_off
+from perstackd.app.job_recovery import (
+    Archives,
+    check_workspace,
+    events_of,
+    recovered,
+    sealed_env,
+    unfinished,
+    write_off,
+)
 from perstackd.app.job_request import Admission, JobRequest, ResolvedRequest, check
 from perstackd.app.job_worker import JobTask, JobWorker
 from perstackd.app.known_definitions import KnownDefinitions
 from perstackd.app.people import answer_text, closed_question
 from perstackd.app.run_context import JobContext, RunServices
 from perstackd.app.standing import OpenQuestion
+from perstackd.app.store_trouble import StoreTrouble
 from perstackd.app.unforeseen import unforeseen
 from perstackd.app.workspace_holds import WorkspaceHolds
 from perstackd.domain.assignment import chosen_model, expert_model
@@ -77,7 +85,7 @@ class Jobs:
         self._services = services
         self._known = KnownDefinitions(definitions, defaults.templates, defaults.template)
         self._sealer = sealer
-        self._defaults = defaults
+        self.defaults = defaults
         self._schemas = schemas
         self._admission = Admission(
             defaults.model,
@@ -91,6 +99,7 @@ class Jobs:
         self.checkpoints = Checkpoints(store, definitions, defaults.templates)
         self.holds = WorkspaceHolds()
         self._workers: dict[JobId, JobWorker] = {}
+        self.trouble = StoreTrouble(defaults.store_patience_s)
         self.draining = False
         self._one_ended = anyio.Event()
         self._tasks: TaskGroup = anyio.create_task_group()
@@ -140,8 +149,8 @@ class Jobs:
         digest = await self._services.blobs.put(request.toml.encode())
         clock = self._services.clock
         job_id = JobId(clock.new_id())
-        record = new_record(request, found, self._defaults, job_id=job_id, now=clock.now_ms(), digest=digest)
-        created = created_event(request, found, self._defaults, record)
+        record = new_record(request, found, self.defaults, job_id=job_id, now=clock.now_ms(), digest=digest)
+        created = created_event(request, found, self.defaults, record)
         entries: Sequence[Entry] = [(JOB, created)]
         begun: tuple[BegunRun, ...] = ()
         if branch is not None:
@@ -149,8 +158,8 @@ class Jobs:
             entries, begun = branch.begin(created, RunId(clock.new_id()))
         events = numbered(record, entries, clock)
         record = replace(record, last_seq=len(events))
-        context = job_context(created, found, self._defaults, self._log(record), request.env)
-        birth = _Birth(record, events, self._sealed(request, record))
+        context = job_context(created, found, self.defaults, self._log(record), request.env)
+        birth = _Birth(record, events, sealed_env(self._sealer, request.env, record.id))
         self._admit(request)  # others were admitted, or the drain began, while this one was looked at
         self._begin(context, JobTask(found.experts, request.query, request.workspace, begun), birth)
         await birth.over.wait()
@@ -167,7 +176,7 @@ class Jobs:
         self._tasks.start_soon(self._work, worker, birth)
 
     def _log(self, record: JobRecord) -> JobLog:
-        return JobLog(record, self._store, self._feed, self._services.clock)
+        return JobLog(record, self._store, self._feed, self._services.clock, self.trouble)
 
     async def cancel(self, job_id: JobId, reason: str) -> JobRecord:
         """Ask a job to end; its end follows in its log. Idempotent. Raises PerstackError NOT_FOUND `job_not_found`."""
@@ -241,6 +250,7 @@ class Jobs:
         self.draining = True
         for worker in self._workers.values():
             worker.stop(None)
+        self.trouble.close()
 
     # --- questions --------------------------------------------------------------------------------------------------
     async def get(self, job_id: JobId) -> JobRecord:
@@ -260,9 +270,9 @@ class Jobs:
         return await self._store.jobs.page(tenant, states, before, limit)
 
     def queue(self, job_id: JobId) -> tuple[int, str] | None:
-        """A waiting job's place (1 is next) and why it waits."""
+        """A waiting job's place (1 is next, 0 when it waits for the store) and why it waits."""
         worker = self._workers.get(job_id)
-        return worker.queue if worker and not any(run.claimed for run in worker.runs.values()) else None
+        return worker.waits if worker else None
 
     async def runs(self, job_id: JobId) -> tuple[RunRecord, ...]:
         """The runs of a job in order of their start, folded from its log. Raises PerstackError NOT_FOUND
@@ -273,15 +283,10 @@ class Jobs:
 
     def model_of(self, found: ResolvedRequest) -> ModelChoice:
         """Who answers the first of the experts."""
-        defaults, file = self._defaults, found.definition.model
+        defaults, file = self.defaults, found.definition.model
         if not found.experts:
             return chosen_model(file, defaults.model)
         return expert_model(ModelChoice(), found.experts[0], file, defaults.model, defaults.tiers)
-
-    @property
-    def defaults(self) -> JobDefaults:
-        """What counts where a definition says nothing."""
-        return self._defaults
 
     @property
     def base_tools(self) -> tuple[ToolSpec, ...]:
@@ -320,7 +325,7 @@ class Jobs:
         if self.draining:
             message = "perstackd is stopping; try again when it is up"
             raise PerstackError(Kind.UNAVAILABLE, "draining", message, retryable=True)
-        if len(self._workers) >= (limit := self._defaults.max_running):
+        if len(self._workers) >= (limit := self.defaults.max_running):
             message = f"{len(self._workers)} jobs are running or waiting, the limit is {limit}; try again later"
             raise PerstackError(Kind.EXHAUSTED, "too_many_jobs", message, retryable=True)
 
@@ -332,11 +337,6 @@ class Jobs:
             return record
         message = f"the idempotency key was used for another request, job {record.id}; choose another key"
         raise PerstackError(Kind.ALREADY_EXISTS, "idempotency_key_used", message, fields={"job_id": record.id})
-
-    def _sealed(self, request: JobRequest, record: JobRecord) -> bytes:
-        if not request.env:
-            return b""
-        return self._sealer.seal(json.dumps(dict(request.env)).encode(), f"job:{record.id}")
 
     async def _work(self, worker: JobWorker, birth: "_Birth | None") -> None:
         """The job from its first event to its last, in a task of its own: a caller that hangs up in the middle of
@@ -385,13 +385,13 @@ class Jobs:
         for record in records:
             try:
                 check_workspace(record, there)
-                found = await recovered(archives, self._defaults, self._log(record))
+                found = await recovered(archives, self.defaults, self._log(record))
                 self._feed.open(record.id)  # before anybody can watch it
                 self._begin(found.context, found.task, None)
                 kept |= found.sandboxes
             except PerstackError as error:
                 await write_off(archives, record, error)
             except Exception as error:
-                told = unforeseen(clock, error, job_id=record.id)
-                await write_off(archives, record, PerstackError(Kind.INTERNAL, "internal", told.message))
+                message = unforeseen(clock, error, job_id=record.id).message
+                await write_off(archives, record, PerstackError(Kind.INTERNAL, "internal", message))
         returns.keep(kept)

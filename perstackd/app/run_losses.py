@@ -19,14 +19,15 @@ class Losses:
     async def add(self, party: RunParty, member: RunMember, step: int) -> Fail | None:
         """One ended, or let its time pass. Returns the run's failure when it was the last of too many in one step."""
         if member.silent:
-            reason = "sandbox_silent"
-            remedy = "see what its tools do, or raise tool_timeout_ms, and start the job again"
             self.last = f"{member.name} did not go on in time while it was {member.session.state}"
         else:
-            reason, remedy = "sandbox_lost", "start the job again"
             cause, detail = await party.cause(member.lease)
             self.last = f"{member.name} ended during the run ({cause}: {detail})"
         self._steps = [each for each in self._steps if each == step] + [step]
         if len(self._steps) < MAX_LOSSES:
             return None
-        return Fail(reason, f"{self.last}, as did those before it in this step; {remedy}")
+        told = f"{self.last}, as did those before it in this step"
+        if member.silent:
+            remedy = "see what its tools do, or raise tool_timeout_ms, and start the job again"
+            return Fail("sandbox_silent", f"{told}; {remedy}")
+        return Fail("sandbox_lost", f"{told}; start the job again")

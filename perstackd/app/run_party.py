@@ -4,6 +4,7 @@ back. What happens inside is the run worker's affair.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 import anyio
@@ -15,6 +16,7 @@ from perstackd.app.job_log import JOB, Entry, running
 from perstackd.app.run_context import JobContext, RunPlan, RunServices
 from perstackd.app.run_inbox import MAX_ACCESSES, access_event
 from perstackd.app.run_member import RunMember
+from perstackd.app.store_trouble import PatientBlobs
 from perstackd.app.warm_pool import ClaimRequest, Lease
 from perstackd.domain.assignment import (
     ServedSkill,
@@ -32,6 +34,7 @@ from perstackd.ports.egress import EgressAccess, EgressRule
 from perstackd.ports.package_indexes import GRANT, PackageIndexes
 from perstackd.ports.sandboxes import EndCause
 
+CLOSED: Final = "listener_closed"  # the proxy's word for what it ended because we closed the way out
 CLOSE_SECONDS: Final = 0.5
 END_TRIES: Final = 10
 END_SECONDS: Final = 0.1
@@ -72,7 +75,7 @@ class RunParty:
 
     def add(self, lease: Lease, skill: ServedSkill | None) -> RunMember:
         """Make a sandbox a member, of the expert itself or of a skill."""
-        context, blobs = self._context, self._services.blobs
+        context, blobs = self._context, PatientBlobs(self._services.blobs, self._context.log.trouble)
         slowest = _slowest(shared_skills(self._plan.expert) if skill is None else (skill,))
         member = RunMember(lease, skill, context.limits, slowest, blobs, scrubber=context.scrubber)
         self.members[member.place] = member
@@ -91,8 +94,10 @@ class RunParty:
         return any(member.lease.record.id == sandbox_id for member in self.members.values())
 
     def saw(self, access: EgressAccess) -> None:
-        """One of them tried to connect somewhere, or was connected until now: what came after the run had ended."""
-        if len(self._cut) < MAX_ACCESSES:
+        """One of them tried to connect somewhere, or was connected until now: what came after the run had ended. What
+        it was about to try when its way out was closed was not denied.
+        """
+        if len(self._cut) < MAX_ACCESSES and (access.allowed or access.reason != CLOSED):
             self._cut.append(access)
 
     @property
@@ -105,7 +110,7 @@ class RunParty:
         Raises the first failure; the lease is still to be given back.
         """
         async with single_errors(), anyio.create_task_group() as steps:
-            steps.start_soon(self._services.pool.confirm, member.lease)
+            steps.start_soon(self._context.log.trouble.persist, partial(self._services.pool.confirm, member.lease))
             steps.start_soon(self._attach, member)
             steps.start_soon(self._let_out, member)
 
@@ -143,7 +148,13 @@ class RunParty:
         with anyio.move_on_after(CLOSE_SECONDS):
             async with anyio.create_task_group() as closing:
                 for member in self.members.values():
-                    closing.start_soon(self._services.egress.close, member.lease.record.id)
+                    closing.start_soon(self._close_way_out, member)
+
+    async def _close_way_out(self, member: RunMember) -> None:
+        try:
+            await self._services.egress.close(member.lease.record.id)
+        except (PerstackError, OSError) as error:  # the pool closes it again, as often as it takes
+            _log.warning("way out not closed", sandbox_id=member.lease.record.id, error=str(error))
 
     async def cause(self, lease: Lease) -> tuple[str, str]:
         """How it ended, as the engine knows it: (cause, detail). Unknown is allowed, a guess is not.

@@ -51,3 +51,17 @@ class Tally:
             ("toolCalls", self.tool_calls, budgets.tool_calls),
         )
         return next(((name, limit) for name, used, limit in limits if limit and used >= limit), None)
+
+
+def reached(budget: str, limit: int) -> str:
+    """What a job that a limit stopped is told, as in "the job's limit of 200,000 tokens is reached"."""
+    match budget:
+        case "wallClock":
+            figure = f"{limit / 1000:,.1f} s".replace(".0 s", " s")
+        case "money":
+            figure = f"{limit / 1_000_000:,.6f}".rstrip("0").rstrip(".") + " US dollars"
+        case "toolCalls":
+            figure = f"{limit:,} tool calls"
+        case _:
+            figure = f"{limit:,} {budget}"
+    return f"the job's limit of {figure} is reached"

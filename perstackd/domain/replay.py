@@ -13,7 +13,7 @@ from itertools import chain
 from typing import Final
 
 from perstackd.domain.budget import Tally
-from perstackd.domain.commands import Command
+from perstackd.domain.commands import Command, Generated, Summarised
 from perstackd.domain.events import (
     CallTools,
     ContinueToNextStep,
@@ -159,12 +159,20 @@ def _decided(
     first: Sequence[RunPayload] | None = None
     if command is None:
         return ()
-    for tally in chain.from_iterable(map(_priced, tallies)):
+    for tally in chain.from_iterable(_priced(_with(command, tally)) for tally in tallies):
         made = decide(state, command, tally)
         if made and tuple(recorded[: len(made)]) == made:
             return made
         first = made if first is None else first
     return first or ()
+
+
+def _with(command: Command, tally: Tally) -> Tally:
+    """The turn or the summary in hand counts when it is decided upon."""
+    if not isinstance(command, Generated | Summarised):
+        return tally
+    calls = len(command.turn.calls) if isinstance(command, Generated) else 0
+    return tally.plus(_tokens(command.turn.usage), 0, calls)
 
 
 def _priced(tally: Tally) -> Iterator[Tally]:

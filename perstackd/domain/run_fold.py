@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import assert_never
 
+from perstackd.domain.budget import reached
 from perstackd.domain.compaction import TOO_LONG, compacted, not_compacted
 from perstackd.domain.context_size import message_tokens, parts_tokens, prompt_tokens
 from perstackd.domain.events import (
@@ -96,10 +97,7 @@ def evolve(state: RunState, fact: RunPayload) -> RunState:  # noqa: C901, PLR091
                 RunEnd(Outcome.STOPPED, "", f"max_steps_{scope}", f"the {scope}'s limit of {limit} steps is reached"),
             )
         case StopRunByExceededBudget(budget=budget, limit=limit):
-            return _stopped(
-                state,
-                RunEnd(Outcome.STOPPED, "", f"budget_{budget}", f"the job's limit of {limit} {budget} is reached"),
-            )
+            return _stopped(state, RunEnd(Outcome.STOPPED, "", f"budget_{budget}", reached(budget, limit)))
         case StopRunByError(reason=reason, message=message):
             return _stopped(state, RunEnd(Outcome.FAILED, "", reason, message))
         case StopRunByCancel(message=message):

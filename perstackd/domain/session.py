@@ -22,6 +22,7 @@ class Hello:
     landlock_abi: int
     dumpable: bool
     session_token: str = ""
+    self_view: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

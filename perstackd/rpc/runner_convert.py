@@ -5,6 +5,7 @@ from typing import Final, assert_never
 
 from perstack.v1 import runner_pb2 as pb
 
+from perstackd.domain.guest_view import MAX_LINE, MAX_LINES
 from perstackd.domain.messages import BlobPart, JsonValue, TextPart, ToolResultPart, ToolSpec
 from perstackd.domain.repair import repaired
 from perstackd.domain.session import (
@@ -180,6 +181,7 @@ def _hello(hello: pb.Hello) -> Hello:
         hello.landlock_abi,
         hello.dumpable,
         _bounded(hello.session_token, MAX_NAME, "session_token"),
+        tuple(repaired(line[:MAX_LINE]) for line in hello.self_view[:MAX_LINES]),
     )
 
 

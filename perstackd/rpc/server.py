@@ -34,6 +34,7 @@ from perstackd.app.egress_rules import EgressDryRun
 from perstackd.app.jobs import Jobs
 from perstackd.app.replay import Replays
 from perstackd.app.retention import Retention
+from perstackd.app.store_trouble import StoreTrouble
 from perstackd.app.system import System
 from perstackd.app.transfer import Transfer
 from perstackd.app.warm_pool import WarmPool
@@ -130,11 +131,22 @@ async def admin_server(socket: AdminSocket, api: Api, clock: Clock) -> AsyncIter
         raise PerstackError(Kind.UNAVAILABLE, "socket_failed", message) from error
     try:
         await checks.set("", health_pb2.HealthCheckResponse.SERVING)
-        yield checks
+        async with asyncio.TaskGroup() as tasks:
+            telling = tasks.create_task(_tell_of_store(api.jobs.trouble, checks))
+            yield checks
+            telling.cancel()
     finally:
         await checks.enter_graceful_shutdown()
         await server.stop(STOP_SECONDS)
         await asyncio.to_thread(socket.path.unlink, missing_ok=True)
+
+
+async def _tell_of_store(trouble: StoreTrouble, checks: health.aio.HealthServicer) -> None:
+    """The service `store` of the health check: whether what running jobs write is kept."""
+    while True:
+        serving, not_serving = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
+        await checks.set("store", not_serving if trouble.why else serving)
+        await trouble.changed()
 
 
 def _bind(server: grpc.aio.Server, api: Api, *, reflected: bool) -> health.aio.HealthServicer:

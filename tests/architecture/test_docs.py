@@ -105,7 +105,12 @@ def test_the_configuration_table_has_every_key_and_its_default() -> None:
     assert written == dict(_configuration(Config, ""))
 
 
-_NAMED: dict[str, type[BaseModel]] = {"compatible": CompatibleConfig, "tiers": TierConfig, "prices": PriceConfig, "routes": RouteConfig}
+_NAMED: dict[str, type[BaseModel]] = {
+    "compatible": CompatibleConfig,
+    "tiers": TierConfig,
+    "prices": PriceConfig,
+    "routes": RouteConfig,
+}
 
 
 def _configuration(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str]]:

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - one attack a line, as in the page that is made of it
 """The attacks that the suite tries: docs/design/sandbox.md lists the kinds, this file numbers what is tried of each.
 
 An id is given once and never used again: append new ones, whatever their kind. `tests.escape.verdicts` ties tests to

@@ -15,15 +15,14 @@ from typing import Any
 
 sys.path.insert(0, "/opt/perstack/lib")
 
-import grpc  # noqa: E402 - of the image's own libraries
-from perstack.v1 import runner_pb2 as pb  # noqa: E402
-from perstack.v1 import runner_pb2_grpc  # noqa: E402
+import grpc
+from perstack.v1 import runner_pb2 as pb
+from perstack.v1 import runner_pb2_grpc
 
 SOCKET = "unix:/gw/runner.sock"
 FORGED = "forged-by-the-runner"
 WORD = "a-word-that-everybody-may-read-2236"
 OPTIONS = [("grpc.max_send_message_length", 64 << 20), ("grpc.enable_http_proxy", 0)]
-HUGE = 8 << 20
 
 
 def result(call_id: str, text: str) -> pb.ToolResult:
@@ -192,8 +191,8 @@ class Runner:
         return self.blob(turn)
 
     # --- flooding ---------------------------------------------------------------------------------------------------
-    def huge(self, _: pb.Turn) -> str:
-        return "h" * HUGE
+    def huge(self, turn: pb.Turn) -> str:
+        return "h" * int(json.loads(turn.calls[0].arguments)["size"])
 
     def flood(self, turn: pb.Turn) -> str:
         """Progress, until so many messages of so many bytes went out, or for as long as the call says."""

@@ -1,4 +1,4 @@
-"""Probes that run inside a sandbox: `python3 -c SOURCE PORT ABSTRACT [PROBE...]` prints {probe: [it succeeded, what was seen]}.
+"""Probes that run inside a sandbox: `python3 -c SOURCE PORT ABSTRACT [PROBE...]` prints {probe: [succeeded, seen]}.
 
 Standard library only, nothing imported from the project. Each function is one attack, by its name in `attacks`. A probe
 returns what it got and raises OSError when it was refused. It never harms what it reaches.

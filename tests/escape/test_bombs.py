@@ -1,15 +1,21 @@
-"""Bombs of every kind, all at once: each ends with its own run, a neighbour works, and the daemon answers."""
+"""Bombs of every kind, together and one by one: each ends at its own bound, a neighbour works, the daemon answers."""
 
 import json
 import os
 import signal
 import subprocess
 import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 
 from tests.e2e.daemon import docker, events_of, one, until
 from tests.escape.attacker import SOLO, Attacker, Outcome, python
+from tests.escape.verdicts import attack, control
+from tests.escape.weakened import Options, run_inside, started, unlimited
+from tests.integration.docker.rig import Rig
 
 pytestmark = pytest.mark.docker
 
@@ -44,6 +50,7 @@ BOMBS = {
 BOUND_SECONDS = 10  # of one `perstackctl system info`, its own start included, on a machine that is busy
 
 
+@attack("all_bombs")
 def test_bombs_end_with_their_runs_and_neither_a_neighbour_nor_the_daemon_is_lost(attacker: Attacker) -> None:
     ended: dict[str, Outcome] = {}
 
@@ -74,16 +81,172 @@ def test_bombs_end_with_their_runs_and_neither_a_neighbour_nor_the_daemon_is_los
     assert len(json.dumps(answers["log"])) < 64 << 10
 
 
-@pytest.mark.parametrize(("name", "number"), [("descriptors", "24"), ("disk", "28")])
-def test_what_fills_up_is_told_so_by_its_own_limit(attacker: Attacker, name: str, number: str) -> None:
-    lines = attacker.run([python("bomb", BOMBS[name], timeout=3900)]).printed("bomb").splitlines()
-    assert {line.split()[1] for line in lines} == {number}
+# --- one by one, a little past its bound ------------------------------------------------------------------------------
+PAST = """
+import json, os, resource, sys, time
+def fork_bomb():
+    made = []
+    try:
+        while len(made) < 300:
+            pid = os.fork()
+            if pid == 0: time.sleep(30); os._exit(0)
+            made.append(pid)
+    finally:
+        for pid in made: os.kill(pid, 9)
+        for pid in made: os.waitpid(pid, 0)
+def disk_bomb():
+    try:
+        with open('/tmp/bytes', 'wb', 0) as file:
+            for _ in range(70): file.write(bytes(1 << 20))
+    finally: os.unlink('/tmp/bytes')
+def inode_bomb():
+    os.mkdir('/tmp/many')
+    for number in range(17000): os.close(os.open(f'/tmp/many/{number}', os.O_CREAT | os.O_WRONLY))
+def descriptor_bomb():
+    opened = []
+    try:
+        while len(opened) < 1100: opened.append(os.open('/dev/null', 0))
+    finally:
+        for one in opened: os.close(one)
+def log_bomb():
+    with open('/run/log/more', 'wb', 0) as file:
+        for _ in range(100): file.write(bytes(1 << 10))
+def zombies():
+    made = 0
+    try:
+        while made < 400:
+            if os.fork() == 0: os._exit(0)
+            made += 1
+        pids = [pid for pid in os.listdir('/proc') if pid.isdigit()]
+        states = [open(f'/proc/{pid}/stat').read().rpartition(')')[2].split()[0] for pid in pids]
+        if states.count('Z') < 390: raise OSError(f'{states.count("Z")} zombies')
+    finally:
+        for _ in range(made): os.wait()
+found = {}
+for act in (disk_bomb, inode_bomb, descriptor_bomb, log_bomb, fork_bomb, zombies):
+    try: found[act.__name__] = [True, repr(act())]
+    except OSError as error: found[act.__name__] = [False, repr(error)]
+print(json.dumps(found))
+"""
+MEMORY = "held = []\nfor _ in range(29): held.append(bytearray(b'x') * (32 << 20))\nprint('held')"
+NAMES = ("disk_bomb", "inode_bomb", "descriptor_bomb", "log_bomb", "fork_bomb", "zombies")
+Answers = dict[str, tuple[bool, str]]
 
 
-def test_a_memory_bomb_is_killed_by_its_own_limit(attacker: Attacker) -> None:
-    outcome = attacker.run([python("bomb", BOMBS["memory"], timeout=3900)], [python("next", "print('works')")])
-    assert outcome.answers()["bomb"].get("signal") == "SIGKILL", outcome.answers()
-    assert outcome.printed("next") == "works\n"
+def without_bounds(options: Options) -> None:
+    """The directories of the image belong to root."""
+    unlimited(options)
+    options["User"] = "0:0"
+
+
+@pytest.fixture(scope="module")
+def past(attacker: Attacker) -> Outcome:
+    turns = [[python("past", PAST, timeout=3900)], [python("memory", MEMORY, timeout=3900)], [python("next", COUNT)]]
+    outcome = attacker.run(*turns)
+    assert outcome.code == 0, outcome.stderr
+    return outcome
+
+
+COUNT = "import os; print(sum(name.isdigit() for name in os.listdir('/proc')))"
+
+
+@pytest.fixture(scope="module")
+def boundless(rig: Rig) -> Answers:
+    with started(rig, without_bounds) as container:
+        found: Answers = json.loads(run_inside(container, PAST))
+        return {**found, "memory_bomb": (run_inside(container, MEMORY) == "held\n", "")}
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=attack(name)) for name in NAMES])
+def test_a_bomb_ends_at_its_bound(past: Outcome, name: str) -> None:
+    went_past, told = json.loads(past.printed("past"))[name]
+    assert not went_past, told
+
+
+@attack("memory_bomb")
+def test_a_memory_bomb_is_killed_at_its_bound_and_the_sandbox_goes_on(past: Outcome) -> None:
+    assert past.answers()["memory"].get("signal") == "SIGKILL", past.answers()["memory"]
+    assert past.printed("next") == "3\n", "tini, the runner, and what counts"
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=control(name, "all_bombs")) for name in (*NAMES, "memory_bomb")]
+)
+def test_without_bounds_it_goes_past(boundless: Answers, name: str) -> None:
+    went_past, told = boundless[name]
+    assert went_past, told
+
+
+# --- whether another notices ------------------------------------------------------------------------------------------
+TAKE_ALL = """
+import ctypes, os, time
+libc = ctypes.CDLL(None)
+most = int(open('/proc/sys/fs/inotify/max_user_instances').read())
+taken, end = 0, time.monotonic() + 2.5
+while taken < most and time.monotonic() < end:
+    read, write = os.pipe()
+    if os.fork() == 0:
+        own = 0
+        while own < 900 and libc.inotify_init1(0) >= 0: own += 1
+        os.write(write, own.to_bytes(4, 'big'))
+        time.sleep(2.5)
+        os._exit(0)
+    own = int.from_bytes(os.read(read, 4), 'big')
+    taken += own
+    if own < 900: break
+time.sleep(max(0, end - time.monotonic()))
+print(taken)
+"""
+WANT_ONE = """
+import ctypes, os, time
+libc = ctypes.CDLL(None)
+end, got, failed = time.monotonic() + 2.5, 0, 0
+while time.monotonic() < end:
+    made = libc.inotify_init1(0)
+    if made >= 0: os.close(made); got += 1
+    else: failed += 1
+    time.sleep(.02)
+print(got, failed)
+"""
+
+
+def at_once(*acts: Callable[[], str]) -> list[str]:
+    with ThreadPoolExecutor(len(acts)) as threads:
+        return [done.result(60) for done in [threads.submit(act) for act in acts]]
+
+
+@attack("inotify_bomb")
+def test_one_that_takes_all_inotify_instances_takes_only_its_own(attacker: Attacker) -> None:
+    def run(source: str) -> str:
+        return attacker.run([python("i", source, timeout=3900)]).printed("i")
+
+    taken, other = at_once(partial(run, TAKE_ALL), partial(run, WANT_ONE))
+    assert int(taken) > 0
+    got, failed = map(int, other.split())
+    assert (got > 0, failed) == (True, 0)
+
+
+@control("inotify_bomb")
+def test_two_of_one_uid_take_them_from_each_other(rig: Rig) -> None:
+    def one_uid(options: Options) -> None:
+        options["User"] = "200999:200999"
+        options["HostConfig"]["Tmpfs"] = {}
+
+    with started(rig, one_uid) as first, started(rig, one_uid) as second:
+        _, other = at_once(partial(run_inside, first, TAKE_ALL), partial(run_inside, second, WANT_ONE))
+    _, failed = map(int, other.split())
+    assert failed > 0
+
+
+@attack("output_bomb")
+def test_endless_output_becomes_a_short_result(attacker: Attacker) -> None:
+    outcome = attacker.run([python("log", BOMBS["log"], timeout=1500)])
+    assert len(json.dumps(outcome.events)) < 256 << 10
+
+
+@control("output_bomb")
+def test_short_output_is_there_in_full(attacker: Attacker) -> None:
+    assert attacker.run([python("log", "print('y' * 20000)")]).printed("log").count("y") == 20000
 
 
 def test_what_a_fork_bomb_left_is_ended_with_its_call(attacker: Attacker) -> None:

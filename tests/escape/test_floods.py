@@ -5,7 +5,6 @@ sends it, and the daemon answers everybody else. The control is a daemon without
 import json
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -13,69 +12,65 @@ import pytest
 from perstack.v1 import jobs_pb2 as pb
 from perstack.v1 import jobs_pb2_grpc
 
-from tests.escape.attacker import SOLO, Attacker, Call, tool
-from tests.escape.hostile_runner import HUGE
+from tests.escape.attacker import SOLO, Attacker, Call, Outcome, tool
 from tests.escape.verdicts import attack, control
 
 pytestmark = pytest.mark.docker
 
 BURST, RATE = 2000, 200  # of messages of one sandbox, see perstackd.rpc.runner
-SLACK = 1500  # what is on its way in buffers, and a machine that is slow to notice
+MESSAGES = 4000
+LEAST_SECONDS = 0.9 * (MESSAGES - BURST) / RATE
 PIECE, PIECES = 4096, 6000
-MIB = 1 << 20
+HUGE = 2 << 20  # twice the bound of a message
 
 
 def call(**given: Any) -> list[Call]:
     return [tool("a", "exec", command="true", **given)]
 
 
-def resident(attacker: Attacker) -> int:
-    status = Path(f"/proc/{attacker.daemon.process.pid}/status").read_text()
-    return int(status.partition("VmRSS:")[2].split()[0]) << 10
-
-
 # --- at the link ------------------------------------------------------------------------------------------------------
+def lost(outcome: Outcome) -> bool:
+    """Whether a call took its sandbox with it; the run goes on in a fresh one, and the model is told."""
+    causes = [event["cause"] for event in outcome.events if event["type"] == "sandboxReleased"]
+    return outcome.code == 0 and len(causes) == 2 and causes[1] == "finished" and causes[0] != "finished"
+
+
 @attack("huge_frames")
-def test_a_message_above_the_bound_ends_its_stream_and_costs_no_memory(hostile: Attacker) -> None:
-    before = resident(hostile)
-    outcome = hostile.run(call(), mode="huge")
-    assert outcome.reason() == "sandbox_lost"
-    assert resident(hostile) - before < HUGE
+def test_a_message_above_the_bound_ends_its_stream(hostile: Attacker) -> None:
+    outcome = hostile.run(call(size=HUGE), mode="huge", options=("--max-steps", "2"))
+    assert lost(outcome), outcome.stderr
+    assert "hhhh" not in json.dumps(outcome.events)
     assert hostile.run(call(), mode="honest").answers()["a"] == "honest"
 
 
 @control("huge_frames")
 def test_without_the_bound_it_is_taken(lawless: Attacker) -> None:
-    outcome = lawless.run(call(), mode="huge")
-    assert outcome.reason() != "sandbox_lost"
-    assert len(json.dumps(outcome.events)) > HUGE
+    assert len(lawless.run(call(size=HUGE), mode="huge", options=("--max-steps", "1")).answers()["a"]) == HUGE
 
 
-def sent(attacker: Attacker, seconds: float) -> int:
-    outcome = attacker.run(call(count=8000, size=512, seconds=seconds), mode="flood")
-    assert outcome.code == 0, outcome.stderr
-    return int(outcome.answers()["a"].removeprefix("sent "))
+def seconds_of_flood(attacker: Attacker) -> float:
+    began = time.monotonic()
+    outcome = attacker.run(call(count=MESSAGES, size=512, seconds=60), mode="flood")
+    assert outcome.answers().get("a") == f"sent {MESSAGES}", outcome.stderr
+    return time.monotonic() - began
 
 
 @attack("message_flood")
 def test_one_that_sends_too_fast_is_made_to_wait_and_the_daemon_answers(hostile: Attacker) -> None:
     with hostile.watching_latency() as latency:
-        began = time.monotonic()
-        count = sent(hostile, 4)
-        took = time.monotonic() - began
-    assert count <= BURST + RATE * took + SLACK
+        assert seconds_of_flood(hostile) > LEAST_SECONDS
     assert max(latency.seconds) < 10
 
 
 @control("message_flood")
 def test_without_the_bound_it_sends_as_fast_as_it_can(lawless: Attacker) -> None:
-    assert sent(lawless, 30) == 8000
+    assert seconds_of_flood(lawless) < LEAST_SECONDS
 
 
 @attack("malformed_messages")
 def test_bytes_that_are_no_message_end_the_stream(hostile: Attacker) -> None:
     outcome = hostile.run(call(valid=False), mode="garbage")
-    assert outcome.reason() == "sandbox_lost"
+    assert lost(outcome), outcome.stderr
     assert hostile.run(call(), mode="honest").answers()["a"] == "honest"
 
 

@@ -103,7 +103,8 @@ def said(attacker: Attacker) -> Said:
     export, backup = daemon.home / "job.jsonl", daemon.home / "backup.tar"
     done = daemon.ctl("job", "export", outcome.events[0]["jobId"], "--file", str(export))
     assert done.returncode == 0, done.stderr
-    command = [BIN / "perstackd", "backup", f"--set=state_directory={daemon.home}/state", backup]
+    state = f"--set=state_directory={daemon.home}/state"
+    command = [str(BIN / "perstackd"), "backup", state, str(backup)]
     subprocess.run(command, check=True, capture_output=True, timeout=60)
     rest = b"".join(path.read_bytes() for path in (daemon.home / "state").rglob("*") if path.is_file())
     return Said(outcome, rest, export.read_bytes(), backup.read_bytes(), daemon.log())

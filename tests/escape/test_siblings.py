@@ -18,7 +18,12 @@ from tests.integration.docker.rig import Rig
 pytestmark = pytest.mark.docker
 
 SERVER = Path(hostile_server.__file__).read_text()
-MARK, SLEEPER, ABSTRACT, LEFT = "the-servers-argv-3141", "the-shells-argv-2718", "a-sibling-listens", "left-by-the-skill"
+MARK, SLEEPER, ABSTRACT, LEFT = (
+    "the-servers-argv-3141",
+    "the-shells-argv-2718",
+    "a-sibling-listens",
+    "left-by-the-skill",
+)
 HOST = "localhost"
 LISTEN = f"""
 import builtins, socket

@@ -41,9 +41,7 @@ class Verdicts:
     ran: dict[tuple[str, str], set[str]] = field(default_factory=lambda: defaultdict(set))
 
     @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_makereport(
-        self, item: pytest.Item
-    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         report = yield
         for key in roles_of(item):
             if report.when == "call" and not report.skipped:

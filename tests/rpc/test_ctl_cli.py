@@ -589,6 +589,10 @@ async def test_sandboxes_pools_and_the_daemon_are_shown(daemon: FakeDaemon, ctl:
     pools = (await ctl("pool", "status")).out
     assert "250/300 ms" in pools
     assert "no such image (5 failed starts in a row)" in pools
+    assert (await ctl("pool", "ls")).out == pools
+    narrow = Ctl(ctl.address, ctl.cwd, {**ctl.env, "COLUMNS": "80"})
+    for command in ("sandbox ls", "pool status"):
+        assert max(map(len, (await narrow(*command.split())).out.splitlines())) <= 80
     info = (await ctl("system", "info")).out
     assert "perstackd 0.1.0, serving" in info
     assert "6.1, cgroup v2" in info

@@ -11,8 +11,8 @@ import pytest
 from perstackd.adapters.models import assembly
 from perstackd.adapters.models.replay import ReplayModels
 from perstackd.adapters.models.router import ModelRouter
+from perstackd.adapters.signals import Signals, StoppedWhileStartingError
 from perstackd.config import Config
-from perstackd.daemon import Signals, StoppedWhileStartingError
 
 pytestmark = pytest.mark.anyio
 

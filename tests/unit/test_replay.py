@@ -69,6 +69,10 @@ SCRIPTS: dict[str, tuple[dict[str, Sequence[Entry]], dict[str, Any]]] = {
         {"budgets": Budgets(max_steps=7)},
     ),
     "tokens": ({LEAD: [calls((str(n), "exec", {})) for n in range(9)]}, {"budgets": Budgets(tokens=30)}),
+    "tokens of turns that need nobody": (
+        {LEAD: [calls((str(n), "todo", {"newTodos": [str(n)]})) for n in range(9)]},
+        {"budgets": Budgets(tokens=24)},
+    ),
     "tool calls": ({LEAD: [calls((str(n), "exec", {})) for n in range(9)]}, {"budgets": Budgets(tool_calls=2)}),
     "retries": ({LEAD: [Flaky((BUSY, BUSY), says("done"))]}, {}),
     "the model fails": ({LEAD: [calls(("a", "exec", {}))]}, {}),

@@ -36,8 +36,8 @@ _TWICE: Final = re.compile(r"Cannot (?:overwrite|declare)|Duplicate")
 
 class TomlDefinitions:
     """Implements `Definitions`. `allowed_hosts` are those to which a base URL may be plain http, beside loopback;
-    `loopback_endpoints` says whether a skill's endpoint may be plain http on loopback; `provider_problem` why a provider
-    cannot be asked here, or nothing."""
+    `loopback_endpoints` says whether a skill's endpoint may be plain http on loopback; `provider_problem` why a
+    provider cannot be asked here, or nothing."""
 
     def __init__(
         self,

@@ -22,6 +22,8 @@ from perstackd.adapters.docker.calls import CallLimits, Client, EngineCalls, T
 from perstackd.adapters.docker.hardening import LABEL_DAEMON, MASKED, READ_ONLY, container_name, container_options
 from perstackd.adapters.docker.kernel import observe
 from perstackd.adapters.docker.posture import Expected, compare, not_running
+from perstackd.adapters.docker.runtimes import check_runtime
+from perstackd.adapters.docker.sentry import observe_sentry
 from perstackd.adapters.docker.starts import Starts, remove_container
 from perstackd.domain.ids import SandboxId, is_id
 from perstackd.domain.sandbox import Posture, SandboxRecord, Template
@@ -55,6 +57,7 @@ class DockerSandboxes(AbstractAsyncContextManager["DockerSandboxes"]):
         self._starts = Starts(self._calls, settings.limits, settings.starts_at_once)
         self._seccomp = ""
         self._started: dict[SandboxId, Expected] = {}
+        self._runtimes = {"runc"}
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -85,6 +88,7 @@ class DockerSandboxes(AbstractAsyncContextManager["DockerSandboxes"]):
 
     async def start(self, record: SandboxRecord, template: Template, directories: SandboxDirectories) -> str:
         """See the port. Starts beyond the gate wait in order. A caller that is cancelled leaves no container behind."""
+        await self._known(template.runtime)
         image, seccomp = record.image_id or await self.image_id(template.image), await self._profile()
         options = container_options(
             record,
@@ -145,6 +149,12 @@ class DockerSandboxes(AbstractAsyncContextManager["DockerSandboxes"]):
         names = [str(name).removeprefix("/perstack-") for container in found for name in container["Names"]]
         return tuple(sorted(SandboxId(name) for name in names if is_id(name)))
 
+    async def _known(self, runtime: str) -> None:
+        """Raises as `check_runtime` does. What was found good is not asked again."""
+        if runtime not in self._runtimes:
+            await self._asked(f"tell of the runtime {runtime}", lambda client: check_runtime(runtime, client.info()))
+            self._runtimes.add(runtime)
+
     async def _asked(self, what: str, work: Callable[[Client], T]) -> T:
         try:
             return await self._calls.run(work, self._limits.call_seconds)
@@ -174,11 +184,12 @@ def _posture(record: SandboxRecord, template: Template, expected: Expected, clie
     state = inspected["State"]
     if not state["Running"]:
         return not_running(record.id, str(state["Status"]))
+    pid = int(state["Pid"])
     try:
-        kernel = observe(int(state["Pid"]), (*MASKED, *READ_ONLY))
+        seen = observe_sentry(pid) if template.runtime == "runsc" else observe(pid, (*MASKED, *READ_ONLY))
     except OSError as error:
         return not_running(record.id, f"its first process cannot be looked at: {error.strerror}")
-    return compare(record, template, expected, inspected, kernel)
+    return compare(record, template, expected, inspected, seen)
 
 
 def end_of(state: Mapping[str, Any]) -> ContainerEnd:

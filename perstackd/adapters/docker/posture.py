@@ -8,8 +8,7 @@ conduct (5.22, 5.23: `docker exec`, which the daemon never uses) and 5.26, which
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from math import ceil, isclose, log2
-from typing import Any, Final
+from typing import Any, Final, assert_never
 
 from perstackd.adapters.docker.hardening import (
     CA_BUNDLE,
@@ -21,15 +20,18 @@ from perstackd.adapters.docker.hardening import (
     tmpfs_of,
     ulimits_of,
 )
-from perstackd.adapters.docker.kernel import CgroupLimits, KernelView, MountView
+from perstackd.adapters.docker.kernel import KernelView, MountView
+from perstackd.adapters.docker.posture_cgroup import cgroup_checks, same
+from perstackd.adapters.docker.posture_runsc import sentry_checks
+from perstackd.adapters.docker.sentry import SentryView
 from perstackd.domain.ids import SandboxId
 from perstackd.domain.sandbox import Posture, PostureCheck, SandboxRecord, Template
 from perstackd.ports.sandboxes import SandboxDirectories
 
 Inspected = Mapping[str, Any]
 
+_RULES: Final = frozenset({"runc", "runsc"})
 _SECCOMP_FILTER: Final = 2
-_PAGE: Final = 4096
 
 # Made in every network namespace by some kernels' tunnel modules; down, and nobody inside can raise them.
 _FALLBACK_TUNNELS: Final = frozenset(
@@ -93,12 +95,22 @@ def not_running(sandbox_id: SandboxId, actual: str) -> Posture:
 
 
 def compare(
-    record: SandboxRecord, template: Template, expected: Expected, inspected: Inspected, kernel: KernelView
+    record: SandboxRecord, template: Template, expected: Expected, inspected: Inspected, seen: KernelView | SentryView
 ) -> Posture:
-    """All checks, in a fixed order. One that the template names as an exception counts as passed and is listed."""
-    if template.runtime != "runc":
-        return not_running(record.id, f"the runtime {template.runtime} has no posture rules yet; use runc")
-    found = tuple(_checks(record, template, expected, inspected, kernel))
+    """All checks, in a fixed order. One that the template names as an exception counts as passed and is listed. `seen`
+    is a SentryView for the runtime runsc.
+    """
+    if template.runtime not in _RULES or (template.runtime == "runsc") != isinstance(seen, SentryView):
+        return not_running(record.id, f"the runtime {template.runtime} has no posture rules for what is seen of it")
+    running = same("running", "running", inspected.get("State", {}).get("Status", ""), source="engine")
+    match seen:
+        case KernelView():
+            outside = _checks(record, template, expected, seen)
+        case SentryView():
+            outside = sentry_checks(template, seen)
+        case _:
+            assert_never(seen)
+    found = (running, *outside, *_engine(record, template, expected, inspected))
     excused = tuple(check.name for check in found if not check.ok and check.name in template.exceptions)
     if excused:
         found = tuple(replace(check, ok=True) if check.name in excused else check for check in found)
@@ -106,34 +118,14 @@ def compare(
 
 
 def _checks(
-    record: SandboxRecord, template: Template, expected: Expected, inspected: Inspected, kernel: KernelView
+    record: SandboxRecord, template: Template, expected: Expected, kernel: KernelView
 ) -> Iterator[PostureCheck]:
-    yield _same("running", "running", inspected.get("State", {}).get("Status", ""), source="engine")
     yield from _processes(record, kernel)
     yield from _security_modules(kernel)
     yield from _mounts(record, template, expected, kernel)
     yield from _namespaces(kernel)
-    yield from _cgroup(template, kernel.cgroup)
+    yield from cgroup_checks(template, kernel.cgroup)
     yield from _ulimits(template, kernel)
-    yield from _engine(record, template, expected, inspected)
-
-
-def _same(name: str, expected: object, actual: object, cis: str = "", source: str = "kernel") -> PostureCheck:
-    return PostureCheck(name, _text(expected), _text(actual), ok=expected == actual, cis=cis, source=source)
-
-
-def _text(value: object) -> str:
-    match value:
-        case bool():
-            return "yes" if value else "no"
-        case str():
-            return value or "default"
-        case list() | tuple() | dict() | None if not value:
-            return "none"
-        case list() | tuple():
-            return ", ".join(str(item) for item in value)
-        case _:
-            return str(value)
 
 
 # --- the kernel's side ----------------------------------------------------------------------------------------------
@@ -147,12 +139,12 @@ def _processes(record: SandboxRecord, kernel: KernelView) -> Iterator[PostureChe
         ids = {*process.uids, *process.gids}
         strangers += [] if ids == {record.uid} else [f"{sorted(ids)} of {who}"]
         grouped += [] if {*process.groups} <= {record.uid} else [f"{process.groups} of {who}"]
-    yield _same("capabilities", (), tuple(held), "5.3")
-    yield _same("may_gain_privileges", (), tuple(privileged), "5.25")
-    yield _same("without_seccomp_filter", (), tuple(unfiltered), "5.21")
-    yield _same("other_uids", (), tuple(strangers))
-    yield _same("other_groups", (), tuple(grouped))
-    yield _same("sshd", (), tuple(process.name for process in kernel.processes if "sshd" in process.name), "5.6")
+    yield same("capabilities", (), tuple(held), "5.3")
+    yield same("may_gain_privileges", (), tuple(privileged), "5.25")
+    yield same("without_seccomp_filter", (), tuple(unfiltered), "5.21")
+    yield same("other_uids", (), tuple(strangers))
+    yield same("other_groups", (), tuple(grouped))
+    yield same("sshd", (), tuple(process.name for process in kernel.processes if "sshd" in process.name), "5.6")
 
 
 def _security_modules(kernel: KernelView) -> Iterator[PostureCheck]:
@@ -182,18 +174,18 @@ def _mounts(
     for tmpfs in tmpfs_of(template):
         yield _tmpfs(tmpfs, record.uid, at.get(tmpfs.path))
     shm = at.get("/dev/shm")  # noqa: S108  a mount point inside
-    yield _same("shm", (f"size={template.shm_bytes >> 10}k",), _size_options(shm))
+    yield same("shm", (f"size={template.shm_bytes >> 10}k",), _size_options(shm))
     for path in sorted(kernel.host_paths & {*MASKED}):
-        yield _same(f"masked {path}", "masked", "masked" if _masked(at.get(path)) else "visible")
+        yield same(f"masked {path}", "masked", "masked" if _masked(at.get(path)) else "visible")
     for path in sorted(kernel.host_paths & {*READ_ONLY}):
         yield _flags(path, at.get(path), {"ro"})
-    yield _same("slot_propagation", "slave", _propagation(at.get("/mnt")), "5.19")
-    yield _same("shared_mounts", (), _targets(kernel, lambda mount: _propagation(mount) == "shared"), "5.19")
-    yield _same("engine_socket", (), _targets(kernel, _engine_socket), "5.31")
+    yield same("slot_propagation", "slave", _propagation(at.get("/mnt")), "5.19")
+    yield same("shared_mounts", (), _targets(kernel, lambda mount: _propagation(mount) == "shared"), "5.19")
+    yield same("engine_socket", (), _targets(kernel, _engine_socket), "5.31")
     known = {*_SYSTEM_MOUNTS, *MASKED, *READ_ONLY, "/gw", "/mnt", "/etc/passwd", "/etc/group"}
     known |= {tmpfs.path for tmpfs in tmpfs_of(template)} | ({CA_BUNDLE} if expected.ca_bundle else set())
-    yield _same("other_mounts", (), _targets(kernel, lambda mount: not _known(mount, known)), "5.5")
-    yield _same("other_devices", (), tuple(name for name in kernel.devices if name not in _DEVICES), "5.17")
+    yield same("other_mounts", (), _targets(kernel, lambda mount: not _known(mount, known)), "5.5")
+    yield same("other_devices", (), tuple(name for name in kernel.devices if name not in _DEVICES), "5.17")
 
 
 def _flags(name: str, mount: MountView | None, wanted: set[str], cis: str = "") -> PostureCheck:
@@ -246,38 +238,15 @@ def _targets(kernel: KernelView, wanted: Callable[[MountView], bool]) -> tuple[s
 def _namespaces(kernel: KernelView) -> Iterator[PostureCheck]:
     for name, own in kernel.namespaces.items():
         actual = "the host's" if own == kernel.host_namespaces.get(name) else "its own"
-        yield _same(f"{name}_namespace", "its own", actual, _NAMESPACE_CIS.get(name, ""))
+        yield same(f"{name}_namespace", "its own", actual, _NAMESPACE_CIS.get(name, ""))
     strangers = sorted({*kernel.interfaces} - {"lo"} - _FALLBACK_TUNNELS)
-    yield _same("other_interfaces", (), tuple(strangers), "5.29")
-
-
-def _cgroup(template: Template, limits: CgroupLimits) -> Iterator[PostureCheck]:
-    memory = template.memory // _PAGE * _PAGE
-    yield _same("memory", memory, limits.memory, "5.10")
-    yield _same("memory_and_swap", memory, limits.memory_and_swap, "5.10")
-    yield _same("pids", template.pids, limits.pids, "5.28")
-    cpus = (
-        template.cpus if limits.cpus is not None and isclose(limits.cpus, template.cpus, abs_tol=1e-4) else limits.cpus
-    )
-    yield _same("cpus", template.cpus, cpus, "5.11")
-    allowed = {template.cpu_shares} if limits.version == 1 else weights(template.cpu_shares)
-    expected = " or ".join(str(share) for share in sorted(allowed))
-    yield PostureCheck(
-        "cpu_shares", expected, _text(limits.share), ok=limits.share in allowed, cis="5.11", source="kernel"
-    )
-
-
-def weights(shares: int) -> set[int]:
-    """The cpu.weight values that runtimes make of cpu.shares: linear until runc 1.3.1 and crun 1.22, then quadratic."""
-    bounded = min(max(shares, 2), 262_144)
-    exponent = log2(bounded)
-    return {1 + (bounded - 2) * 9999 // 262_142, ceil(10 ** ((exponent**2 + 125 * exponent) / 612 - 7 / 34))}
+    yield same("other_interfaces", (), tuple(strangers), "5.29")
 
 
 def _ulimits(template: Template, kernel: KernelView) -> Iterator[PostureCheck]:
     for name, limit in ulimits_of(template).items():
         actual = kernel.limits.get(_LIMIT_NAMES[name], ("unknown", "unknown"))
-        yield _same(f"ulimit {name}", (str(limit), str(limit)), actual, "5.18")
+        yield same(f"ulimit {name}", (str(limit), str(limit)), actual, "5.18")
 
 
 # --- the engine's side ----------------------------------------------------------------------------------------------
@@ -286,19 +255,19 @@ def _engine(
 ) -> Iterator[PostureCheck]:
     host = inspected.get("HostConfig") or {}
     for name, key, wanted, cis in _HOST_CONFIG:
-        yield _same(name, wanted, host.get(key) or type(wanted)(), cis, "engine")
-    yield _same("runtime", template.runtime, host.get("Runtime", ""), "", "engine")
-    yield _same("log_driver", "none", (host.get("LogConfig") or {}).get("Type", ""), "", "engine")
-    yield _same("restart_policy", "no", (host.get("RestartPolicy") or {}).get("Name") or "no", "5.14", "engine")
-    yield _same("image", expected.image_id, inspected.get("Image", ""), "5.27", "engine")
-    yield _same("seccomp_profile", _digest(expected.seccomp), _engine_profile(host), "5.21", "engine")
+        yield same(name, wanted, host.get(key) or type(wanted)(), cis, "engine")
+    yield same("runtime", template.runtime, host.get("Runtime", ""), "", "engine")
+    yield same("log_driver", "none", (host.get("LogConfig") or {}).get("Type", ""), "", "engine")
+    yield same("restart_policy", "no", (host.get("RestartPolicy") or {}).get("Name") or "no", "5.14", "engine")
+    yield same("image", expected.image_id, inspected.get("Image", ""), "5.27", "engine")
+    yield same("seccomp_profile", _digest(expected.seccomp), _engine_profile(host), "5.21", "engine")
     config = inspected.get("Config") or {}
-    yield _same("user", f"{record.uid}:{record.uid}", config.get("User", ""), "", "engine")
+    yield same("user", f"{record.uid}:{record.uid}", config.get("User", ""), "", "engine")
     # Names only: a posture is shown, and whatever is set besides ours may be somebody's secret.
     strangers = {*(config.get("Env") or [])} - {*environment_of(expected.ca_bundle)}
-    yield _same("other_environment", (), tuple(sorted(word.partition("=")[0] for word in strangers)), "", "engine")
+    yield same("other_environment", (), tuple(sorted(word.partition("=")[0] for word in strangers)), "", "engine")
     networks = (inspected.get("NetworkSettings") or {}).get("Networks") or {}
-    yield _same("other_networks", (), tuple(sorted({*networks} - {"none"})), "5.29", "engine")
+    yield same("other_networks", (), tuple(sorted({*networks} - {"none"})), "5.29", "engine")
     yield _engine_mounts(expected, inspected)
 
 
@@ -326,7 +295,7 @@ def _engine_mounts(expected: Expected, inspected: Inspected) -> PostureCheck:
         )
         for mount in inspected.get("Mounts") or []
     ]
-    return _same("mounts", sorted(wanted), sorted(actual), "5.5", "engine")
+    return same("mounts", sorted(wanted), sorted(actual), "5.5", "engine")
 
 
 def _mount_text(source: str, target: str, access: str, propagation: str) -> str:

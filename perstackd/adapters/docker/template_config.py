@@ -14,7 +14,7 @@ class TemplateConfig(Section):
     """A kind of sandbox; sizes in bytes. See `domain.sandbox.Template`."""
 
     image: str = "perstack/base:latest"
-    runtime: Literal["runc"] = "runc"
+    runtime: Literal["runc", "runsc"] = "runc"
     memory: int = Field(768 << 20, ge=64 << 20)
     cpus: float = Field(1.0, gt=0, le=1024)
     cpu_shares: int = Field(256, ge=2, le=262144)

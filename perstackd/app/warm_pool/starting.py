@@ -8,6 +8,7 @@ from perstackd.app.warm_pool.lease import WORKSPACE_PATH
 from perstackd.app.warm_pool.roster import Member, Verified
 from perstackd.app.warm_pool.wiring import PoolLimits, PoolPorts, bounded
 from perstackd.domain.errors import Kind, PerstackError
+from perstackd.domain.guest_view import guest_checks
 from perstackd.domain.sandbox import Posture, PostureCheck, SandboxState
 from perstackd.domain.session import Hello
 from perstackd.ports.sandboxes import EndCause
@@ -136,11 +137,13 @@ class Starter:
         member.record = replace(member.record, container_id=container_id)
 
     async def verify(self, member: Member, hello: Hello, *, occupied: bool = False) -> Posture:
-        """Its posture now; one that is `occupied` may have its workspace mounted, and nothing else. Raises PerstackError
-        PRECONDITION `posture_differs`, and what asking the engine raises.
+        """Its posture now; one that is `occupied` may have its workspace mounted, and nothing else. Raises
+        PerstackError PRECONDITION `posture_differs`, and what asking the engine raises.
         """
         call = self._ports.sandboxes.posture(member.record, member.template)
         posture = _with_runner(await bounded("reading the posture", self._limits.step_seconds, call), hello)
+        if member.template.runtime == "runsc":
+            posture = replace(posture, checks=(*posture.checks, *guest_checks(hello.self_view, member.record.uid)))
         if occupied:
             posture = replace(posture, checks=tuple(map(_with_workspace, posture.checks)))
         member.posture = posture

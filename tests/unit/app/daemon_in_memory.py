@@ -132,6 +132,7 @@ async def world(
     change: Callable[[RunServices], RunServices] = lambda services: services,
     machine: Machine | None = None,
     bounds: PoolLimits | None = None,
+    store_patience_s: float = 3600,
 ) -> AsyncIterator[World]:
     """A daemon whose models play `turns`, by a marker in the system prompt. With `skills`, a template for the sandboxes
     of skills. `change` gives it other services. On a `machine` it is the next daemon there.
@@ -147,6 +148,7 @@ async def world(
         defaults = JobDefaults(
             model=ModelChoice("scripted", "m", "low"),
             limits=limits or RunLimits(),
+            store_patience_s=store_patience_s,
             templates=frozenset(each.name for each in templates),
         )
         jobs = Jobs(

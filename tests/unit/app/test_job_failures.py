@@ -240,7 +240,7 @@ async def test_a_secret_that_cannot_be_deleted_does_not_end_the_daemon(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(job_worker, "END_DELAYS", (0.01,))
-    async with world(tmp_path, {LEAD: [says("done")]}) as daemon:
+    async with world(tmp_path, {LEAD: [says("done")]}, store_patience_s=0) as daemon:
 
         async def full(_: JobId) -> None:
             raise FULL
@@ -256,12 +256,12 @@ async def test_a_secret_that_cannot_be_deleted_does_not_end_the_daemon(
     assert ended.state is JobState.COMPLETED
 
 
-async def test_the_end_of_a_job_is_written_once_the_disk_has_room(
+async def test_the_end_of_a_job_is_written_once_the_disk_has_room_also_after_patience_is_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(job_worker, "END_DELAYS", (0.01,) * 50)
     held = Held(says("done"))
-    async with world(tmp_path, {LEAD: [held]}) as daemon:
+    async with world(tmp_path, {LEAD: [held]}, store_patience_s=0) as daemon:
         record = await daemon.start()
         with anyio.fail_after(5):
             await held.reached.wait()

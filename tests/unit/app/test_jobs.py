@@ -171,6 +171,15 @@ async def test_what_cannot_be_carried_out_is_refused_before_anything_is_kept(
     assert caught.value.reason in {reason, "definition_invalid"}
 
 
+async def test_a_definition_is_refused_with_the_place_and_the_key_of_each_problem(tmp_path: Path) -> None:
+    async with world(tmp_path, {}) as daemon:
+        with pytest.raises(PerstackError) as caught:
+            await daemon.start(toml="maxSteps = 0\n[experts.lead]\ninstruction = 3")
+    first, second = caught.value.message.splitlines()
+    assert first.endswith(":1:1: must be 1 to 2147483647, not 0 [maxSteps]")
+    assert second.endswith(":3:1: must be a string, not a number [experts.lead.instruction]")
+
+
 async def test_a_refused_workspace_fails_the_job_with_its_reason(tmp_path: Path) -> None:
     from perstackd.domain.workspace import WorkspaceKind, WorkspaceSpec
 

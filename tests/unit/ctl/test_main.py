@@ -43,10 +43,20 @@ def test_every_command_of_the_grammar_is_there() -> None:
         "job runs",
         "job log",
         "job tree",
+        "job checkpoints",
+        "job checkpoint",
+        "job replay",
+        "job record",
+        "job export",
+        "job import",
+        "job rm",
+        "job erase",
         "sandbox ls",
         "sandbox get",
         "sandbox posture",
+        "pool ls",
         "pool status",
+        "egress explain",
         "system info",
         "secret put",
         "secret ls",
@@ -80,6 +90,15 @@ def test_a_mistyped_command_is_answered_with_the_nearest_one() -> None:
     shown = CliRunner().invoke(cli, ["jbo", "ls"])
     assert shown.exit_code == 2
     assert "there is no command 'jbo'. Did you mean 'job'?" in shown.output
+
+
+@pytest.mark.parametrize("group", ["sandbox", "pool", "workspace", "secret", "system", "job"])
+def test_the_list_of_commands_has_whole_sentences(group: str) -> None:
+    shown = CliRunner().invoke(cli, [group, "--help"]).output.partition("Commands:")[2]
+    assert shown
+    assert "..." not in shown
+    known = CliRunner().invoke(cli, [group, "lss"])
+    assert (known.exit_code, "there is no command 'lss'" in known.output) == (2, True)
 
 
 def test_commands_are_completed() -> None:

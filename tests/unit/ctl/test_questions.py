@@ -12,11 +12,12 @@ import pytest
 from perstackctl.client.errors import InvalidError, PreconditionError
 from perstackctl.client.questions import Action, Answer, Question, QuestionKind
 from perstackctl.questions.answer import Given, answer
-from perstackctl.questions.choose import looks_like_id, named, only
+from perstackctl.questions.choose import distinct, looks_like_id, named, only
 from perstackctl.questions.dialogue import ask
 from perstackctl.questions.fields import fields_of
 from perstackctl.questions.show import block, ways
 from perstackctl.questions.terminal import LeftOpen
+from perstackctl.terminal import width
 from tests.fakes.daemon_api import DATABASE, JOB
 
 pytestmark = pytest.mark.anyio
@@ -34,6 +35,19 @@ ALL = (TOOL, APPROVAL, ELICITATION)
 )
 def test_a_question_is_named_by_its_id_or_an_end_of_it(given: str, found: Sequence[Question]) -> None:
     assert list(named(ALL, given)) == list(found)
+
+
+def test_the_shortest_name_that_means_one_question_is_shown_for_it() -> None:
+    twin = replace(TOOL, id="01JD3Z00000000000000000PAR.1-1")
+    other = replace(TOOL, id="01JD3Z00000000000000000PAS.1-1")
+    assert distinct(TOOL, ALL) == "1-1"
+    assert [distinct(each, (twin, other, APPROVAL)) for each in (twin, other, APPROVAL)] == [
+        "0PAR.1-1",
+        "0PAS.1-1",
+        "13-1",
+    ]
+    assert named((twin, other), distinct(other, (twin, other))) == (other,)
+    assert looks_like_id(distinct(other, (twin, other)))
 
 
 def test_texts_are_told_from_ids() -> None:
@@ -122,6 +136,21 @@ def test_all_of_a_question_stands_behind_a_bar() -> None:
         '  │ labels: ["bug"]',
         "  │ n: 1",
     ]
+
+
+def test_what_a_terminal_would_break_stands_behind_the_bar_as_well() -> None:
+    question = replace(APPROVAL, arguments={"body": "one " * 20 + "x" * 90, "wide": "\u5b57" * 50})
+    shown = block(question, JOB, columns=40).split("\n")
+    assert all(width(row) <= 40 for row in shown[1:])
+    assert all(row.startswith("  │") for row in shown[1:])
+    body = "".join(row.removeprefix("  │").removeprefix(" ") for row in shown[3:])
+    assert body == "body: " + "one " * 20 + "x" * 90 + "wide: " + "\u5b57" * 50
+
+
+def test_what_the_message_says_is_not_said_again() -> None:
+    asked = replace(TOOL, message="Where?", arguments={"question": "Where?", "board": "X"})
+    assert block(asked, JOB).split("\n")[1:] == ["  │ Where?", "  │", "  │ board: X"]
+    assert block(replace(asked, arguments={"question": "Where?"}), JOB).split("\n")[1:] == ["  │ Where?"]
 
 
 def test_what_is_decided_on_hides_nothing_and_cannot_act_on_the_terminal() -> None:

@@ -180,3 +180,11 @@ def test_what_a_provider_will_not_do_is_one_warning(text: str, key: str, says: s
 )
 def test_a_hostile_number_of_entries_is_one_error(text: str, says: str) -> None:
     assert says in only(HEAD + text).message
+
+
+def test_a_provider_that_this_daemon_does_not_have_is_one_warning_at_its_place() -> None:
+    text = ANTHROPIC + HEAD + '[experts.a.provider]\nproviderName = "google"\n' + HEAD.replace("a]", "b]")
+    told = TomlDefinitions(provider_problem=lambda name: "" if name == "anthropic" else f"{name} is not there yet")
+    (finding,) = told.parse(text + 'providerTools = ["webSearch"]\n', "perstack.toml").findings
+    assert (finding.severity, finding.message) == (Severity.WARNING, "google is not there yet")
+    assert (finding.line, finding.key) == (6, "experts.a.provider.providerName")

@@ -10,7 +10,8 @@ import pytest
 
 from perstackd.adapters.docker import kernel
 from perstackd.adapters.docker.hardening import CA_BUNDLE, MASKED, READ_ONLY, environment_of
-from perstackd.adapters.docker.posture import Expected, compare, not_running, weights
+from perstackd.adapters.docker.posture import Expected, compare, not_running
+from perstackd.adapters.docker.posture_cgroup import weights
 from perstackd.domain.ids import SandboxId
 from perstackd.domain.sandbox import Posture, SandboxRecord, SandboxState, Template
 from perstackd.ports.sandboxes import SandboxDirectories
@@ -326,9 +327,11 @@ def test_sources_of_mounts_are_not_compared_for_a_sandbox_of_an_earlier_process(
     assert failed(compare(RECORD, TEMPLATE, expected, engine_mount(RW=True), observed())) == {"mounts"}
 
 
-def test_a_runtime_without_rules_never_passes() -> None:
-    posture = judged(template=replace(TEMPLATE, runtime="runsc"))
-    assert [check.actual for check in posture.failed] == ["the runtime runsc has no posture rules yet; use runc"]
+@pytest.mark.parametrize("runtime", ["crun", "runsc"])
+def test_a_runtime_without_rules_for_what_is_seen_never_passes(runtime: str) -> None:
+    posture = judged(template=replace(TEMPLATE, runtime=runtime))
+    found = f"the runtime {runtime} has no posture rules for what is seen of it"
+    assert [check.actual for check in posture.failed] == [found]
 
 
 def test_what_does_not_run_has_one_failed_check() -> None:

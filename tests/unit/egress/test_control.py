@@ -3,7 +3,7 @@
 import asyncio
 import socket
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -50,11 +50,14 @@ async def running(files: name_files.Identities | None = None) -> AsyncIterator[t
 
 
 @pytest.fixture
-def listening() -> socket.socket:
-    server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    server.bind(str(Path(tempfile.mkdtemp(prefix="perstack-egress-")) / "egress.sock"))
-    server.listen()
-    return server
+def listening() -> Iterator[socket.socket]:
+    with (
+        tempfile.TemporaryDirectory(prefix="perstack-egress-") as directory,
+        socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as server,
+    ):
+        server.bind(str(Path(directory) / "egress.sock"))
+        server.listen()
+        yield server
 
 
 async def test_a_replaced_file_of_name_resolution_ends_the_program_and_every_tunnel_is_told(

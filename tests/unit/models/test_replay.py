@@ -303,3 +303,5 @@ async def test_a_provider_that_is_not_there_is_told_with_those_that_are(provider
     absent = provider in ("google", "amazon-bedrock", "google-vertex")
     assert (f"cannot speak to the model provider {provider!r} yet" in caught.value.message) is absent
     assert caught.value.fields["provider"] == provider
+    assert router.problem(provider) == caught.value.message
+    assert router.problem("anthropic") == ""
