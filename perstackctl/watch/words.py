@@ -92,7 +92,7 @@ def _secret(_trace: Trace, _run: Run, _event: Event, fields: p.Fields) -> Iterat
 def _connected(_trace: Trace, _run: Run, _event: Event, fields: p.Fields) -> Iterator[str]:
     tools = fields.get("tools")
     number = len(tools) if isinstance(tools, list) else 0
-    yield f"skill {line(p.text(fields, 'skill'))} is connected with {number} tools"
+    yield f"skill {line(p.text(fields, 'skill'))} is connected with {number} tool{'' if number == 1 else 's'}"
 
 
 def _stderr(_trace: Trace, _run: Run, _event: Event, fields: p.Fields) -> Iterator[str]:

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from tests.e2e.daemon import docker, until
-from tests.escape import hostile_server
 from tests.escape.attacker import SOLO, Attacker, Call, Outcome, python, tool
 from tests.escape.hostile_runner import WORD
 from tests.escape.verdicts import attack, control
@@ -21,7 +20,7 @@ from tests.integration.docker.rig import Rig
 
 pytestmark = pytest.mark.docker
 
-SERVER = Path(hostile_server.__file__).read_text()
+SERVER = Path(__file__).with_name("hostile_server.py").read_text()
 SECRET = "a-value-that-nobody-else-has-5150"
 BIN = Path(sys.executable).parent
 SAY = f"""

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from tests.escape import hostile_server
 from tests.escape.attacker import Attacker, Call, Outcome, python, tool
 from tests.escape.verdicts import attack, control
 from tests.escape.weakened import Options, run_inside, started
@@ -17,7 +16,7 @@ from tests.integration.docker.rig import Rig
 
 pytestmark = pytest.mark.docker
 
-SERVER = Path(hostile_server.__file__).read_text()
+SERVER = Path(__file__).with_name("hostile_server.py").read_text()
 MARK, SLEEPER, ABSTRACT, LEFT = (
     "the-servers-argv-3141",
     "the-shells-argv-2718",

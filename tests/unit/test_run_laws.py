@@ -85,6 +85,12 @@ TURNS = st.builds(
     st.lists(CALLS, max_size=4),
     st.sampled_from([*FinishReason, FinishReason.TOOL_CALLS, FinishReason.TOOL_CALLS]),
 )
+WORK = st.lists(st.sampled_from(["read", "send", "exec", "ask"]), min_size=1, max_size=2).map(
+    lambda names: Turn(
+        tuple(ToolCallPart(call_id, name, {}) for call_id, name in zip("ab", names, strict=False)),
+        FinishReason.TOOL_CALLS,
+    )
+)
 RESULTS = st.lists(st.builds(ToolResultPart, IDS, st.just((TextPart("ok"),)), st.booleans()), max_size=5).map(tuple)
 ANSWERS = st.one_of(st.builds(CallsAnswered, RESULTS), st.builds(ChildrenAnswered, RESULTS))
 QUESTIONS = st.sampled_from(["1-1", "1-2", "2-1", "1-1e1", "1-2e1", "1-1f2e1", "3-1", ""])
@@ -200,6 +206,7 @@ class RunMachine(RuleBasedStateMachine):
         self.facts: list[RunPayload] = []
         self.turn = Told()
         self.sandboxes = 1
+        self.numbers = 0
         self.asked: set[str] = set()
         self.paused = False
         self.turns = 0
@@ -249,9 +256,12 @@ class RunMachine(RuleBasedStateMachine):
         if command is not None and not isinstance(facts[0], StartRun):
             assert decide(before, command, Tally(before.step, paused=self.paused)) == facts
 
+    def fresh_sandboxes(self) -> None:
+        self.sandboxes, self.numbers = self.sandboxes + 1, 0
+
     # --- those around it ----------------------------------------------------------------------------------------------
     @precondition(lambda self: self.state.phase in {Phase.GENERATING, Phase.RESULT})
-    @rule(turn=TURNS)
+    @rule(turn=st.one_of(TURNS, WORK, WORK))
     def the_model_answers(self, turn: Turn) -> None:
         self.turns += 1
         self.tell(Generated(turn))
@@ -281,18 +291,18 @@ class RunMachine(RuleBasedStateMachine):
         left = [call_id for call_id in due if call_id not in came]
         untouched = data.draw(st.sets(st.sampled_from(left))) if left else set()
         self.turn.unknown |= set(left) - untouched
-        self.sandboxes += 1
+        self.fresh_sandboxes()
         results = tuple(ToolResultPart(each, (TextPart("ok"),)) for each in due if each in came)
         self.tell(Resume("it is gone", results, frozenset(untouched)))
         assert not self.state.questions or self.state.phase is Phase.ASKING
 
     @precondition(lambda self: self.state.phase is Phase.CALLING and bool(due_calls(self.state)))
-    @rule(data=st.data(), number=st.integers(1, 40))
-    def a_server_asks(self, data: st.DataObject, number: int) -> None:
+    @rule(data=st.data())
+    def a_server_asks(self, data: st.DataObject) -> None:
         call_id = data.draw(st.sampled_from(due_calls(self.state)))
         named = [question.id for question in self.state.questions]
-        asked = Elicited(call_id, number + 100 * len(self.asked), "Which?", {"type": "object"}, self.sandboxes)
-        self.tell(asked)
+        self.numbers += 1
+        self.tell(Elicited(call_id, self.numbers, "Which?", {"type": "object"}, self.sandboxes))
         assert len(self.state.questions) <= max(MAX_OPEN, len(named))
 
     @precondition(lambda self: bool(self.state.questions))
@@ -314,7 +324,7 @@ class RunMachine(RuleBasedStateMachine):
     def the_sandboxes_are_given_up(self) -> None:
         open_ones = self.state.questions
         self.tell(Park())
-        self.sandboxes += 1
+        self.fresh_sandboxes()
         assert self.state.questions == open_ones
 
     @precondition(lambda self: self.state.phase is Phase.DELEGATING)

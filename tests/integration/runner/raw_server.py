@@ -3,8 +3,8 @@
 Modes: crash-on-call, hang-on-call, ignore-stdin-end, ignore-sigterm, many-tools, endless-pages, large-pages, noisy,
 long-line, no-handshake, no-list, die-at-once, escapee, close-stdout, long-name, empty-name, twice, not-finite,
 deep-schema, large-schema, cyclic-schema, completion, no-name (of the server), cut-answer, wrong-answer, no-utf8,
-large-answer, endless-answer, garbage, garbage-at-once, news-flood, log-flood, stderr-flood, ask-flood, counting (starts
-are counted in the file `starts`).
+large-answer, endless-answer, garbage, garbage-at-once, news-flood, log-flood, stderr-flood, ask-flood, chatty (and no
+handshake), counting (starts are counted in the file `starts`).
 """
 
 import json
@@ -114,6 +114,10 @@ def misbehave_at_start() -> None:
     if "garbage-at-once" in MODES:
         MODES.add("garbage")
         flood()
+    if "chatty" in MODES:
+        MODES.add("no-handshake")
+        sys.stdout.write("usage: server PORT\nlistening\n")
+        sys.stdout.flush()
     if "counting" in MODES:
         with open("starts", "a") as file:
             file.write("x\n")

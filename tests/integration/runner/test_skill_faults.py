@@ -25,6 +25,10 @@ pytestmark = pytest.mark.anyio
         ("die-at-once", "its last words: no licence key"),
         ("no-handshake", "not ready after 1 s"),
         ("no-list", "not ready after 1 s"),
+        (
+            "chatty",
+            "not ready after 2 s; its output had 2 lines that are no messages of the protocol, the first: usage: ",
+        ),
         ("long-line", "a line of its output is over 16 MiB"),
         ("garbage-at-once", "it does not speak the protocol: 1001 lines in a row are no messages"),
         ("long-name", "a tool's name is 257 characters, the bound is 256"),
@@ -39,7 +43,9 @@ pytestmark = pytest.mark.anyio
 async def test_a_server_that_cannot_be_used_is_reported_and_the_run_goes_on(
     daemon: FakeDaemon, workspace: Path, mode: str, says: str
 ) -> None:
-    limits = pb.RunnerLimits(skill_start_timeout_ms=1000 if mode in ("no-handshake", "no-list") else 20_000)
+    limits = pb.RunnerLimits(
+        skill_start_timeout_ms={"no-handshake": 1000, "no-list": 1000, "chatty": 2000}.get(mode, 20_000)
+    )
     await daemon.begin(workspace, skills=[raw("s", mode)], limits=limits)
     # The first question came after it, so the model is not asked before it is known which tools there are.
     failed = daemon.skill_states[-1]

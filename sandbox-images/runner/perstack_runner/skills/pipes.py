@@ -81,6 +81,10 @@ async def _read_lines(descriptor: int, incoming: Incoming, requests: OpenRequest
         line.add(rest)
 
 
+class NoMessageError(ValueError):
+    """A line that is no message; the text is its beginning."""
+
+
 class _Line:
     """A line as it comes. One that is too long keeps its first and last bytes only."""
 
@@ -128,7 +132,11 @@ def _parsed(line: bytes) -> SessionMessage | Exception:
         return SessionMessage(jsonrpc_message_adapter.validate_json(line, by_name=False))
     except ValueError as error:
         number = _answered(line) if line.lstrip()[:1] == b"{" else None
-        return error if number is None else _failed(number, "the server's answer is not a valid message")
+        if number is not None:
+            return _failed(number, "the server's answer is not a valid message")
+        said = NoMessageError(line[:_ENDS_BYTES].decode("utf-8", "replace"))
+        said.__cause__ = error
+        return said
 
 
 def _answered(line: bytes) -> int | str | None:

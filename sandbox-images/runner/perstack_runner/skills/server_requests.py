@@ -16,6 +16,7 @@ from perstack_runner.clock import Clock
 from perstack_runner.elicitations import Elicitations
 from perstack_runner.skills.forms import filled, form
 from perstack_runner.skills.last_words import LastWords
+from perstack_runner.skills.pipes import NoMessageError
 
 _LOG_CHARACTERS: Final = 2_000
 
@@ -35,6 +36,16 @@ class ServerRequests:
         self._words = words
         self._running: dict[str, Clock] = {}
         self._open = 0
+        self._noise = 0
+        self._first_noise = ""
+
+    @property
+    def noise(self) -> str:
+        """Of lines that were no messages, how many and the first, as the end of a sentence; empty without any."""
+        if not self._noise:
+            return ""
+        lines = "1 line that is no message" if self._noise == 1 else f"{self._noise} lines that are no messages"
+        return f"; its output had {lines} of the protocol, the first: {self._first_noise}"
 
     @property
     def running(self) -> int:
@@ -88,6 +99,9 @@ class ServerRequests:
         self._words.log(f"[{params.level}] {source}{text[:_LOG_CHARACTERS]}")
 
     async def notice(self, message: IncomingMessage) -> None:
-        """Every notification, also those that have a place of their own."""
-        if isinstance(message, mcp.ToolListChangedNotification):
+        """Every notification, also those that have a place of their own; and what came in the place of a message."""
+        if isinstance(message, NoMessageError):
+            self._noise += 1
+            self._first_noise = self._first_noise or str(message).strip()
+        elif isinstance(message, mcp.ToolListChangedNotification):
             self.tools_changed.set()

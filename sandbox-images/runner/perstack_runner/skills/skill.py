@@ -124,7 +124,7 @@ class Skill:
                     await self._attend(server)
             why = "its server does not know the session any more" if server.streams.lost() else "its server ended"
         except TimeoutError:
-            why = f"not ready after {self.start_seconds():.0f} s"
+            why = f"not ready after {self.start_seconds():.0f} s{self._requests.noise}"
         except Exception as error:
             why = reason(error)
         self._words.flush()

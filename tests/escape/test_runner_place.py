@@ -1,0 +1,121 @@
+"""While a daemon is away, and when the next one makes the sockets again: nobody inside can be the runner without the
+session's token. The control is a daemon that has forgotten who its runners are.
+"""
+
+import os
+import signal
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.daemon import Daemon, docker, events_of, one, serve, until
+from tests.e2e.test_adoption import DIAL, eventually, inside, rows, said
+from tests.escape import lawless
+from tests.escape.attacker import SOLO, Attacker, Outcome, python
+from tests.escape.verdicts import attack, control
+
+pytestmark = pytest.mark.docker
+
+STRANGER = DIAL.replace("TOKEN", "0" * 32)
+REFUSED = "PERMISSION_DENIED this is not the session's token"
+
+
+@contextmanager
+def daemon_of(main: Any) -> Iterator[Attacker]:
+    with tempfile.TemporaryDirectory(prefix="pe-", dir="/tmp") as directory:
+        daemon = Daemon(Path(directory), {"templates.base.min_idle": 1}, main=main)
+        daemon.start()
+        try:
+            yield Attacker(daemon, Path(directory))
+        finally:
+            daemon.stop()
+
+
+def restarted(daemon: Daemon) -> threading.Thread:
+    """Starts beside what follows: the socket is there before the daemon serves."""
+    starting = threading.Thread(target=daemon.start)
+    starting.start()
+    return starting
+
+
+def dialled_while_idle(daemon: Daemon) -> str:
+    """What the daemon that comes next says to a stranger in an idle sandbox, whose runner cannot come first."""
+    idle = eventually(lambda: rows(daemon, "idle"))
+    container, row = next(iter(idle.items()))
+    daemon.stop(signal.SIGKILL)
+    with stopped(runner_of(container)):
+        stranger = inside(container, row["uid"], STRANGER)
+        starting = restarted(daemon)
+        answer = said(stranger)
+    starting.join(90)
+    return answer
+
+
+def dialled_in_a_run(attacker: Attacker) -> tuple[str, list[dict[str, Any]]]:
+    """The same by a program that the run itself has started, and the run's events from its first call on."""
+    daemon, name = attacker.daemon, attacker.name()
+    daemon.script(name, {"calls": [python("stranger", STRANGER)]}, {"text": "went on"})
+    process = daemon.begin(daemon.definition(SOLO.replace("{name}", name)), name)
+    container = one(until(process, "callTools"), "sandboxAssigned")["containerId"]
+    eventually(lambda: "session_token" in docker("top", container, "-eo", "pid,args"))
+    with stopped(runner_of(container)):
+        daemon.stop(signal.SIGKILL)
+        before = len(daemon.log())
+        starting = restarted(daemon)
+        eventually(lambda: any(word in daemon.log()[before:] for word in ("token refused", "came back")))
+    starting.join(90)
+    rest, stderr = process.communicate(timeout=90)
+    assert process.returncode == 0, stderr
+    events = events_of(rest)
+    return Outcome(process.returncode, events, stderr).printed("stranger"), events
+
+
+def runner_of(container: str) -> list[int]:
+    lines = docker("top", container, "-eo", "pid,args").splitlines()
+    return [int(line.split()[0]) for line in lines if "lib /gw/runner.sock" in line and "tini" not in line]
+
+
+@contextmanager
+def stopped(pids: list[int]) -> Iterator[None]:
+    """They stand still, so that they cannot come back before who tries to be them; they may be gone at the end."""
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+
+@attack("runner_place_after_restart")
+def test_a_stranger_in_an_idle_sandbox_is_refused() -> None:
+    with daemon_of(serve) as attacker:
+        assert dialled_while_idle(attacker.daemon) == REFUSED
+
+
+@control("runner_place_after_restart")
+def test_a_daemon_that_forgot_its_runner_welcomes_the_stranger() -> None:
+    with daemon_of(lawless.serve) as attacker:
+        assert dialled_while_idle(attacker.daemon) == "welcome"
+
+
+@attack("runner_place_in_a_run")
+def test_a_stranger_in_a_sandbox_at_work_is_refused_and_its_run_goes_on() -> None:
+    with daemon_of(serve) as attacker:
+        answer, events = dialled_in_a_run(attacker)
+    assert answer.strip() == REFUSED
+    assert one(events, "jobFinished")["answer"] == "went on"
+    assert "sandboxAssigned" not in {event["type"] for event in events}, "it went on in the same sandbox"
+
+
+@control("runner_place_in_a_run")
+def test_a_daemon_that_forgot_its_runner_welcomes_the_stranger_there_as_well() -> None:
+    with daemon_of(lawless.serve) as attacker:
+        answer, _ = dialled_in_a_run(attacker)
+    assert answer.strip() == "welcome"
