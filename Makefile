@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 PY := .venv/bin/python
 
-.PHONY: help venv images demo test test-fast check proto conversations bench lock clean
+.PHONY: help venv images demo test test-fast attacks check proto conversations bench lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -25,6 +25,10 @@ test: venv ## every test; needs root, installs and starts an engine if there is 
 test-fast: venv ## the tests that need no engine
 	@tools/secret-service
 	@$(PY) -m pytest -m 'not docker'
+
+attacks: venv ## the attack suite alone; writes docs/security/attacks.md. Needs root and an engine, as make test
+	@tools/with-engine bash -c 'sandbox-images/build --full && \
+	  $(PY) -m pytest tests/escape -p tests.escape.verdicts --attacks-page docs/security/attacks.md'
 
 check: venv ## ruff, mypy, layers, generated code, API compatibility, unit file
 	@tools/check

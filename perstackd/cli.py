@@ -62,7 +62,7 @@ def config() -> None:
     """Look at the configuration."""
 
 
-@config.command("show")
+@config.command("show", short_help="Print the configuration in force as JSON.")
 @_config
 @_set
 def config_show(path: Path | None, settings: tuple[str, ...]) -> None:
@@ -86,7 +86,7 @@ def config_check(path: Path | None, settings: tuple[str, ...]) -> None:
     _reporting(check)
 
 
-@main.command()
+@main.command(short_help="Copy jobs, events and blobs into a new file.")
 @_config
 @_set
 @click.argument("file", type=click.Path(path_type=Path))
@@ -106,7 +106,7 @@ def backup(path: Path | None, settings: tuple[str, ...], file: Path) -> None:
     _reporting(run)
 
 
-@main.command()
+@main.command(short_help="Make a store from a backup.")
 @_config
 @_set
 @click.argument("file", type=click.Path(path_type=Path))
@@ -131,7 +131,7 @@ def restore(path: Path | None, settings: tuple[str, ...], file: Path) -> None:
     _reporting(run)
 
 
-@main.command()
+@main.command(short_help="Examine this machine and say what is missing.")
 @_config
 @_set
 @click.option(

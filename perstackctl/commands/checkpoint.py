@@ -8,6 +8,7 @@ from perstackctl.commands.options import address_option, full_job_id, in_loop, m
 from perstackctl.fitted import Column, columns_of_terminal, fitted
 from perstackctl.output import JSON, count, document, pairs, rfc3339, say
 from perstackctl.terminal import line
+from perstackctl.watch.payload import words
 
 if TYPE_CHECKING:
     from perstackctl.client.checkpoints import Checkpoint, CheckpointContent
@@ -108,7 +109,7 @@ def _todo(todo: dict[str, Any]) -> str:
 def _part(part: dict[str, Any]) -> str:
     match part.get("type"):
         case "toolCall":
-            return f"calls {part.get('name')} {part.get('arguments')}"
+            return f"calls {part.get('name')} {words(part.get('arguments') or {}, _SHOWN)}"
         case "toolResult":
             return f"{part.get('callId')}: {' '.join(_part(item) for item in part.get('content', []))}"
         case "blob":

@@ -8,7 +8,7 @@ from perstackctl.client.values import Posture, Sandbox
 from perstackctl.commands.lazy import Nouns
 from perstackctl.commands.options import ID_LENGTH, address_option, in_loop, make_client, output_option
 from perstackctl.fitted import WIDE, Column, fitted, room
-from perstackctl.output import JSON, age, document, pairs, rfc3339, say, table
+from perstackctl.output import JSON, age, document, pairs, rfc3339, say
 from perstackctl.terminal import line
 
 if TYPE_CHECKING:
@@ -24,6 +24,14 @@ _COLUMNS: Final = (
     Column("CONTAINER", misses=1),
     Column("JOB"),
     Column("AGE"),
+)
+
+_CHECKS: Final = (
+    Column("OK"),
+    Column("CHECK"),
+    Column("ACTUAL", least=20),
+    Column("CIS", misses=1),
+    Column("SOURCE", misses=2),
 )
 
 
@@ -127,7 +135,7 @@ def _show(found: Posture) -> None:
         ("ok" if c.ok else "DIFFERS", c.name, line(c.actual, _VALUE_WIDTH) or "-", c.cis or "-", c.source or "-")
         for c in found.checks
     ]
-    say(table(("OK", "CHECK", "ACTUAL", "CIS", "SOURCE"), rows))
+    say(fitted(_CHECKS, rows, room() or WIDE))
     differing = [check for check in found.checks if not check.ok]
     for check in differing:
         say(f"\n{check.name} differs\n  expected: {line(check.expected)}\n  actual:   {line(check.actual)}")

@@ -112,7 +112,12 @@ async def recovered(archives: Archives, defaults: JobDefaults, log: JobLog) -> R
     env = await _env(archives, record.id)
     begun = tuple(_inhabitable(run, archives) for run in awaited(begun_runs(events)))
     kept = {held.sandbox_id for run in begun for held in run.sandboxes.held}
-    task = JobTask(found.experts, record.query, record.workspace, begun, tuple(_gone(events, kept)))
+    held = _held(events)
+    gone = tuple(
+        (held[each], SandboxReleased(each, "lost", "perstackd was restarted")) for each in held if each not in kept
+    )
+    coming = {sandbox_id: held[sandbox_id] for sandbox_id in kept}
+    task = JobTask(found.experts, record.query, record.workspace, begun, gone, coming)
     return Recovered(job_context(created, found, defaults, log, env), task)
 
 
@@ -160,8 +165,8 @@ def _inhabitable(run: BegunRun, archives: Archives) -> BegunRun:
     return replace(run, fence=fence, sandboxes=RunSandboxes())
 
 
-def _gone(events: Sequence[Event], kept: Collection[SandboxId]) -> list[Entry]:
-    """The ends of sandboxes that nobody told of, but for those that are kept."""
+def _held(events: Sequence[Event]) -> dict[SandboxId, Origin]:
+    """The sandboxes whose end nobody told of, and whose they are."""
     held: dict[SandboxId, Origin] = {}
     for event in events:
         match event.payload:
@@ -171,8 +176,4 @@ def _gone(events: Sequence[Event], kept: Collection[SandboxId]) -> list[Entry]:
                 held.pop(sandbox_id, None)
             case _:
                 pass
-    return [
-        (origin, SandboxReleased(sandbox_id, "lost", "perstackd was restarted"))
-        for sandbox_id, origin in held.items()
-        if sandbox_id not in kept
-    ]
+    return held

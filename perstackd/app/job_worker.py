@@ -5,8 +5,8 @@ Above it is `Jobs`, which owns its task; below are the run workers. Shutdown ord
 back), the workspace, the log's last event, the feed.
 """
 
-from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeAlias, assert_never
 
 import anyio
@@ -27,9 +27,17 @@ from perstackd.app.wall_clock import spent
 from perstackd.domain.budget import reached
 from perstackd.domain.commands import Answer, Cancel, Exhaust, Fail, Generate, Stop
 from perstackd.domain.errors import Kind, PerstackError
-from perstackd.domain.events import DelegateCall, JobFinished, JobPaused, JobQueued, JobResumed
+from perstackd.domain.events import (
+    DelegateCall,
+    JobFinished,
+    JobPaused,
+    JobQueued,
+    JobResumed,
+    Origin,
+    SandboxReleased,
+)
 from perstackd.domain.expert import Expert
-from perstackd.domain.ids import RunId
+from perstackd.domain.ids import RunId, SandboxId
 from perstackd.domain.job import EXIT_CODES, JobState
 from perstackd.domain.messages import TextPart, ToolResultPart
 from perstackd.domain.questions import checked_action
@@ -55,7 +63,7 @@ END_DELAYS: Final = (0.2, 1.0, 3.0)
 @dataclass(frozen=True, slots=True)
 class JobTask:
     """What is to be done: the coordinator and all that it can reach, the query, the place; the runs that an earlier
-    process began, and the ends of sandboxes that it did not tell of.
+    process began, the ends of sandboxes that it did not tell of, and those that may come back, with whose they are.
     """
 
     experts: tuple[Expert, ...]
@@ -63,6 +71,7 @@ class JobTask:
     workspace: WorkspaceSpec
     begun: tuple[BegunRun, ...] = ()
     gone: tuple[Entry, ...] = ()
+    coming: Mapping[SandboxId, Origin] = field(default_factory=dict)
 
 
 class JobWorker:
@@ -85,6 +94,7 @@ class JobWorker:
         self._coordinator = self._plan(RunId(""), "", task.experts[0], task.query)
         self._workspace = task.workspace
         self._gone = task.gone
+        self._coming = task.coming
         self._feed = feed
         self._forget = forget
         self._scope = anyio.CancelScope()
@@ -286,9 +296,16 @@ class JobWorker:
         now = self._services.clock.now_ms()
         event = JobFinished(state.value, EXIT_CODES[state], end.text, end.reason, end.message)
         await self.context.log.append(
-            [(JOB, event)],
+            [*self._unclaimed(), (JOB, event)],
             lambda record: record.finished(state, now, answer=end.text, reason=end.reason, message=end.message),
         )
+
+    def _unclaimed(self) -> list[Entry]:
+        """The ends of sandboxes that came back to runs which nobody waited for any more."""
+        left = {held.sandbox_id for run in self._begun.values() for held in run.sandboxes.held}
+        self._services.pool.returns.give_up(left)
+        why = "the job ended before its run went on"
+        return [(self._coming[each], SandboxReleased(each, "cancelled", why)) for each in self._coming if each in left]
 
 
 def _ignore(_place: int, _reason: str) -> None:

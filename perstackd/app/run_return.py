@@ -24,23 +24,28 @@ async def come_back(services: RunServices, context: JobContext, plan: RunPlan, s
     held = plan.sandboxes.held
     if not held:
         return None
-    leases = await services.pool.returns.leases([each.sandbox_id for each in held])
     party = RunParty(services, context, plan)
     try:
-        _admit(party, plan, leases)
+        _admit(party, plan, await services.pool.returns.leases([each.sandbox_id for each in held]))
         async with single_errors(), anyio.create_task_group() as steps:
             for member in party.members.values():
                 steps.start_soon(party.move_back, member)
-    except BaseException as error:
-        for lease in leases:
-            await services.pool.release(lease, "its run does not go on in it")
-        if not isinstance(error, PerstackError):
-            raise
+    except PerstackError as error:
         _log.warning("a run goes on in fresh sandboxes", run_id=plan.run_id, why=error.message)
-        gone = [SandboxReleased(each.sandbox_id, "lost", f"perstackd was restarted: {error.message}") for each in held]
-        await context.log.append([(plan.origin(step), event) for event in gone])
+        await _give_up(services, context, plan, step, ("lost", f"perstackd was restarted: {error.message}"))
         return None
+    except anyio.get_cancelled_exc_class():
+        if context.stop.command is not None:  # else they are the next process's to come back into
+            with anyio.CancelScope(shield=True):
+                await _give_up(services, context, plan, step, ("cancelled", ""))
+        raise
     return party
+
+
+async def _give_up(services: RunServices, context: JobContext, plan: RunPlan, step: int, why: tuple[str, str]) -> None:
+    held = [each.sandbox_id for each in plan.sandboxes.held]
+    services.pool.returns.give_up(held)
+    await context.log.append([(plan.origin(step), SandboxReleased(each, *why)) for each in held])
 
 
 def _admit(party: RunParty, plan: RunPlan, leases: tuple[Lease, ...]) -> None:

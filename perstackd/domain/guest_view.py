@@ -12,10 +12,10 @@ from perstackd.domain.sandbox import PostureCheck
 MAX_LINES: Final = 128
 MAX_LINE: Final = 512
 _SETS: Final = ("CapInh", "CapPrm", "CapEff", "CapBnd")
-_READ_ONLY: Final = ("/", "/gw", "/mnt", "/etc/passwd", "/etc/group")
+_READ_ONLY: Final = ("/", "/gw", "/etc/passwd", "/etc/group")
 _TMPFS: Final = ("/tmp", "/run", "/run/log", "/home/perstack")  # noqa: S108  mount points inside
 _SYSTEM: Final = frozenset(
-    {"/proc", "/dev", "/dev/pts", "/dev/shm", "/sys", "/etc/resolv.conf", "/etc/hostname", "/etc/hosts"}  # noqa: S108
+    {"/mnt", "/proc", "/dev", "/dev/pts", "/dev/shm", "/sys", "/etc/resolv.conf", "/etc/hostname", "/etc/hosts"}  # noqa: S108
     | {"/etc/ssl/certs/perstack-ca.pem"}
 )
 

@@ -89,9 +89,9 @@ async def test_a_daemon_that_is_killed_at_a_durable_boundary_takes_its_job_up_an
     assert deaths >= len(sample) - 1  # it may write less often than when it was measured
 
 
-@pytest.mark.parametrize("again", ["before 1 any", "after 1 any", "before 3 any"])
+@pytest.mark.parametrize("again", ["before 1 any", "before 3 any"])
 async def test_a_daemon_that_is_killed_while_it_takes_a_job_up_takes_it_up_later(mortal: Mortal, again: str) -> None:
-    first = "after 4 run_ledger.py:RunLedger._append"
+    first = "after 6 any"  # whichever that is: what writes sixth depends on who was faster
     life = await mortal.live(first, again)
     check(life, f"{first}, {again}")
     assert life.deaths == 2

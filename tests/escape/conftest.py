@@ -59,7 +59,8 @@ def attacked(settings: Mapping[str, Any], main: Any = serve) -> Iterator[Attacke
 
 @pytest.fixture(scope="session")
 def attacker() -> Iterator[Attacker]:
-    with attacked({**images(IMAGE), "templates.base.min_idle": 3, "templates.skills.min_idle": 2}) as found:
+    settings = {"templates.base.min_idle": 3, "templates.skills.min_idle": 2, "templates.full.min_idle": 1}
+    with attacked(settings) as found:
         yield found
 
 

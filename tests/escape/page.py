@@ -1,4 +1,3 @@
-# ruff: noqa: E501 - lines of the page
 """docs/security/attacks.md: every attack that is registered, and what came of it in one run."""
 
 import json

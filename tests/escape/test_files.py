@@ -1,12 +1,29 @@
-"""Base tools against a workspace that is full of traps, and a workspace against the host."""
+"""Base tools and host readers against a workspace that is full of traps or changes under them, and what of it comes
+back to the host.
+"""
 
+import io
 import os
+import shutil
 import stat
+import tarfile
+import threading
+import time
 from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from perstackd.adapters.workspaces.hostread import read_beneath
+from perstackd.adapters.workspaces.packing import packed
+from perstackd.domain.errors import PerstackError
 from tests.escape.attacker import Attacker, Outcome, python, tool
+from tests.escape.verdicts import attack, control
+from tests.escape.weakened import Options, run_inside, started, weaken
+from tests.integration.docker.rig import Rig
 
 pytestmark = pytest.mark.docker
 
@@ -38,12 +55,14 @@ def trapped(attacker: Attacker) -> Outcome:
     return outcome
 
 
+@attack("magic_links")
 @pytest.mark.parametrize("action", ["read", "write"])
 @pytest.mark.parametrize("path", sorted(OUTSIDE))
 def test_a_path_that_leaves_the_workspace_is_refused(trapped: Outcome, action: str, path: str) -> None:
     assert trapped.answers()[f"{action} {path}"]["error"] == "path_outside_workspace"
 
 
+@attack("magic_links")
 @pytest.mark.parametrize("action", ["read", "write"])
 @pytest.mark.parametrize(("path", "error"), sorted(SPECIAL.items()))
 def test_what_is_no_regular_file_is_refused_and_never_waited_for(
@@ -52,46 +71,206 @@ def test_what_is_no_regular_file_is_refused_and_never_waited_for(
     assert trapped.answers()[f"{action} {path}"]["error"] == error
 
 
+@control("magic_links")
+def test_a_program_that_follows_links_reads_by_them(attacker: Attacker) -> None:
+    follow = (
+        "def attempt(path):\n"
+        "    try:\n"
+        "        with open(path, 'rb') as file: return len(file.read(10))\n"
+        "    except OSError: return 0\n"
+        "print([attempt(path) for path in ('passwd', 'environ', 'zero', 'root/etc/passwd', 'magic/etc/passwd')])\n"
+    )
+    outcome = attacker.run([python("traps", TRAPS)], [python("follow", follow)])
+    assert outcome.printed("follow").split() == ["[10,", "10,", "10,", "10,", "10]"]
+
+
 def test_a_huge_sparse_file_is_not_read_into_memory(trapped: Outcome) -> None:
     assert trapped.answers()["read sparse"]["error"] == "not_text"
 
 
+# --- races ------------------------------------------------------------------------------------------------------------
+EXCHANGE = """
+import ctypes, os, sys, time
+target, seconds = sys.argv[1], float(sys.argv[2])
+if not os.path.lexists('link'):
+    os.makedirs('real', exist_ok=True); open('real/passwd', 'w').write('INSIDE'); os.symlink(target, 'link')
+libc = ctypes.CDLL(None); end = time.monotonic() + seconds; swaps = 0
+while time.monotonic() < end:
+    swaps += libc.syscall(316, -100, b'real', -100, b'link', 2) == 0  # renameat2, RENAME_EXCHANGE
+print(swaps)
+"""
+WAIT = "import os, time\nwhile not os.path.lexists('link'): time.sleep(.001)\n"
+NAIVE_READS = (
+    WAIT
+    + """
+seen, end = set(), time.monotonic() + 3
+while time.monotonic() < end and len(seen) < 2:
+    try: seen.add(open('real/passwd').read()[:4])
+    except OSError: pass
+print(seen)
+"""
+)
+NAIVE_WRITES = (
+    WAIT
+    + """
+end, path = time.monotonic() + 3, 'real/written'
+while time.monotonic() < end and not os.path.exists('/tmp/outside/written'):
+    if os.path.realpath(path).startswith(os.getcwd()):
+        time.sleep(.001)
+        try: open(path, 'w').close()
+        except OSError: pass
+"""
+)
+
+
+def exchange(target: str, seconds: float = 2.5) -> Any:
+    return python("swap", EXCHANGE, target, str(seconds))
+
+
+@attack("symlink_race")
 def test_a_directory_that_becomes_a_link_and_back_never_leads_out(attacker: Attacker) -> None:
-    swap = (
-        "import ctypes, os, time\n"
-        "os.mkdir('real'); open('real/passwd', 'w').write('INSIDE'); os.symlink('/etc', 'link')\n"
-        "libc = ctypes.CDLL(None); end = time.monotonic() + 2.5; swaps = 0\n"
-        "while time.monotonic() < end:\n"
-        "    swaps += libc.syscall(316, -100, b'real', -100, b'link', 2) == 0\n"  # renameat2, RENAME_EXCHANGE
-        "print(swaps)\n"
-    )
-    wait = "import os, time\nwhile not os.path.lexists('link'): time.sleep(.001)\n"
     reads = [tool(f"read {place}", "readTextFile", path="real/passwd") for place in range(150)]
-    outcome = attacker.run([python("swap", swap), python("wait", wait), *reads])
+    outcome = attacker.run([exchange("/etc"), python("wait", WAIT), *reads])
     answers = outcome.answers()
     assert int(answers["swap"]["output"]) > 1000
     seen = Counter(
         str(answer.get("content") or answer["error"]) for name, answer in answers.items() if name.startswith("read")
     )
-    assert set(seen) <= {"INSIDE", "not_found", "path_outside_workspace", "not_a_directory", "too_many_links"}, seen
+    assert set(seen) <= {"INSIDE", *ERRORS}, seen
 
 
-def test_no_setuid_file_device_or_foreign_owner_reaches_the_host_through_a_workspace(attacker: Attacker) -> None:
-    make = (
-        "import os, subprocess\n"
-        "def attempt(act):\n"
-        "    try: act(); print('done')\n"
-        "    except (OSError, subprocess.CalledProcessError) as error: print('refused')\n"
-        "open('plain', 'w').close()\n"
-        "for mode in (0o4755, 0o2755): attempt(lambda: os.chmod('plain', mode))\n"
-        "attempt(lambda: os.open('created', os.O_CREAT | os.O_WRONLY, 0o4755))\n"
-        "attempt(lambda: os.mknod('null', 0o20666, os.makedev(1, 3)))\n"
-        "attempt(lambda: os.chown('plain', 0, 0))\n"
-        "attempt(lambda: subprocess.run(['cp', '-p', '/bin/sh', 'shell'], check=True))\n"
-        "attempt(lambda: os.link('/etc/passwd', 'passwd'))\n"
-        "attempt(lambda: os.setxattr('plain', 'security.capability', bytes(20)))\n"
+@control("symlink_race")
+def test_a_program_that_opens_by_path_is_led_out(attacker: Attacker) -> None:
+    printed = attacker.run([exchange("/etc"), python("naive", NAIVE_READS)]).printed("naive")
+    assert "root" in printed
+
+
+ERRORS = {"not_found", "path_outside_workspace", "not_a_directory", "too_many_links"}
+OUTSIDE_WRITES = "import os; print(os.listdir('/tmp/outside'))"
+
+
+@attack("rename_race")
+def test_nothing_is_written_outside_while_directories_change_their_places(attacker: Attacker) -> None:
+    writes = [tool(f"write {place}", "writeTextFile", path="real/written", text="x") for place in range(150)]
+    make = python("make", "import os; os.mkdir('/tmp/outside')")
+    outcome = attacker.run([make], [exchange("/tmp/outside"), *writes], [python("seen", OUTSIDE_WRITES)])
+    assert outcome.printed("seen") == "[]\n"
+    errors = {
+        answer["error"] for answer in outcome.answers().values() if isinstance(answer, dict) and "error" in answer
+    }
+    assert errors <= ERRORS
+
+
+@control("rename_race")
+def test_a_program_that_checks_and_then_writes_writes_outside(attacker: Attacker) -> None:
+    make = python("make", "import os; os.mkdir('/tmp/outside')")
+    turn = [exchange("/tmp/outside"), python("naive", NAIVE_WRITES, timeout=3900)]
+    assert "written" in attacker.run([make], turn, [python("seen", OUTSIDE_WRITES)]).printed("seen")
+
+
+# --- the host reads ---------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Reads:
+    """What readers on the host got of `real/passwd` while a sandbox exchanged `real` and a link out of the tree."""
+
+    beneath: set[bytes]
+    archive: set[bytes]
+    naive_read: set[bytes]
+    naive_archive: set[bytes]
+
+
+@pytest.fixture(scope="module")
+def reads(attacker: Attacker) -> Reads:
+    outside = attacker.daemon.home / "outside"
+    outside.mkdir()
+    (outside / "passwd").write_bytes(b"OUTSIDE")
+    found = Reads(set(), set(), set(), set())
+    swapping = threading.Thread(
+        target=lambda: attacker.run([exchange(str(outside), 3)], workspace=str(attacker.project))
     )
-    outcome = attacker.run([python("make", make)], workspace=str(attacker.project))
+    swapping.start()
+    try:
+        while swapping.is_alive():
+            read_all(attacker.project, found)
+    finally:
+        swapping.join(60)
+        for name in ("real", "link"):
+            path = attacker.project / name
+            path.unlink() if path.is_symlink() else shutil.rmtree(path, ignore_errors=True)
+    return found
+
+
+def read_all(project: Path, found: Reads) -> None:
+    with suppress(PerstackError):
+        found.beneath.add(read_beneath(str(project), "real/passwd", 100))
+    with suppress(OSError):
+        found.naive_read.add((project / "real/passwd").read_bytes())
+    root = os.open(project, os.O_PATH | os.O_DIRECTORY)
+    try:
+        with suppress(OSError, PerstackError):
+            found.naive_archive.update(contents(naively_packed(project)))
+        with suppress(OSError, PerstackError):
+            found.archive.update(contents(b"".join(packed(root, "", 1 << 20, 100))))
+    finally:
+        os.close(root)
+
+
+def naively_packed(top: Path) -> bytes:
+    """A walk by names: between the look at an entry and its opening it may have become another."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        if not (top / "real").is_symlink():
+            time.sleep(0.001)
+            archive.add(top / "real/passwd", "real/passwd")
+    return buffer.getvalue()
+
+
+def contents(data: bytes) -> set[bytes]:
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        files = [archive.extractfile(member) for member in archive if member.isreg()]
+        return {file.read() for file in files if file is not None}
+
+
+@attack("host_reader")
+def test_the_host_reads_nothing_outside_of_a_workspace_that_changes(reads: Reads) -> None:
+    assert reads.beneath == {b"INSIDE"}
+
+
+@control("host_reader")
+def test_a_reader_that_opens_by_path_is_led_out(reads: Reads) -> None:
+    assert b"OUTSIDE" in reads.naive_read
+
+
+@attack("host_archive")
+def test_the_host_packs_nothing_outside_of_a_workspace_that_changes(reads: Reads) -> None:
+    assert reads.archive == {b"INSIDE"}
+
+
+@control("host_archive")
+def test_a_packer_that_opens_by_path_is_led_out(reads: Reads) -> None:
+    assert b"OUTSIDE" in reads.naive_archive
+
+
+# --- what comes back to the host --------------------------------------------------------------------------------------
+MAKE = """
+import os, subprocess
+def attempt(act):
+    try: act(); print('done')
+    except (OSError, subprocess.CalledProcessError) as error: print('refused')
+open('plain', 'w').close()
+for mode in (0o4755, 0o2755): attempt(lambda: os.chmod('plain', mode))
+attempt(lambda: os.open('created', os.O_CREAT | os.O_WRONLY, 0o4755))
+attempt(lambda: os.mknod('null', 0o20666, os.makedev(1, 3)))
+attempt(lambda: os.chown('plain', 0, 0))
+attempt(lambda: subprocess.run(['cp', '-p', '/bin/sh', 'shell'], check=True))
+attempt(lambda: os.link('/etc/passwd', 'passwd'))
+attempt(lambda: os.setxattr('plain', 'security.capability', b'\\1\\0\\0\\2' + bytes(16)))
+"""
+
+
+@attack("setuid_through_workspace")
+def test_no_setuid_file_device_or_foreign_owner_reaches_the_host_through_a_workspace(attacker: Attacker) -> None:
+    outcome = attacker.run([python("make", MAKE)], workspace=str(attacker.project))
     assert outcome.code == 0, outcome.stderr
     assert outcome.printed("make").split() == ["refused"] * 5 + ["done"] + ["refused"] * 2
     found = {path.name: path.lstat() for path in attacker.project.iterdir()}
@@ -100,16 +279,43 @@ def test_no_setuid_file_device_or_foreign_owner_reaches_the_host_through_a_works
     assert {file.st_uid for file in found.values()} == {os.stat(attacker.project).st_uid}
 
 
+@control("setuid_through_workspace")
+def test_a_directory_that_is_bound_as_it_is_brings_them_to_the_host(rig: Rig) -> None:
+    top = rig.root / "bound"
+    top.mkdir()
+
+    def bound(options: Options) -> None:
+        weaken(options)
+        options["HostConfig"]["Binds"].append(f"{top}:/mnt/bound")
+
+    with started(rig, bound) as container:
+        lines = run_inside(container, f"import os\nos.chdir('/mnt/bound')\n{MAKE}").split()
+    found = {path.name: path.lstat() for path in top.iterdir()}
+    assert lines[:6] == ["done"] * 6
+    assert lines[7] == "done"
+    assert found["created"].st_uid == 0
+    assert found["created"].st_mode & stat.S_ISUID
+    assert stat.S_ISCHR(found["null"].st_mode)
+
+
+# --- other jobs -------------------------------------------------------------------------------------------------------
+WRITE = python("w", "open('mine', 'w').write('tenant data 7281')")
+LOOK = """
+import os
+for top, _, names in os.walk('/'):
+    if top.startswith(('/proc', '/sys')): continue
+    for name in names:
+        if name == 'mine': print(top)
+"""
+
+
+@attack("other_workspace")
 def test_another_jobs_workspace_is_nowhere(attacker: Attacker) -> None:
-    write = python("w", "open('mine', 'w').write('tenant data 7281')")
-    look = (
-        "import os\n"
-        "for top, _, names in os.walk('/'):\n"
-        "    if top.startswith(('/proc', '/sys')): continue\n"
-        "    for name in names:\n"
-        "        if name == 'mine': print(top)\n"
-    )
-    assert attacker.run([write], workspace="first").code == 0
-    assert attacker.run([python("look", look)], workspace="second").printed("look") == ""
-    control = attacker.run([python("look", look)], workspace="first")
-    assert control.printed("look") == "/mnt/workspace\n"
+    assert attacker.run([WRITE], workspace="first").code == 0
+    assert attacker.run([python("look", LOOK)], workspace="second").printed("look") == ""
+
+
+@control("other_workspace")
+def test_a_job_on_the_same_workspace_finds_it(attacker: Attacker) -> None:
+    assert attacker.run([WRITE], workspace="third").code == 0
+    assert attacker.run([python("look", LOOK)], workspace="third").printed("look") == "/mnt/workspace\n"

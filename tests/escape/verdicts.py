@@ -1,9 +1,10 @@
-"""What came of each attack and of its control, as pytest plugin: `-p tests.escape.verdicts --attacks-page FILE` writes
-the page after a run of all of them. Tests say with `@attack(NAME)` and `@control(NAME)` what they are.
+"""What came of each attack and of its control, as a pytest plugin: `-p tests.escape.verdicts --attacks-page FILE`
+writes the page after a run of all of them, `--attacks-untried` with `--collect-only` tells which have no test. Tests
+say with `@attack(NAME)` and `@control(NAME)` what they are.
 """
 
 from collections import defaultdict
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -67,8 +68,21 @@ class Verdicts:
         return Verdict(BY_NAME[name], tuple(sorted(files)), refused=refused, control_succeeds=succeeds)
 
 
+def untried(items: Iterable[pytest.Item]) -> list[tuple[str, str]]:
+    """(role, attack) of what no test is marked with."""
+    tried = {key for item in items for key in roles_of(item)}
+    return [(role, each.name) for each in ATTACKS for role in ROLES if (role, each.name) not in tried]
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--attacks-page", type=Path, help="where to write what came of the attacks")
+    parser.addoption("--attacks-untried", action="store_true", help="tell which have no test")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    if session.config.getoption("--attacks-untried"):
+        for role, name in untried(session.items):
+            print(f"untried: {role} {name}")  # noqa: T201 - what it was asked for
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -590,9 +590,12 @@ async def test_sandboxes_pools_and_the_daemon_are_shown(daemon: FakeDaemon, ctl:
     assert "250/300 ms" in pools
     assert "no such image (5 failed starts in a row)" in pools
     assert (await ctl("pool", "ls")).out == pools
+    daemon.postures[SANDBOX] = sandboxes_pb2.GetPostureResponse(sandbox_id=SANDBOX, ok=True)
+    daemon.postures[SANDBOX].checks.add(name="mounts", ok=True, actual="/run/" * 50, cis="5.5", source="engine")
     narrow = Ctl(ctl.address, ctl.cwd, {**ctl.env, "COLUMNS": "80"})
-    for command in ("sandbox ls", "pool status"):
-        assert max(map(len, (await narrow(*command.split())).out.splitlines())) <= 80
+    for command in ("sandbox ls", "pool status", f"sandbox posture {SANDBOX}"):
+        rows = (await narrow(*command.split())).out.partition("\n\n")[0].splitlines()
+        assert max(map(len, rows)) <= 80
     info = (await ctl("system", "info")).out
     assert "perstackd 0.1.0, serving" in info
     assert "6.1, cgroup v2" in info

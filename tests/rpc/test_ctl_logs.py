@@ -179,6 +179,7 @@ async def test_the_commands_work_on_one_job_from_its_end_to_its_deletion(client:
     assert json.loads(said)["checkpoint"]["outcome"] == "completed"
     code, said, _ = await ctl(root, "job", "checkpoint", job.id)
     assert "assistant:\n  done" in said
+    assert "{'" not in said, "Python's way of writing a value"
     code, said, _ = await ctl(root, "job", "replay", job.id)
     assert (code, said.startswith("the same")) == (0, True)
     code, said, _ = await ctl(root, "job", "record", job.id)

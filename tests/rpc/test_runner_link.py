@@ -21,6 +21,7 @@ from perstackd.domain.errors import PerstackError
 from perstackd.domain.ids import SandboxId
 from perstackd.domain.session import Finish, Hello, LinkLost, NextTurn, Probe, ProbeResult
 from perstackd.rpc.runner import GrpcRunnerLink, GrpcRunnerLinks, LinkLimits
+from perstackd.version import RUNNER_PROTOCOL
 
 pytestmark = pytest.mark.anyio
 ID = SandboxId("01HZZZZZZZZZZZZZZZZZZZZZZZ")
@@ -115,6 +116,27 @@ async def test_a_session_goes_on_over_a_socket_that_is_made_again_and_unlinked_a
             assert welcome.session_token == "token"
             assert isinstance(await link.hello(5), Hello)
             assert not socket.exists()
+
+
+async def test_a_runs_session_goes_on_and_says_again_what_was_not_stored_also_with_a_runner_one_version_older(
+    tmp_path: Path,
+) -> None:
+    socket = tmp_path / "r.sock"
+    server = await GrpcRunnerLinks(SystemClock()).listen(
+        ID, str(socket), hashlib.sha256(b"token").hexdigest(), repeats=True
+    )
+    try:
+        async with dialled(socket) as call:
+            await call.write(hello(version=RUNNER_PROTOCOL - 1, token="token"))
+            with anyio.fail_after(5):
+                welcome = (await call.read()).welcome
+            assert (welcome.session_token, welcome.acknowledged) == ("token", 0)
+            assert (await server.hello(5)).protocol_version == RUNNER_PROTOCOL - 1
+            await call.write(pb.FromRunner(counter=7, next_turn=pb.NextTurn(step=3)))
+            assert await first_ask(server) == NextTurn(3)
+            assert server.position == 7
+    finally:
+        await server.close()
 
 
 async def test_what_an_idle_runner_said_to_the_daemon_before_is_forgotten_and_new_answers_are_heard(

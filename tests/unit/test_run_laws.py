@@ -272,6 +272,7 @@ class RunMachine(RuleBasedStateMachine):
         self.paused = False
         self.tell(Generate())
 
+    @precondition(lambda self: not self.paused and self.state.phase is not Phase.STOPPED)
     @rule()
     def the_job_is_paused(self) -> None:
         self.paused = True
@@ -381,4 +382,4 @@ class RunMachine(RuleBasedStateMachine):
 
 
 TestRunMachine = RunMachine.TestCase
-TestRunMachine.settings = settings(max_examples=120, stateful_step_count=30, deadline=None)
+TestRunMachine.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)

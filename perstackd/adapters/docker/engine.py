@@ -19,7 +19,14 @@ import docker.errors
 
 from perstackd.adapters.docker import failures
 from perstackd.adapters.docker.calls import CallLimits, Client, EngineCalls, T
-from perstackd.adapters.docker.hardening import LABEL_DAEMON, MASKED, READ_ONLY, container_name, container_options
+from perstackd.adapters.docker.hardening import (
+    LABEL_DAEMON,
+    MASKED,
+    READ_ONLY,
+    container_name,
+    container_options,
+    profile_for,
+)
 from perstackd.adapters.docker.kernel import observe
 from perstackd.adapters.docker.posture import Expected, compare, not_running
 from perstackd.adapters.docker.runtimes import check_runtime
@@ -89,7 +96,7 @@ class DockerSandboxes(AbstractAsyncContextManager["DockerSandboxes"]):
     async def start(self, record: SandboxRecord, template: Template, directories: SandboxDirectories) -> str:
         """See the port. Starts beyond the gate wait in order. A caller that is cancelled leaves no container behind."""
         await self._known(template.runtime)
-        image, seccomp = record.image_id or await self.image_id(template.image), await self._profile()
+        image, seccomp = record.image_id or await self.image_id(template.image), await self._profile(template)
         options = container_options(
             record,
             template,
@@ -113,7 +120,7 @@ class DockerSandboxes(AbstractAsyncContextManager["DockerSandboxes"]):
         expected = self._started.get(record.id)
         if expected is None:  # of an earlier process
             image = record.image_id or await self.image_id(template.image)
-            expected = Expected(image, await self._profile(), ca_bundle=self._settings.ca_bundle)
+            expected = Expected(image, await self._profile(template), ca_bundle=self._settings.ca_bundle)
         return await self._asked(f"look at sandbox {record.id}", partial(_posture, record, template, expected))
 
     async def end(self, sandbox_id: SandboxId) -> ContainerEnd:
@@ -161,10 +168,10 @@ class DockerSandboxes(AbstractAsyncContextManager["DockerSandboxes"]):
         except docker.errors.APIError as error:
             raise failures.refused(what, error) from error
 
-    async def _profile(self) -> str:
+    async def _profile(self, template: Template) -> str:
         if not self._seccomp:
             self._seccomp = await asyncio.to_thread(read_profile, self._settings.seccomp_path)
-        return self._seccomp
+        return profile_for(template.runtime, self._seccomp)
 
 
 # --- on a thread ----------------------------------------------------------------------------------------------------

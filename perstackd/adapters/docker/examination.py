@@ -23,9 +23,11 @@ import docker.errors
 from perstackd.adapters.docker.calls import Client
 from perstackd.adapters.docker.engine import read_profile
 from perstackd.adapters.docker.failures import detail, is_silence, silence_cause
-from perstackd.adapters.docker.hardening import MASKED, READ_ONLY, container_name, container_options
+from perstackd.adapters.docker.hardening import MASKED, READ_ONLY, container_name, container_options, profile_for
 from perstackd.adapters.docker.kernel import observe
 from perstackd.adapters.docker.posture import Expected, compare
+from perstackd.adapters.docker.runtimes import check_runtime
+from perstackd.adapters.docker.sentry import observe_sentry
 from perstackd.adapters.doctor.subject import Subject
 from perstackd.adapters.workspaces.host import HostWorkspaces
 from perstackd.adapters.workspaces.markers import MARKER
@@ -125,13 +127,12 @@ def _isolation(security: list[str]) -> Iterator[Finding]:
 
 
 def _runtimes(info: dict[str, Any], templates: tuple[Template, ...]) -> Iterator[Finding]:
-    known = sorted(info.get("Runtimes") or {})
     for runtime in sorted({template.runtime for template in templates}):
-        if runtime in known:
-            yield good(_AREA, f"runtime {runtime}", "known")
-        else:
-            remedy = "add it to the engine's daemon.json and restart the engine"
-            yield error(_AREA, f"runtime {runtime}", f"not among {', '.join(known)}", remedy)
+        try:
+            yield good(_AREA, f"runtime {runtime}", check_runtime(runtime, info))
+        except PerstackError as failure:
+            found, _, remedy = failure.message.partition("; ")
+            yield error(_AREA, f"runtime {runtime}", found, remedy)
 
 
 # --- what it does ---------------------------------------------------------------------------------------------------
@@ -213,13 +214,13 @@ def _trial(client: Client, subject: Subject, template: Template, image_id: str) 
     with _places(subject) as (workspaces, runtime):
         directories = _directories(runtime, record.uid)
         asyncio.run(workspaces.prepare(directories.slot, record.uid))
-        name = container_name(record.id)
+        name, seccomp = container_name(record.id), profile_for(template.runtime, read_profile(subject.seccomp_path))
         options = container_options(
             record,
             template,
             directories,
             image_id=image_id,
-            seccomp=read_profile(subject.seccomp_path),
+            seccomp=seccomp,
             daemon_id=_LABEL,
         )
         try:
@@ -227,8 +228,9 @@ def _trial(client: Client, subject: Subject, template: Template, image_id: str) 
             client.start(name)
             inspected = client.inspect_container(name)
             pid = int(inspected["State"]["Pid"])
-            expected = Expected(image_id, read_profile(subject.seccomp_path), directories)
-            posture = compare(record, template, expected, inspected, observe(pid, (*MASKED, *READ_ONLY)))
+            expected = Expected(image_id, seccomp, directories)
+            seen = observe_sentry(pid) if template.runtime == "runsc" else observe(pid, (*MASKED, *READ_ONLY))
+            posture = compare(record, template, expected, inspected, seen)
             yield _Trial(workspaces, record, directories.slot, pid, posture)
         finally:
             with contextlib.suppress(docker.errors.NotFound):

@@ -4,6 +4,8 @@ Every sandbox has all of it; a template chooses sizes and nothing else. `posture
 values.
 """
 
+import errno
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, TypeAlias
@@ -70,6 +72,7 @@ class Bind:
     source: str
     target: str
     propagation: str
+    read_only: bool = True
 
 
 def container_name(sandbox_id: SandboxId) -> str:
@@ -92,15 +95,17 @@ def environment_of(ca_bundle: str) -> tuple[str, ...]:
     return (*_ENVIRONMENT, *(f"{name}={CA_BUNDLE}" for name in _CA_NAMES if ca_bundle))
 
 
-def binds_of(directories: SandboxDirectories, ca_bundle: str = "") -> tuple[Bind, ...]:
+def binds_of(directories: SandboxDirectories, ca_bundle: str = "", runtime: str = "runc") -> tuple[Bind, ...]:
     """All of the host that is mounted; all of it read-only. `ca_bundle` is the host's file, or empty.
 
-    The slot is read-only too: a workspace that is attached later has the flags of its own mount.
+    The slot is read-only too: a workspace that is attached later has the flags of its own mount. But gVisor knows one
+    mount for the slot and all below it, so there it is writable, and its directory is root's alone; the workspace's own
+    flags are kept by the host's kernel.
     """
     return (
         *((Bind(ca_bundle, CA_BUNDLE, "rprivate"),) if ca_bundle else ()),
         Bind(directories.gateway, "/gw", "rprivate"),
-        Bind(directories.slot, "/mnt", "rslave"),
+        Bind(directories.slot, "/mnt", "rslave", read_only=runtime != "runsc"),
         Bind(f"{directories.identity}/passwd", "/etc/passwd", "rprivate"),
         Bind(f"{directories.identity}/group", "/etc/group", "rprivate"),
     )
@@ -114,6 +119,22 @@ def ulimits_of(template: Template) -> dict[str, int]:
 def runner_arguments(template: Template) -> tuple[str, ...]:
     """What the runner is told at its start: members of `skills` templates import the MCP SDK while they are warm."""
     return ("--skills",) if template.name == "skills" or template.name.startswith("skills-") else ()
+
+
+def profile_for(runtime: str, profile: str) -> str:
+    """The seccomp profile as the runtime reads it, as one line of JSON.
+
+    gVisor answers every refusal with EPERM, whatever errno the profile asks for, and glibc then starts no thread: it
+    goes on without clone3 on ENOSYS only. Being traced without a tracer is ENOSYS to every kernel (seccomp(2),
+    SECCOMP_RET_TRACE), gVisor's as well, and the profile lets nobody trace.
+    """
+    document = json.loads(profile)
+    if runtime == "runsc":
+        for rule in document["syscalls"]:
+            if rule["action"] == "SCMP_ACT_ERRNO" and rule.get("errnoRet") == errno.ENOSYS:
+                del rule["errnoRet"]
+                rule["action"] = "SCMP_ACT_TRACE"
+    return json.dumps(document, separators=(",", ":"))
 
 
 def security_options(seccomp: str) -> list[str]:
@@ -148,7 +169,7 @@ def container_options(
             "Runtime": template.runtime,
             **_privileges(seccomp),
             **_namespaces(),
-            **_files(template, binds_of(directories, ca_bundle), record.uid),
+            **_files(template, binds_of(directories, ca_bundle, template.runtime), record.uid),
             **_limits(template),
             "Init": False,
             "AutoRemove": False,
@@ -201,9 +222,15 @@ def _files(template: Template, binds: Iterable[Bind], uid: int) -> dict[str, Jso
 
 def _mount(bind: Bind) -> Json:
     options: dict[str, Json] = {"Propagation": bind.propagation}
-    if bind.propagation == "rslave":
+    if bind.propagation == "rslave" and bind.read_only:
         options["ReadOnlyNonRecursive"] = True  # a workspace that is bound before the start keeps its own flags
-    return {"Type": "bind", "Source": bind.source, "Target": bind.target, "ReadOnly": True, "BindOptions": options}
+    return {
+        "Type": "bind",
+        "Source": bind.source,
+        "Target": bind.target,
+        "ReadOnly": bind.read_only,
+        "BindOptions": options,
+    }
 
 
 def _limits(template: Template) -> dict[str, Json]:

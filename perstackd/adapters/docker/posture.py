@@ -268,7 +268,7 @@ def _engine(
     yield same("other_environment", (), tuple(sorted(word.partition("=")[0] for word in strangers)), "", "engine")
     networks = (inspected.get("NetworkSettings") or {}).get("Networks") or {}
     yield same("other_networks", (), tuple(sorted({*networks} - {"none"})), "5.29", "engine")
-    yield _engine_mounts(expected, inspected)
+    yield _engine_mounts(expected, inspected, template.runtime)
 
 
 def _digest(text: str) -> str:
@@ -280,12 +280,15 @@ def _engine_profile(host: Inspected) -> str:
     return _digest(options[0][len("seccomp=") :]) if len(options) == 1 else f"{len(options)} profiles"
 
 
-def _engine_mounts(expected: Expected, inspected: Inspected) -> PostureCheck:
+def _engine_mounts(expected: Expected, inspected: Inspected, runtime: str) -> PostureCheck:
     def source(path: str, target: str) -> str:
         return path if expected.directories or target == CA_BUNDLE else ""
 
-    binds = binds_of(expected.directories or SandboxDirectories("", "", ""), expected.ca_bundle)
-    wanted = [_mount_text(source(bind.source, bind.target), bind.target, "ro", bind.propagation) for bind in binds]
+    binds = binds_of(expected.directories or SandboxDirectories("", "", ""), expected.ca_bundle, runtime)
+    wanted = [
+        _mount_text(source(bind.source, bind.target), bind.target, "ro" if bind.read_only else "rw", bind.propagation)
+        for bind in binds
+    ]
     actual = [
         _mount_text(
             source(str(mount.get("Source")), str(mount.get("Destination"))),

@@ -64,8 +64,12 @@ class Returns:
             self._crew.run(f"return-{member.id}", lambda member=member: self._come_back(member))  # type: ignore[misc]
 
     def keep(self, wanted: Collection[SandboxId]) -> None:
-        """All others are removed, each once it is known whether it came back: until then its sockets are being made."""
-        for sandbox_id in self.ids.difference(wanted):
+        """All others are removed."""
+        self.give_up(self.ids.difference(wanted))
+
+    def give_up(self, sandbox_ids: Collection[SandboxId]) -> None:
+        """Have them removed, each once it is known whether it came back: until then its sockets are being made."""
+        for sandbox_id in self.ids.intersection(sandbox_ids):
             self._crew.run(f"unwanted-{sandbox_id}", lambda each=sandbox_id: self._drop(each))  # type: ignore[misc]
 
     async def leases(self, sandbox_ids: Sequence[SandboxId]) -> tuple[Lease, ...]:

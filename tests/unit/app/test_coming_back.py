@@ -361,6 +361,30 @@ async def test_one_that_is_not_as_its_template_asks_is_taken_from_its_run(machin
     assert assigned(events) == 2
 
 
+async def test_a_job_that_is_cancelled_while_its_sandboxes_come_back_gives_back_those_of_all_its_runs(
+    machine: Machine,
+) -> None:
+    held = Held(says("never"))
+    lead: list[Entry] = [calls(("d", "helper", {"query": "x"}))]
+    async with machine.killed({LEAD: lead, HELPER: [held]}) as first:
+        record = await first.start()
+        with anyio.fail_after(5):
+            await held.reached.wait()
+        links = claimed(first)
+    machine.links.hold_hellos()
+    async with world(machine.runtime, {}, machine=machine) as second:
+        await second.jobs.cancel(record.id, "enough")
+        machine.links.release_hellos()
+        events = await second.events(record.id)
+        assert (await second.jobs.get(record.id)).state is JobState.CANCELLED
+        await eventually(lambda: {link.sandbox_id for link in links} <= set(machine.sandboxes.removed))
+        assert not claimed(second)
+    assert len(links) == 2
+    released = [(event.origin, event.payload) for event in events if isinstance(event.payload, SandboxReleased)]
+    assert {payload.sandbox_id for _, payload in released} == {link.sandbox_id for link in links}
+    assert all(origin.expert_key for origin, _ in released)
+
+
 async def test_jobs_go_on_while_the_engine_is_away(machine: Machine) -> None:
     turns: dict[str, list[Entry]] = {LEAD: [calls(("a", "exec", {})), says("done")]}
     async with machine.killed(turns) as first:
