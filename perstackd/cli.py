@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from perstackd.domain.errors import PerstackError
+from perstackd.domain.errors import Kind, PerstackError
 from perstackd.version import VERSION
 
 if TYPE_CHECKING:
@@ -80,7 +80,9 @@ def config_check(path: Path | None, settings: tuple[str, ...]) -> None:
     from perstackd.config import DEFAULT_PATH, load
 
     def check() -> None:
-        load(path, _overrides(settings))
+        config = load(path, _overrides(settings))
+        if any(section.runtime != "runc" for section in config.templates.values()):
+            _check_runtimes(_subject(config))
         click.echo(f"{path or DEFAULT_PATH}: ok")
 
     _reporting(check)
@@ -165,6 +167,16 @@ def doctor(path: Path | None, settings: tuple[str, ...], output: str) -> None:
 def version() -> None:
     """Print the version."""
     click.echo(f"perstackd {VERSION}")
+
+
+def _check_runtimes(subject: "Subject") -> None:
+    """The one thing that is asked of the machine: a runtime other than runc that the engine cannot run well."""
+    from perstackd.adapters.docker.examination import runtimes
+
+    for finding in runtimes(subject):
+        if finding.level == "error":
+            message = f"{finding.check}: {finding.found}; {finding.remedy}"
+            raise PerstackError(Kind.INVALID, "config_invalid", message)
 
 
 def _subject(config: "Config") -> "Subject":

@@ -22,7 +22,7 @@ from perstackd.domain.sandbox import SandboxState
 from tests.e2e import daemon
 
 APP: Final = Path(perstackd.__file__).parent / "app"
-_THE_LOG_ITSELF: Final = APP / "job_log.py"
+_THE_LOG_ITSELF: Final = (APP / "job_log.py", APP / "store_trouble.py")
 
 
 class Boundaries:
@@ -89,7 +89,7 @@ def place_of(frame: FrameType | None) -> str:
     """`file:function` of the first caller in `perstackd/app` that is not the log itself."""
     while frame is not None:
         path = Path(frame.f_code.co_filename)
-        if path.is_relative_to(APP) and path != _THE_LOG_ITSELF:
+        if path.is_relative_to(APP) and path not in _THE_LOG_ITSELF:
             return f"{path.relative_to(APP)}:{frame.f_code.co_qualname}"
         frame = frame.f_back
     return "?"

@@ -80,6 +80,13 @@ def table(path: str, **fields: Any) -> str:
     return "\n".join([f"[{path}]", *lines, ""])
 
 
+def player(owner: str) -> str:
+    """The tables of an interactive skill whose tool `askMove` asks the `question` that it is given."""
+    schema = '{"type":"object","properties":{"question":{"type":"string"}},"required":["question"]}'
+    toml = table(f"experts.{owner}.skills.player", type="interactiveSkill")
+    return toml + table(f"experts.{owner}.skills.player.tools.askMove", description="Ask", inputJsonSchema=schema)
+
+
 def call(call_id: str, name: str, **arguments: Any) -> dict[str, Any]:
     return {"id": call_id, "name": name, "arguments": arguments}
 

@@ -1,4 +1,4 @@
-"""A job that is cancelled or paused, whatever it does: its runs stop within a second, and nothing of it lives on."""
+"""A job that is cancelled or paused, whatever it is doing: its runs stop within a second, and nothing lives on."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.daemon import Daemon, docker
-from tests.e2e.skill_servers import PROBE, RAW, Watched, call, expert, results, stdio, table, watched
+from tests.e2e.skill_servers import PROBE, RAW, Watched, call, expert, player, results, stdio, watched
 
 pytestmark = pytest.mark.docker
 
@@ -120,13 +120,8 @@ def test_children_that_work(daemon: Daemon) -> None:
 
 
 # --- while it waits ---------------------------------------------------------------------------------------------------
-def player() -> str:
-    toml = table("experts.solo.skills.player", type="interactiveSkill")
-    return toml + table("experts.solo.skills.player.tools.askMove", description="Ask")
-
-
 def test_a_parked_run(daemon: Daemon) -> None:
-    with begun(daemon, expert("solo") + player(), {"calls": [call("q", "askMove", question="Where?")]}) as job:
+    with begun(daemon, expert("solo") + player("solo"), {"calls": [call("q", "askMove", question="Where?")]}) as job:
         job.until("stopRunByInteractiveTool")
         job.until("sandboxReleased")
         cancelled(job)
@@ -149,7 +144,7 @@ def test_a_job_that_waits_for_a_sandbox(daemon: Daemon) -> None:
 
 # --- paused -----------------------------------------------------------------------------------------------------------
 def test_a_paused_job_finishes_its_step_begins_no_other_and_goes_on_when_it_is_resumed(daemon: Daemon) -> None:
-    turns = {"calls": [call("e", "exec", command="sleep", args=["1"])]}, {"text": "done"}
+    turns = {"calls": [call("e", "exec", command="sleep", args=["3"])]}, {"text": "done"}
     with begun(daemon, expert("solo"), *turns) as job:
         job.until("callTools")
         assert job.ctl("pause").returncode == 0
@@ -163,7 +158,7 @@ def test_a_paused_job_finishes_its_step_begins_no_other_and_goes_on_when_it_is_r
 
 def test_a_job_that_is_paused_while_a_child_works_holds_both(daemon: Daemon) -> None:
     toml = expert("solo", delegates=["helper"]) + expert("helper")
-    daemon.script("helper", {"calls": [call("e", "exec", command="sleep", args=["1"])]}, {"text": "the plan"})
+    daemon.script("helper", {"calls": [call("e", "exec", command="sleep", args=["3"])]}, {"text": "the plan"})
     with begun(daemon, toml, {"calls": [call("d", "helper", query="x")]}, {"text": "done"}) as job:
         job.until("callTools", 2)
         assert job.ctl("pause").returncode == 0
@@ -176,7 +171,7 @@ def test_a_job_that_is_paused_while_a_child_works_holds_both(daemon: Daemon) -> 
 
 
 def test_a_paused_job_is_cancelled(daemon: Daemon) -> None:
-    with begun(daemon, expert("solo"), {"calls": [call("e", "exec", command="sleep", args=["0.5"])]}) as job:
+    with begun(daemon, expert("solo"), {"calls": [call("e", "exec", command="sleep", args=["3"])]}) as job:
         job.until("callTools")
         assert job.ctl("pause").returncode == 0
         job.until("continueToNextStep")

@@ -9,11 +9,10 @@ from typing import Any
 import pytest
 
 from tests.e2e.daemon import Daemon, docker
-from tests.e2e.skill_servers import ASKING, PROBE, Watched, call, expert, results, stdio, table, watched
+from tests.e2e.skill_servers import ASKING, PROBE, Watched, call, expert, player, results, stdio, watched
 
 pytestmark = pytest.mark.docker
 
-SCHEMA = '{"type":"object","properties":{"question":{"type":"string"}},"required":["question"]}'
 HOLD_MS = 300
 
 
@@ -31,11 +30,6 @@ def daemon(home: Path) -> Iterator[Daemon]:
         yield daemon
     finally:
         daemon.stop()
-
-
-def player(owner: str) -> str:
-    toml = table(f"experts.{owner}.skills.player", type="interactiveSkill")
-    return toml + table(f"experts.{owner}.skills.player.tools.askMove", description="Ask", inputJsonSchema=SCHEMA)
 
 
 def ask(call_id: str, question: str) -> dict[str, Any]:

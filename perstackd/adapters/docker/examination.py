@@ -67,6 +67,19 @@ def examine(subject: Subject) -> Iterator[Finding]:
         client.close()
 
 
+def runtimes(subject: Subject) -> Iterator[Finding]:
+    """Of the templates' runtimes alone; when the engine does not answer that is the only finding."""
+    try:
+        client = _client(subject)
+    except (OSError, docker.errors.DockerException) as failure:
+        yield warning(_AREA, "reachable", f"{subject.engine_url}: {failure}", "start it to have its runtimes looked at")
+        return
+    try:
+        yield from _runtimes(client.info(), subject.templates)
+    finally:
+        client.close()
+
+
 def _client(subject: Subject) -> Client:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:  # tells precisely what is wrong with the socket
         probe.settimeout(subject.engine_seconds)
