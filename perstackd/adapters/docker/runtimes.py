@@ -25,7 +25,8 @@ def check_runtime(name: str, info: Mapping[str, Any]) -> str:
     """
     known = info.get("Runtimes") or {}
     if name not in known:
-        raise _error(
+        raise PerstackError(
+            Kind.PRECONDITION,
             "runtime_missing",
             f"the engine has no runtime {name!r} (it has {', '.join(sorted(known)) or 'none'}); add it to the engine's "
             f"daemon.json and restart the engine, or choose another runtime for the template",
@@ -36,7 +37,8 @@ def check_runtime(name: str, info: Mapping[str, Any]) -> str:
     given = _given(own.get("runtimeArgs") or ())
     missing = [f"{option}={value}" for option, value in OPTIONS.items() if given.get(option) != value]
     if missing:
-        raise _error(
+        raise PerstackError(
+            Kind.PRECONDITION,
             "runtime_options_missing",
             f"the engine starts runsc without {' and '.join(missing)}: sandboxes would have no filter inside, or could "
             "not reach the daemon; add them to its runtimeArgs in daemon.json and restart the engine",
@@ -56,8 +58,8 @@ def _version(path: str) -> str:
             [path, "--version"], capture_output=True, text=True, timeout=_SECONDS, check=False, stdin=subprocess.DEVNULL
         )
     except (OSError, subprocess.TimeoutExpired, ValueError) as error:
-        raise _error(
-            "runtime_missing", f"the engine's runsc at {path!r} does not start: {error}; install it"
+        raise PerstackError(
+            Kind.PRECONDITION, "runtime_missing", f"the engine's runsc at {path!r} does not start: {error}; install it"
         ) from error
     return (done.stdout.splitlines() or [""])[0]
 
@@ -66,13 +68,10 @@ def _new_enough(said: str) -> str:
     found = _VERSION.search(said)
     if found is None or int(found[1]) < LEAST_RUNSC:
         own = found[1] if found else said[:80] or "unknown"
-        raise _error(
+        raise PerstackError(
+            Kind.PRECONDITION,
             "runtime_too_old",
             f"runsc must be {LEAST_RUNSC} or newer, the engine's is {own}: programs in an older one fail; install a "
             "newer one (tools/runsc brings the next Debian suite's) and restart the engine",
         )
     return found[1]
-
-
-def _error(reason: str, message: str) -> PerstackError:
-    return PerstackError(Kind.PRECONDITION, reason, message)
