@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.escape import hostile_server
 from tests.escape.attacker import Attacker, Outcome, python, tool
 from tests.escape.verdicts import attack, control
 
 pytestmark = pytest.mark.docker
 
-SERVER = Path(hostile_server.__file__).read_text()
+SERVER = Path(__file__).with_name("hostile_server.py").read_text()
 RAN = "the planted program ran with the key"
 PLANT = f"""
 import json, os
