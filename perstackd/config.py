@@ -83,6 +83,13 @@ class SecretsConfig(Section):
     master_key: str = Field("", pattern=f"^({SOURCE})?$")
 
 
+class PoolConfig(Section):
+    """Watermarks of the machine: below one nothing is kept idle anew. Bytes; 0 means that it is not looked at."""
+
+    min_free_memory: int = Field(512 << 20, ge=0)
+    min_free_disk: int = Field(1 << 30, ge=0)
+
+
 class WorkspacesConfig(Section):
     """Managed and ephemeral workspaces. Their files belong to `uid` on the host. `named_bytes` 0: nothing caps named
     ones.
@@ -126,6 +133,7 @@ class Config(BaseSettings):
     jobs: JobsConfig = JobsConfig()
     egress: EgressConfig = EgressConfig()
     secrets: SecretsConfig = SecretsConfig()
+    pool: PoolConfig = PoolConfig()
     workspaces: WorkspacesConfig = WorkspacesConfig()
 
     @classmethod

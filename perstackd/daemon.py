@@ -41,6 +41,7 @@ from perstackd.adapters.models.assembly import Providers
 from perstackd.adapters.models.conversation_lines import ConversationLines
 from perstackd.adapters.models.router import ModelRouter
 from perstackd.adapters.package_indexes.reading import read_package_indexes
+from perstackd.adapters.room import HostRoom
 from perstackd.adapters.secrets.master_keys import open_master_keys
 from perstackd.adapters.signals import Signals, StoppedWhileStartingError
 from perstackd.adapters.state_lock import state_lock
@@ -166,7 +167,8 @@ async def assembled(
         sandboxes = await stack.enter_async_context(DockerSandboxes(settings))
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
         tasks.create_task(assembly.warm(config.models, router))  # beside the pool's start, which takes longer
-        ports = PoolPorts(sandboxes, GrpcRunnerLinks(clock), workspaces, egress, store.sandboxes, clock)
+        room = HostRoom(config.pool.min_free_memory, config.pool.min_free_disk, (config.state_directory,))
+        ports = PoolPorts(sandboxes, GrpcRunnerLinks(clock), workspaces, egress, store.sandboxes, clock, room=room)
         pool = await stack.enter_async_context(_pool(config, ports))
         granted = any(section.grant == GRANT for section in config.templates.values())
         indexes = await asyncio.to_thread(read_package_indexes) if granted else PackageIndexes()

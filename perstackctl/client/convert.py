@@ -287,6 +287,7 @@ def pool(message: pools_pb2.Pool) -> v.Pool:
         claimed_total=message.claimed_total,
         refill_p50_ms=message.refill_p50_ms,
         refill_p99_ms=message.refill_p99_ms,
+        wanted_idle=message.wanted_idle,
     )
 
 

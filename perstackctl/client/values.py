@@ -285,7 +285,9 @@ class Posture:
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """Warm sandboxes of one template. `halted` is why refill is stopped; refill times are milliseconds."""
+    """Warm sandboxes of one template. `halted` is why refill is stopped; refill times are milliseconds. `wanted_idle`
+    are kept idle now, between `min_idle` and `max`.
+    """
 
     template: str
     tenant: str
@@ -304,6 +306,7 @@ class Pool:
     claimed_total: int
     refill_p50_ms: float
     refill_p99_ms: float
+    wanted_idle: int = 0
 
 
 @dataclass(frozen=True, slots=True)

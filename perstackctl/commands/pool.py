@@ -18,7 +18,9 @@ _COLUMNS: Final = (
     Column("TEMPLATE", least=8),
     *(Column(header, right=True) for header in ("IDLE", "CLAIMED")),
     *(Column(header, right=True, misses=2) for header in ("STARTING", "REMOVING")),
-    *(Column(header, right=True) for header in ("WAITING", "MIN", "MAX")),
+    *(Column(header, right=True) for header in ("WAITING", "MIN")),
+    Column("WANTED", right=True, misses=2),
+    Column("MAX", right=True),
     Column("REFILL", misses=1),
     Column("STATUS"),
 )
@@ -59,8 +61,9 @@ async def _pools(client: "Client") -> tuple[Pool, ...]:
 
 def _row(pool: Pool) -> tuple[object, ...]:
     refill = f"{pool.refill_p50_ms:.0f}/{pool.refill_p99_ms:.0f} ms" if pool.refill_p50_ms else "-"
-    numbers = (pool.idle, pool.claimed, pool.starting, pool.removing, pool.waiting, pool.min_idle, pool.max)
-    return (pool.template, *numbers, refill, "halted" if pool.halted else "ok")
+    counts = (pool.idle, pool.claimed, pool.starting, pool.removing, pool.waiting)
+    bounds = (pool.min_idle, pool.wanted_idle, pool.max)
+    return (pool.template, *counts, *bounds, refill, "halted" if pool.halted else "ok")
 
 
 def _why(pool: Pool) -> str:

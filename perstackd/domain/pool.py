@@ -21,6 +21,7 @@ YOUNG_SECONDS: Final = 60.0  # a sandbox lost this soon tells of its template; l
 CALM_SECONDS: Final = 0.1  # after a claim nothing is started while others are idle: a start would slow the claim's run
 CALM_EVERY: Final = 1.0  # seconds between such pauses, so that a steady flow of claims does not hold the refill back
 _KEPT_DURATIONS: Final = 100
+_KEPT_CLAIMS: Final = 1000
 
 
 class Stage(StrEnum):
@@ -86,6 +87,8 @@ class PoolState:
     `blocked` says why nothing may be started at all (the engine has not answered yet); empty when it may.
     `proven` is set once one sandbox has shown that a workspace can be attached late; before, one is started at a time.
     `failures` are failed starts in a row, `losses` idle sandboxes in a row that did not live to be claimed.
+    `claimed_at` are the times of the last claims, `idle_target` how many are wanted idle since `target_at`
+    (`pool_size`). `lacking` says of what the machine has too little; empty when there is room.
     """
 
     seats: tuple[Seat, ...] = ()
@@ -103,6 +106,10 @@ class PoolState:
     started_total: int = 0
     claimed_total: int = 0
     refill_ms: tuple[float, ...] = ()
+    claimed_at: tuple[float, ...] = ()
+    idle_target: int = 0
+    target_at: float = 0.0
+    lacking: str = ""
 
     def count(self, *stages: Stage) -> int:
         """Sandboxes in these stages, the reserve included."""
@@ -208,7 +215,8 @@ def handed(state: PoolState, action: Hand, now: float) -> PoolState:
     """A sandbox went to a claim."""
     after = _staged(left(state, action.claim_id), action.sandbox_id, Stage.CLAIMED, now)
     calm_until = state.calm_until if now < state.calm_until + CALM_EVERY else now + CALM_SECONDS
-    return replace(after, claimed_total=state.claimed_total + 1, losses=0, calm_until=calm_until)
+    claimed_at = (*state.claimed_at, now)[-_KEPT_CLAIMS:]
+    return replace(after, claimed_total=state.claimed_total + 1, losses=0, calm_until=calm_until, claimed_at=claimed_at)
 
 
 def removing(state: PoolState, sandbox_id: SandboxId, now: float) -> PoolState:

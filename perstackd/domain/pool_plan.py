@@ -52,6 +52,7 @@ from perstackd.domain.sandbox import Template
 Planned: TypeAlias = tuple[str, Action]
 _MOVING: Final = frozenset({Stage.STARTING, Stage.REMOVING})
 _UNCLAIMED: Final = frozenset({Stage.STARTING, Stage.IDLE})
+SURPLUS_SECONDS: Final = 60.0
 
 
 def plan(
@@ -69,15 +70,30 @@ def plan(
     for name, hand in allotment.hands:
         after[name] = handed(after[name], hand, now)
     for name in states:
-        for expiry in _expiries(after[name], allotment.kept):
+        for expiry in _expiries(after[name], templates[name], allotment.kept, now):
             after[name] = removing(after[name], expiry.sandbox_id, now)
             planned.append((name, expiry))
     return (*planned, *_refill(after, templates, now, turns, allotment))
 
 
-def _expiries(state: PoolState, kept: Set[SandboxId]) -> list[Expire]:
-    unwanted = (seat for seat in state.seats if seat.stage is Stage.IDLE and (seat.level or state.draining))
-    return [Expire(seat.sandbox_id) for seat in unwanted if seat.sandbox_id not in kept]
+def wanted_idle(state: PoolState, template: Template) -> int:
+    """How many are kept idle: what the claims of late ask for, at least the template's `min_idle`."""
+    return min(template.max, max(template.min_idle, state.idle_target))
+
+
+def _expiries(state: PoolState, template: Template, kept: Set[SandboxId], now: float) -> list[Expire]:
+    idle = [seat for seat in state.seats if seat.stage is Stage.IDLE and seat.sandbox_id not in kept]
+    unwanted = [seat for seat in idle if seat.level or state.draining]
+    return [Expire(seat.sandbox_id) for seat in (*unwanted, *_surplus(state, template, idle, now))]
+
+
+def _surplus(state: PoolState, template: Template, idle: Sequence[Seat], now: float) -> list[Seat]:
+    """Those that stand idle for long above what is wanted, the oldest first. One always stays: it has proven itself."""
+    if state.draining or state.waiting:
+        return []
+    regular = sorted((seat for seat in idle if not seat.level), key=lambda seat: seat.since)
+    count = len(regular) - max(1, wanted_idle(state, template))
+    return [seat for seat in regular[: max(0, count)] if now >= seat.since + SURPLUS_SECONDS]
 
 
 def _refill(
@@ -111,7 +127,7 @@ def _halts(state: PoolState, now: float) -> tuple[Halt, ...]:
 def _start(state: PoolState, template: Template, now: float, room: int) -> Start | None:
     if now < state.calm_until and not state.waiting and state.count(Stage.IDLE):
         return None
-    short = len(state.waiting) + (0 if state.draining else template.min_idle)
+    short = len(state.waiting) + (0 if state.draining or state.lacking else wanted_idle(state, template))
     short = max(short, 0 if state.proven or state.draining else 1) - state.count(Stage.IDLE, Stage.STARTING)
     count = min(room, short, template.max - state.live)
     return Start(count) if count > 0 else None

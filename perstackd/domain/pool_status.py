@@ -1,11 +1,13 @@
 """What is shown of a pool, and what those who wait for it are told. Pure."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import TypeAlias
 
 from perstackd.domain.pool import HALT_AFTER, PoolState, Stage
+from perstackd.domain.pool_plan import wanted_idle
+from perstackd.domain.pool_size import quantile
 from perstackd.domain.sandbox import Template
 
 
@@ -30,6 +32,7 @@ class PoolStatus:
     claimed_total: int
     refill_p50_ms: float
     refill_p99_ms: float
+    wanted_idle: int = 0
 
 
 def status(state: PoolState, template: Template, image_id: str = "") -> PoolStatus:
@@ -46,18 +49,18 @@ def status(state: PoolState, template: Template, image_id: str = "") -> PoolStat
         removing=state.count(Stage.REMOVING),
         quarantined=state.count(Stage.QUARANTINED),
         waiting=len(state.waiting),
-        halted=state.halted or state.blocked or (state.failure if state.failures else ""),
+        halted=state.halted or state.blocked or (state.failure if state.failures else "") or _no_refill(state),
         failures=state.failures,
         started_total=state.started_total,
         claimed_total=state.claimed_total,
-        refill_p50_ms=_quantile(state.refill_ms, 0.50),
-        refill_p99_ms=_quantile(state.refill_ms, 0.99),
+        refill_p50_ms=quantile(state.refill_ms, 0.50),
+        refill_p99_ms=quantile(state.refill_ms, 0.99),
+        wanted_idle=wanted_idle(state, template),
     )
 
 
-def _quantile(values: Iterable[float], q: float) -> float:
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(len(ordered) * q))] if ordered else 0.0
+def _no_refill(state: PoolState) -> str:
+    return f"no refill, claims are still served: {state.lacking}" if state.lacking else ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,4 +37,5 @@ def _pool(status: PoolStatus) -> pb.Pool:
         claimed_total=status.claimed_total,
         refill_p50_ms=status.refill_p50_ms,
         refill_p99_ms=status.refill_p99_ms,
+        wanted_idle=status.wanted_idle,
     )

@@ -21,6 +21,7 @@ from perstackd.domain.errors import Kind, PerstackError
 from perstackd.domain.ids import SandboxId
 from perstackd.domain.pool import Action, Expire, Halt, Hand, PoolState, Seat, Stage, Start
 from perstackd.domain.pool_plan import plan
+from perstackd.domain.pool_size import sized
 from perstackd.domain.sandbox import SandboxRecord, SandboxState, Template
 
 _log = structlog.get_logger()
@@ -54,6 +55,8 @@ class Keeper:
             return
         self._turns.rotate(-1)
         now, templates = self._ports.clock.monotonic(), self._roster.templates
+        for name, state in self._roster.states.items():
+            self._roster.states[name] = sized(state, templates[name], now)
         for name, action in plan(self._roster.states, templates, now, self._turns):
             self._act(templates[name], action, now)
         self.desk.report(templates)

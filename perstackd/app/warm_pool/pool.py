@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from functools import partial
 from types import TracebackType
 
 import anyio
@@ -23,6 +24,7 @@ from perstackd.app.warm_pool.roster import Roster
 from perstackd.app.warm_pool.rounds import UNANSWERED, Rounds
 from perstackd.app.warm_pool.starting import Starter
 from perstackd.app.warm_pool.waiting import Waiting
+from perstackd.app.warm_pool.watermarks import watch
 from perstackd.app.warm_pool.wiring import PoolLimits, PoolPorts, bounded
 from perstackd.domain.ids import SandboxId
 from perstackd.domain.pool import PoolState
@@ -78,6 +80,10 @@ class WarmPool:
             stack.push_async_callback(self._shut_down)
             await self.returns.begin()
             self._crew.run("pool-rounds", rounds.go)
+            if self._ports.room is not None:
+                self._crew.run(
+                    "pool-room", partial(watch, self._ports.room, self._ports, self._roster, self._keeper.advance)
+                )
             if not self.returns.ids:
                 await self._first_ones()
             self._stack = stack.pop_all()

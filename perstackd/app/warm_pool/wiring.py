@@ -9,6 +9,7 @@ from perstackd.domain.errors import Kind, PerstackError
 from perstackd.ports.clock import Clock
 from perstackd.ports.egress import Egress
 from perstackd.ports.event_store import SandboxIndex
+from perstackd.ports.room import Room
 from perstackd.ports.runner_link import RunnerLinks
 from perstackd.ports.sandboxes import Sandboxes
 from perstackd.ports.workspaces import Workspaces
@@ -18,7 +19,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class PoolPorts:
-    """The world as the pool needs it. `sleep` is time passing, for pauses and periods; tests drive it by hand."""
+    """The world as the pool needs it. `sleep` is time passing, for pauses and periods; tests drive it by hand. Without
+    a `room` the machine's watermarks are not looked at.
+    """
 
     sandboxes: Sandboxes
     links: RunnerLinks
@@ -27,6 +30,7 @@ class PoolPorts:
     rows: SandboxIndex
     clock: Clock
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    room: Room | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17perstack/v1/pools.proto\x12\x0bperstack.v1\"\xba\x02\n\x04Pool\x12\x10\n\x08template\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\r\n\x05image\x18\x03 \x01(\t\x12\x10\n\x08image_id\x18\x04 \x01(\t\x12\x10\n\x08min_idle\x18\x05 \x01(\r\x12\x0b\n\x03max\x18\x06 \x01(\r\x12\x10\n\x08starting\x18\x07 \x01(\r\x12\x0c\n\x04idle\x18\x08 \x01(\r\x12\x0f\n\x07\x63laimed\x18\t \x01(\r\x12\x10\n\x08removing\x18\n \x01(\r\x12\x0f\n\x07waiting\x18\x0b \x01(\r\x12\x0e\n\x06halted\x18\x0c \x01(\t\x12\x10\n\x08\x66\x61ilures\x18\r \x01(\r\x12\x15\n\rstarted_total\x18\x0e \x01(\x04\x12\x15\n\rclaimed_total\x18\x0f \x01(\x04\x12\x15\n\rrefill_p50_ms\x18\x10 \x01(\x01\x12\x15\n\rrefill_p99_ms\x18\x11 \x01(\x01\"\x12\n\x10ListPoolsRequest\"5\n\x11ListPoolsResponse\x12 \n\x05pools\x18\x01 \x03(\x0b\x32\x11.perstack.v1.Pool2Y\n\x0bPoolService\x12J\n\tListPools\x12\x1d.perstack.v1.ListPoolsRequest\x1a\x1e.perstack.v1.ListPoolsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17perstack/v1/pools.proto\x12\x0bperstack.v1\"\xcf\x02\n\x04Pool\x12\x10\n\x08template\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\r\n\x05image\x18\x03 \x01(\t\x12\x10\n\x08image_id\x18\x04 \x01(\t\x12\x10\n\x08min_idle\x18\x05 \x01(\r\x12\x0b\n\x03max\x18\x06 \x01(\r\x12\x10\n\x08starting\x18\x07 \x01(\r\x12\x0c\n\x04idle\x18\x08 \x01(\r\x12\x0f\n\x07\x63laimed\x18\t \x01(\r\x12\x10\n\x08removing\x18\n \x01(\r\x12\x0f\n\x07waiting\x18\x0b \x01(\r\x12\x0e\n\x06halted\x18\x0c \x01(\t\x12\x10\n\x08\x66\x61ilures\x18\r \x01(\r\x12\x15\n\rstarted_total\x18\x0e \x01(\x04\x12\x15\n\rclaimed_total\x18\x0f \x01(\x04\x12\x15\n\rrefill_p50_ms\x18\x10 \x01(\x01\x12\x15\n\rrefill_p99_ms\x18\x11 \x01(\x01\x12\x13\n\x0bwanted_idle\x18\x12 \x01(\r\"\x12\n\x10ListPoolsRequest\"5\n\x11ListPoolsResponse\x12 \n\x05pools\x18\x01 \x03(\x0b\x32\x11.perstack.v1.Pool2Y\n\x0bPoolService\x12J\n\tListPools\x12\x1d.perstack.v1.ListPoolsRequest\x1a\x1e.perstack.v1.ListPoolsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,11 +32,11 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'perstack.v1.pools_pb2', _gl
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_POOL']._serialized_start=41
-  _globals['_POOL']._serialized_end=355
-  _globals['_LISTPOOLSREQUEST']._serialized_start=357
-  _globals['_LISTPOOLSREQUEST']._serialized_end=375
-  _globals['_LISTPOOLSRESPONSE']._serialized_start=377
-  _globals['_LISTPOOLSRESPONSE']._serialized_end=430
-  _globals['_POOLSERVICE']._serialized_start=432
-  _globals['_POOLSERVICE']._serialized_end=521
+  _globals['_POOL']._serialized_end=376
+  _globals['_LISTPOOLSREQUEST']._serialized_start=378
+  _globals['_LISTPOOLSREQUEST']._serialized_end=396
+  _globals['_LISTPOOLSRESPONSE']._serialized_start=398
+  _globals['_LISTPOOLSRESPONSE']._serialized_end=451
+  _globals['_POOLSERVICE']._serialized_start=453
+  _globals['_POOLSERVICE']._serialized_end=542
 # @@protoc_insertion_point(module_scope)

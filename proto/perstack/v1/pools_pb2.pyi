@@ -39,6 +39,7 @@ class Pool(_message.Message):
     CLAIMED_TOTAL_FIELD_NUMBER: _builtins.int
     REFILL_P50_MS_FIELD_NUMBER: _builtins.int
     REFILL_P99_MS_FIELD_NUMBER: _builtins.int
+    WANTED_IDLE_FIELD_NUMBER: _builtins.int
     template: _builtins.str
     """The template's name."""
     tenant: _builtins.str
@@ -61,6 +62,8 @@ class Pool(_message.Message):
     refill_p50_ms: _builtins.float
     """Milliseconds from start to verified, of the last 100 starts."""
     refill_p99_ms: _builtins.float
+    wanted_idle: _builtins.int
+    """How many are kept idle now: what the claims of the last minutes ask for, between min_idle and max."""
     def __init__(
         self,
         *,
@@ -81,10 +84,11 @@ class Pool(_message.Message):
         claimed_total: _builtins.int = ...,
         refill_p50_ms: _builtins.float = ...,
         refill_p99_ms: _builtins.float = ...,
+        wanted_idle: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["claimed", b"claimed", "claimed_total", b"claimed_total", "failures", b"failures", "halted", b"halted", "idle", b"idle", "image", b"image", "image_id", b"image_id", "max", b"max", "min_idle", b"min_idle", "refill_p50_ms", b"refill_p50_ms", "refill_p99_ms", b"refill_p99_ms", "removing", b"removing", "started_total", b"started_total", "starting", b"starting", "template", b"template", "tenant", b"tenant", "waiting", b"waiting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["claimed", b"claimed", "claimed_total", b"claimed_total", "failures", b"failures", "halted", b"halted", "idle", b"idle", "image", b"image", "image_id", b"image_id", "max", b"max", "min_idle", b"min_idle", "refill_p50_ms", b"refill_p50_ms", "refill_p99_ms", b"refill_p99_ms", "removing", b"removing", "started_total", b"started_total", "starting", b"starting", "template", b"template", "tenant", b"tenant", "waiting", b"waiting", "wanted_idle", b"wanted_idle"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -12,6 +12,7 @@ from typing import Any
 from perstackd.app.warm_pool import ClaimRequest, PoolLimits, PoolPorts, WarmPool
 from perstackd.domain.ids import DEFAULT_TENANT, JobId, RunId, SandboxId
 from perstackd.domain.sandbox import SandboxRecord, Template
+from perstackd.ports.room import Room
 from tests.fakes.clock import FakeClock
 from tests.fakes.egress import FakeEgress
 from tests.fakes.runner_link import FakeRunnerLinks
@@ -86,6 +87,7 @@ class World:
     workspaces: FakeWorkspaces = field(default_factory=FakeWorkspaces)
     egress: FakeEgress = field(default_factory=FakeEgress)
     store: FakeStore = field(default_factory=FakeStore)
+    room: Room | None = None
 
     def __post_init__(self) -> None:
         self.links = FakeRunnerLinks(self.workspaces)
@@ -95,7 +97,14 @@ class World:
 
     def pool(self, *templates: Template, **limits: float) -> WarmPool:
         ports = PoolPorts(
-            self.sandboxes, self.links, self.workspaces, self.egress, self.rows, self.clock, self.timers.sleep
+            self.sandboxes,
+            self.links,
+            self.workspaces,
+            self.egress,
+            self.rows,
+            self.clock,
+            self.timers.sleep,
+            self.room,
         )
         bounds = replace(PoolLimits(boot_seconds=BOUND), **limits)  # type: ignore[arg-type]
         return WarmPool(ports, templates or (BASE,), str(self.runtime), bounds)
