@@ -48,8 +48,8 @@ def main() -> None:
 def serve(path: Path | None, settings: tuple[str, ...]) -> None:
     """Serve until SIGTERM or SIGINT.
 
-    The first signal drains: no new jobs, running ones get jobs.drain_s seconds. A second one stops at once. Either
-    way all sandboxes, mounts and sockets are removed.
+    The first signal drains: no new jobs, running ones get jobs.drain_s seconds. A second one stops at once. Jobs that
+    are not done by then go on at the next start, in the sandboxes that they have; all others are removed.
     """
     from perstackd import daemon
     from perstackd.config import load

@@ -123,6 +123,11 @@ class RunParty:
             await workspaces.take_over(job_id, record.id, slot, record.uid, read_only=mount == "ro")
         await self._let_out(member)
 
+    def leave_behind(self) -> None:
+        """The sandboxes stay as they are, workspaces and all, for the process that takes the run up."""
+        for member in self.members.values():
+            self._services.pool.keep(member.lease)
+
     async def give_back(self, step: int, unheard: Sequence[Payload], *, cancelled: bool) -> None:
         """Give the sandboxes back, whatever else goes wrong; not to be interrupted. Where the run does not know how a
         sandbox ended the engine is asked; `unheard` are events that were still to be written.

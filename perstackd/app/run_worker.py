@@ -184,9 +184,15 @@ class RunWorker:
         self._leave()
 
     def _leave(self) -> None:
-        """Have the sandboxes given back beside whoever waits for the run's end; the job ends after it."""
+        """Have the sandboxes given back beside whoever waits for the run's end; the job ends after it. A run that is
+        only interrupted finds them again.
+        """
         stay, self._stay = self._stay, None
-        if stay is not None and stay.party.members:
+        if stay is None:
+            return
+        if self.state.end is None and not stay.over and self._context.stop.command is None:
+            stay.party.leave_behind()
+        elif stay.party.members:
             cancelled = self.state.end is None or self.state.end.outcome is Outcome.CANCELLED
             cancelled = cancelled and not stay.over
             unheard = [*self._ledger.unwritten(), *(self.inbox.unheard() if self.state.end is not None else ())]

@@ -103,6 +103,34 @@ def frozen(container: str) -> Iterator[None]:
             os.kill(pid, signal.SIGCONT)
 
 
+def test_a_job_goes_on_in_its_sandbox_in_the_middle_of_a_call_over_a_stop(daemon: Daemon) -> None:
+    once = "echo made >> made; sleep 6; cat made"
+    call = {"command": "sh", "args": ["-c", once], "stdout": True, "stderr": True}
+    daemon.script("solo", {"calls": [{"id": "e", "name": "exec", "arguments": call}]}, {"text": "went on"})
+    daemon.settings["jobs.drain_s"] = 0
+    daemon.stop()
+    daemon.start()
+    watcher = daemon.begin(daemon.definition(SOLO), "solo")
+    seen = until(watcher, "callTools")
+    claimed = one(seen, "sandboxAssigned")["containerId"]
+    idle = set(full(daemon))
+
+    daemon.stop()
+    left = set(docker("ps", "-q", "--no-trunc").split())
+    assert (claimed in left, idle & left) == (True, set())
+    daemon.start()
+
+    rest, _ = watcher.communicate(timeout=60)
+    events = [*seen, *events_of(rest)]
+    assert one(events, "jobFinished")["answer"] == "went on"
+    assert one(events, "sandboxAssigned")["containerId"] == claimed
+    assert one(events, "sandboxReleased")["cause"] == "finished"
+    assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
+    assert json.dumps(one(events, "resolveToolResults")).count("made") == 1
+    daemon.stop()
+    assert str(daemon.home) not in Path("/proc/self/mountinfo").read_text()
+
+
 def test_a_job_goes_on_in_its_sandbox_in_the_middle_of_a_call_and_idle_ones_live_on_and_serve(daemon: Daemon) -> None:
     once = "echo made >> made; sleep 6; cat made"
     call = {"command": "sh", "args": ["-c", once], "stdout": True, "stderr": True}

@@ -20,7 +20,7 @@ from perstackd.adapters.workspaces.markers import Markers
 from perstackd.adapters.workspaces.mountinfo import MountPoint
 from perstackd.adapters.workspaces.named import NamedStore
 from perstackd.adapters.workspaces.places import Places, Source
-from perstackd.adapters.workspaces.root import RuntimeRoot
+from perstackd.adapters.workspaces.root import WORKSPACE, RuntimeRoot
 from perstackd.adapters.workspaces.settings import HostSettings
 from perstackd.adapters.workspaces.sweep import MAX_SECONDS, sweep
 from perstackd.adapters.workspaces.userns import Owner, UserNamespaces
@@ -62,7 +62,7 @@ class HostWorkspaces:
         self._binder = Binder(self._root, namespaces, set_attributes)
         self._markers = Markers(settings.state, settings.managed_uid, self._root, self._binder)
         self._jobs: dict[JobId, _Opened] = {}
-        self._left_open: set[JobId] = set()
+        self._left: set[str] = set()
         self._finding = Lane("workspace-find", 10.0)
         self._mounting = Lane("workspace-mount", 10.0)
         self._sweeping = Lane("workspace-sweep", MAX_SECONDS + 10.0)
@@ -74,10 +74,10 @@ class HostWorkspaces:
         self._markers.prepare()
 
     def cleanup_root(self) -> None:
-        """Unmount the runtime directory and all below, but for the ephemeral workspaces of jobs that were open at
-        `shutdown`: the next process takes these jobs up. Blocking. Idempotent.
+        """Unmount the runtime directory and all below, but for the workspaces of jobs that were open at `shutdown`, and
+        what their sandboxes see of them: the next process takes these jobs up. Blocking. Idempotent.
         """
-        self._root.cleanup(self._left_open)
+        self._root.cleanup(self._left)
 
     def shutdown(self) -> None:
         """End the threads and let go of every directory; mounts stay. Blocking, after the loop. Idempotent."""
@@ -86,8 +86,9 @@ class HostWorkspaces:
             lane.shutdown()
         while self._jobs:
             job_id, opened = self._jobs.popitem()
+            self._left.update(f"{slot}/{WORKSPACE}" for slot in opened.slots)
             if opened.spec.kind is WorkspaceKind.EPHEMERAL:
-                self._left_open.add(job_id)
+                self._left.add(str(self._root.ephemeral / job_id))
             self._places.let_go(opened.source)
 
     async def leftovers(self) -> tuple[MountPoint, ...]:

@@ -63,12 +63,10 @@ class RuntimeRoot:
         return tuple(mount for mount in mounts_at_or_below(self.path) if mount.path != self.path)
 
     def cleanup(self, keep: Collection[str] = ()) -> None:
-        """Unmount everything below the directory and the directory itself. Files stay. Idempotent. `keep` names jobs
-        whose ephemeral workspace waits for the next process; while there is one the directory stays a mount.
+        """Unmount everything below the directory and the directory itself. Files stay. Idempotent. `keep` are mounts
+        that wait for the next process; while there is one the directory stays a mount.
         """
-        kept = {str(self.ephemeral / job_id) for job_id in keep}
-        if kept:
-            kept.add(self.path)
+        kept = {*keep, self.path} if keep else set()
         for mount in mounts_at_or_below(self.path):
             if mount.path not in kept:
                 unmount_all(mount.path)

@@ -12,6 +12,7 @@ from perstackd.app.warm_pool.roster import Member, Roster
 from perstackd.domain import pool
 from perstackd.domain.ids import SandboxId
 from perstackd.domain.sandbox import SandboxState
+from perstackd.domain.traces import Leftover
 from perstackd.ports.clock import Clock
 
 _log = structlog.get_logger()
@@ -42,11 +43,11 @@ class Endings:
         _log.info("sandbox goes", sandbox_id=member.id, template=name, cause=cause)
         self._crew.run(f"remove-{member.id}", lambda: self._remove(member, remains))
 
-    def begin_orphan(self, sandbox_id: SandboxId, uid: int | None) -> None:
+    def begin_orphan(self, sandbox_id: SandboxId, uid: int | None, traces: tuple[Leftover, ...] = ()) -> None:
         """Begin the removal of something that no pool knows."""
-        _log.warning("sandbox known to nobody goes", sandbox_id=sandbox_id)
+        _log.warning("sandbox known to nobody goes", sandbox_id=sandbox_id, traces=[each.told for each in traces])
         self._roster.orphans[sandbox_id] = uid
-        remains = self._remains[sandbox_id] = Remains(sandbox_id)
+        remains = self._remains[sandbox_id] = Remains(sandbox_id, traces=traces)
         self._crew.run(f"remove-{sandbox_id}", lambda: self._remove_orphan(remains))
 
     def all(self) -> tuple[Remains, ...]:
@@ -54,15 +55,23 @@ class Endings:
         return tuple(self._remains.values())
 
     async def finish(self, seconds: float) -> None:
-        """Try everything once more, all at once, at most `seconds`: for the end of the pool, after its crew stopped."""
+        """Try everything once more, all at once, at most `seconds`: for the end of the pool, after its crew stopped.
+        Those that are kept are only hung up on.
+        """
+        kept = [member for member in self._roster.members.values() if member.kept and not member.going]
         for member in tuple(self._roster.members.values()):
-            self.begin(member, "the pool is shut down")
+            if member not in kept:
+                self.begin(member, "the pool is shut down")
         try:
             async with asyncio.timeout(seconds), asyncio.TaskGroup() as group:
                 for remains in self.all():
                     group.create_task(self._finish(remains))
+                for member in kept:
+                    group.create_task(self._remover.hang_up(member.link))
         except TimeoutError:
             _log.error("removing every sandbox took too long", seconds=seconds)
+        if kept:
+            _log.info("kept for the next daemon", sandbox_ids=sorted(member.id for member in kept))
         if self._remains:
             _log.error("left for the next daemon to remove", sandbox_ids=sorted(self._remains))
 

@@ -46,8 +46,8 @@ class WarmPool:
     `limits.boot_seconds`; while the engine does not answer the pool goes on trying, and claims wait and are told why.
 
     Leaving, in this order: claims are refused and waiting ones end with `pool_closing`; reconcile, starts and removals
-    are stopped; every sandbox, claimed ones included, is removed, at most `limits.shutdown_seconds` in all; what is
-    left is logged, and removed by the next daemon; the threads end. Leases are void from then on.
+    are stopped; every sandbox but the kept ones is removed, at most `limits.shutdown_seconds` in all; what is left is
+    logged, and removed by the next daemon; the threads end. Leases are void from then on.
     """
 
     def __init__(
@@ -141,6 +141,12 @@ class WarmPool:
         if member is not None:
             self._endings.begin(member, cause)
             self._keeper.advance()
+
+    def keep(self, lease: Lease) -> None:
+        """Have the sandbox outlive this pool: the next daemon's `returns` gives it back to its run. Idempotent."""
+        member = self._roster.members.get(lease.record.id)
+        if member is not None:
+            member.kept = True
 
     async def end(self, lease: Lease) -> ContainerEnd:
         """Why the sandbox ended, asked of the engine; to be asked before the release, which removes the container.

@@ -13,6 +13,7 @@ from perstackd.app.warm_pool.wiring import PoolLimits, PoolPorts, bounded
 from perstackd.domain.errors import PerstackError
 from perstackd.domain.ids import SandboxId
 from perstackd.domain.sandbox import SandboxRecord
+from perstackd.domain.traces import Leftover
 
 _log = structlog.get_logger()
 
@@ -28,6 +29,7 @@ class Remains:
     link: HeldLink | None = None
     row: SandboxRecord | None = None
     container: bool = True
+    traces: tuple[Leftover, ...] = ()
     tried: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -37,7 +39,8 @@ def pause(attempts: int) -> float:
 
 
 class Remover:
-    """Detach, close egress and link, remove the container; only then directories and row, so that nothing is forgotten.
+    """Detach, close egress and link, remove the container and what the engine left of it; only then directories and
+    row, so that nothing is forgotten.
 
     The row of a sandbox that was idle says so no more before its container goes: a daemon that is killed in between
     must not leave one for adoption that was given up. Once the container is gone it makes no difference.
@@ -67,6 +70,11 @@ class Remover:
             resists()
             await self._ports.sleep(wait)
 
+    async def hang_up(self, link: HeldLink | None) -> None:
+        """Close the link of a sandbox that stays. Never raises but for cancellation."""
+        if problem := await self._step("close link", lambda: _close(link)):
+            _log.warning("link not closed", problem=problem)
+
     async def attempt(self, remains: Remains) -> tuple[str, ...]:
         """Try every step once; returns what failed. Never raises but for cancellation."""
         try:
@@ -77,6 +85,7 @@ class Remover:
                 await self._step("close egress", lambda: self._ports.egress.close(remains.sandbox_id)),
                 await self._step("close link", lambda: _close(remains.link)),
                 await self._step("remove container", lambda: self._container(remains)),
+                await self._step("traces", lambda: self._traces(remains)),
             ]
             if any(problems):
                 problems.append(unmarked)
@@ -97,6 +106,11 @@ class Remover:
         if remains.container:
             async with self._gate:
                 await self._ports.sandboxes.remove(remains.sandbox_id)
+
+    async def _traces(self, remains: Remains) -> None:
+        if self._ports.traces is not None:
+            for leftover in remains.traces:
+                await self._ports.traces.remove(leftover)
 
     async def _step(self, name: str, call: Callable[[], Awaitable[None]]) -> str:
         """Why it failed; empty when it did not. An unforeseen exception must not end the pool over one sandbox."""

@@ -58,7 +58,7 @@ class Returns:
         self.claimed = tuple(row for row in rows if row.state is SandboxState.CLAIMED)
         now = self._ports.clock.monotonic()
         for record in returnable(rows, self._roster.templates, self._roster.uids):
-            member = Member(record, self._roster.templates[record.template], asked_engine=True, began=now)
+            member = Member(record, self._roster.templates[record.template], asked_engine=True, kept=True, began=now)
             self._roster.take_back(member, now)
             self._coming[member.id] = asyncio.get_running_loop().create_future()
             self._crew.run(f"return-{member.id}", lambda member=member: self._come_back(member))  # type: ignore[misc]

@@ -26,13 +26,15 @@ class Member:
     """One sandbox from its intent row until nothing is left of it.
 
     `asked_engine`: a container may exist. `link` and `posture` are set as they come, `checked` once all is well.
-    `adoptable`: its stored row may say that it is idle and unclaimed, which the next daemon would believe.
+    `adoptable`: its stored row may say that it is idle and unclaimed, which the next daemon would believe. `kept`: it
+    outlives this daemon, for the run that has it.
     """
 
     record: SandboxRecord
     template: Template
     asked_engine: bool = False
     adoptable: bool = False
+    kept: bool = False
     link: HeldLink | None = None
     posture: Posture | None = None
     checked: Verified | None = None

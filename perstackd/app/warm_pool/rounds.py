@@ -1,4 +1,4 @@
-"""The pool's rounds: a look at what is left over, first before anything is started, then every half minute.
+"""The pool's rounds: a look at what is left over, first before anything is started, then every few seconds.
 
 The first one that succeeds also adopts what may be adopted.
 """
@@ -18,6 +18,7 @@ from perstackd.app.warm_pool.unforeseen import place_of
 from perstackd.domain.errors import PerstackError
 
 _log = structlog.get_logger()
+SOON_SECONDS = 3.0
 UNANSWERED = "nobody has answered yet what an earlier daemon left over"
 
 
@@ -45,7 +46,7 @@ class Rounds:
         await self._open()
         await self._returns.verify()
         while True:
-            await self._ports.sleep(self._limits.reconcile_seconds)
+            await self._ports.sleep(SOON_SECONDS if self._survey.again_soon else self._limits.reconcile_seconds)
             await self._round()
 
     async def _round(self) -> bool:
@@ -64,9 +65,10 @@ class Rounds:
         self._failures = 0
         adoption, self._adoption = self._adoption, None
         candidates = adoption.choose(findings.rows) if adoption is not None else ()
-        for sandbox_id, uid in findings.orphans.items():
+        for sandbox_id in {**findings.orphans, **findings.traces}:
             if sandbox_id not in self._roster.members:
-                self._endings.begin_orphan(sandbox_id, uid)
+                uid, traces = findings.orphans.get(sandbox_id), findings.traces.get(sandbox_id, ())
+                self._endings.begin_orphan(sandbox_id, uid, traces)
         if adoption is not None:
             await adoption.adopt(candidates)
         for member in findings.dead:

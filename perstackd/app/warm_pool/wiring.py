@@ -12,6 +12,7 @@ from perstackd.ports.event_store import SandboxIndex
 from perstackd.ports.room import Room
 from perstackd.ports.runner_link import RunnerLinks
 from perstackd.ports.sandboxes import Sandboxes
+from perstackd.ports.traces import Traces
 from perstackd.ports.workspaces import Workspaces
 
 T = TypeVar("T")
@@ -20,7 +21,7 @@ T = TypeVar("T")
 @dataclass(frozen=True, slots=True)
 class PoolPorts:
     """The world as the pool needs it. `sleep` is time passing, for pauses and periods; tests drive it by hand. Without
-    a `room` the machine's watermarks are not looked at.
+    a `room` the machine's watermarks are not looked at, without `traces` nothing but containers, rows and directories.
     """
 
     sandboxes: Sandboxes
@@ -31,6 +32,7 @@ class PoolPorts:
     clock: Clock
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     room: Room | None = None
+    traces: Traces | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,8 @@ class PoolLimits:
     and `max_waiting`.
 
     `step_seconds` bounds one call of a port, `boot_seconds` how long entering the pool waits for its first sandboxes,
-    and all adoptions together; `return_seconds` how long a runner of an earlier daemon has to come back.
+    and all adoptions together; `return_seconds` how long a runner of an earlier daemon has to come back. What is
+    nobody's is gone within 30 s: what `reconcile_seconds` finds twice is removed in the rest of it.
     """
 
     uid_first: int = 200_000
@@ -52,7 +55,7 @@ class PoolLimits:
     boot_seconds: float = 15.0
     drain_seconds: float = 10.0
     shutdown_seconds: float = 20.0
-    reconcile_seconds: float = 30.0
+    reconcile_seconds: float = 10.0
     removals: int = 4
     adoptions: int = 8
     max_waiting: int = 10_000

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,18 +83,47 @@ class World:
 
 
 class Machine:
-    """What outlives a daemon that is killed: the host's directories and mounts, the engine, the sandboxes and the
-    runners in them, the store.
+    """What outlives a daemon: the host's directories and mounts, the engine, the sandboxes and the runners in them, the
+    store. `stops`: a daemon that is interrupted is stopped with its jobs under way; else it is killed.
     """
 
-    def __init__(self, runtime: Path, images: Sequence[str] = ("perstack/base:latest",)) -> None:
+    stops = False
+
+    def __init__(
+        self, runtime: Path, images: Sequence[str] = ("perstack/base:latest",), store: FakeStore | None = None
+    ) -> None:
         self.runtime = runtime
-        self.workspaces, self.sandboxes, self.store = FakeWorkspaces(), FakeSandboxes(tuple(images)), FakeStore()
+        self.workspaces, self.sandboxes, self.store = (
+            FakeWorkspaces(),
+            FakeSandboxes(tuple(images)),
+            store or FakeStore(),
+        )
         self.links, self.clock = ActingRunnerLinks(self.workspaces), FakeClock()
 
+    @classmethod
+    def rebooted(cls, runtime: Path, store: FakeStore) -> "Machine":
+        """After its power was cut: only the store is left, and the clock has gone on."""
+        shutil.rmtree(runtime)
+        runtime.mkdir()
+        machine = cls(runtime, store=store)
+        machine.clock.advance(60)
+        return machine
+
+    def interrupted(self, turns: Mapping[str, Sequence[Entry]], **options: Any) -> AbstractAsyncContextManager[World]:
+        """A daemon that ends after the body, in the way of this machine."""
+        return (self._stopped if self.stops else self._killed)(turns, **options)
+
     @asynccontextmanager
-    async def killed(self, turns: Mapping[str, Sequence[Entry]], **options: Any) -> AsyncIterator[World]:
-        """A daemon that is dead after the body: whatever its stop takes away is put back."""
+    async def _stopped(self, turns: Mapping[str, Sequence[Entry]], **options: Any) -> AsyncIterator[World]:
+        async with world(self.runtime, turns, machine=self, **options) as daemon:
+            yield daemon
+        self.workspaces.jobs.clear()
+        self.sandboxes.started.clear()
+        self.sandboxes.removed.clear()
+
+    @asynccontextmanager
+    async def _killed(self, turns: Mapping[str, Sequence[Entry]], **options: Any) -> AsyncIterator[World]:
+        """Whatever its stop takes away is put back."""
         left = self.runtime.with_name(f"{self.runtime.name}.left")
         async with world(self.runtime, turns, machine=self, **options) as daemon:
             yield daemon
@@ -142,7 +171,7 @@ async def world(
     egress, store, models = FakeEgress(), store or place.store, ScriptedModels(turns)
     ports = PoolPorts(sandboxes, links, workspaces, egress, store.sandboxes, clock)
     templates = [template or Template("base", "perstack/base:latest"), *([skills] if skills else [])]
-    pool = WarmPool(ports, templates, str(runtime), bounds)
+    pool = WarmPool(ports, templates, str(runtime), bounds or PoolLimits(return_seconds=0.2))
     async with pool:
         services = change(RunServices(pool, workspaces, egress, models, store.blobs, clock, TOOLS))
         defaults = JobDefaults(

@@ -18,7 +18,7 @@ from perstackd.domain.messages import Role, TextPart
 from perstackd.domain.workspace import WorkspaceKind, WorkspaceSpec
 from tests.fakes.models import Entry, Held
 from tests.fakes.store import FakeStore
-from tests.unit.app.daemon_in_memory import TEAM, World, world
+from tests.unit.app.daemon_in_memory import TEAM, Machine, World, world
 from tests.unit.app.test_jobs import HELPER, LEAD, calls, says
 
 pytestmark = pytest.mark.anyio
@@ -199,7 +199,9 @@ async def test_a_branch_that_had_not_begun_goes_on_after_a_restart_without_its_p
     store.log[record.id] = [stored for stored in store.log[record.id] if stored.event.seq <= 2]
     store.records[record.id] = replace(record, last_seq=2)
     del store.log[parent.id], store.records[parent.id]
-    async with world(tmp_path, {LEAD: [says("first"), says("second")]}, store=store) as second:
+    async with world(
+        tmp_path, {LEAD: [says("first"), says("second")]}, machine=Machine.rebooted(tmp_path, store)
+    ) as second:
         record = await ended(second, record)
         assert len(second.models.requests[0].messages) == 3
     assert (record.answer, record.runs) == ("second", 1)

@@ -1,4 +1,7 @@
-"""After a daemon was killed its jobs go on in the sandboxes that they had, and nothing is done or told twice."""
+"""After a daemon was killed, or stopped in the middle of its jobs, they go on in the sandboxes that they had.
+
+Nothing is done or told twice.
+"""
 
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -39,10 +42,12 @@ SKILLED = (
 )
 
 
-@pytest.fixture
-def machine() -> Iterator[Machine]:
+@pytest.fixture(params=["killed", "stopped"])
+def machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
     with tempfile.TemporaryDirectory(prefix="back-", dir="/tmp") as directory:
-        yield Machine(Path(directory) / "run")
+        machine = Machine(Path(directory) / "run")
+        machine.stops = request.param == "stopped"
+        yield machine
 
 
 def claimed(daemon: World) -> list[ActingRunnerLink]:
@@ -90,7 +95,7 @@ def assigned(events: Sequence[Event]) -> int:
 # --- it goes on in them ---------------------------------------------------------------------------------------------
 async def test_a_call_that_runs_through_the_restart_is_made_once_and_its_result_is_taken(machine: Machine) -> None:
     turns: dict[str, list[Entry]] = {LEAD: [calls(("a", "exec", {})), says("done")]}
-    async with machine.killed(turns) as first:
+    async with machine.interrupted(turns) as first:
         begun = hanging(first, "exec")
         record = await first.start()
         with anyio.fail_after(5):
@@ -115,7 +120,7 @@ async def test_a_call_that_runs_through_the_restart_is_made_once_and_its_result_
 
 async def test_results_that_came_while_no_daemon_was_there_are_taken(machine: Machine) -> None:
     turns: dict[str, list[Entry]] = {LEAD: [calls(("a", "exec", {})), says("done")]}
-    async with machine.killed(turns) as first:
+    async with machine.interrupted(turns) as first:
         begun = hanging(first, "exec")
         record = await first.start()
         with anyio.fail_after(5):
@@ -131,7 +136,7 @@ async def test_results_that_came_while_no_daemon_was_there_are_taken(machine: Ma
 
 async def test_a_run_whose_model_was_thinking_asks_it_again_and_stays_where_it_is(machine: Machine) -> None:
     held = Held(says("never"))
-    async with machine.killed({LEAD: [calls(("a", "exec", {})), held]}) as first:
+    async with machine.interrupted({LEAD: [calls(("a", "exec", {})), held]}) as first:
         record = await first.start()
         with anyio.fail_after(5):
             await held.reached.wait()
@@ -146,7 +151,7 @@ async def test_a_run_whose_model_was_thinking_asks_it_again_and_stays_where_it_i
 async def test_results_that_are_stored_and_said_again_are_not_taken_for_those_of_a_later_call(machine: Machine) -> None:
     """A daemon that dies between the append and the acknowledgement, before a call with the id of an earlier one."""
     turns: dict[str, list[Entry]] = {LEAD: [calls(("a", "exec", {})), calls(("a", "exec", {})), says("done")]}
-    async with machine.killed(turns) as first:
+    async with machine.interrupted(turns) as first:
         count = 0
         begun = anyio.Event()
 
@@ -174,7 +179,7 @@ async def test_results_that_are_stored_and_said_again_are_not_taken_for_those_of
 
 async def test_an_order_that_died_with_the_daemon_is_given_again(machine: Machine) -> None:
     turns: dict[str, list[Entry]] = {LEAD: [calls(("a", "exec", {})), says("done")]}
-    async with machine.killed(turns) as first:
+    async with machine.interrupted(turns) as first:
         begun = hanging(first, "exec")
         record = await first.start()
         with anyio.fail_after(5):
@@ -194,7 +199,7 @@ async def test_an_order_that_died_with_the_daemon_is_given_again(machine: Machin
 async def test_parent_and_child_both_go_on_in_theirs(machine: Machine) -> None:
     held = Held(says("never"))
     lead: list[Entry] = [calls(("d", "helper", {"query": "x"}))]
-    async with machine.killed({LEAD: lead, HELPER: [held]}) as first:
+    async with machine.interrupted({LEAD: lead, HELPER: [held]}) as first:
         record = await first.start()
         with anyio.fail_after(5):
             await held.reached.wait()
@@ -208,7 +213,7 @@ async def test_parent_and_child_both_go_on_in_theirs(machine: Machine) -> None:
 async def test_a_skills_own_sandbox_comes_back_with_its_experts_and_its_news_are_told_once(machine: Machine) -> None:
     machine.links.tools = {"web": ("fetch",)}
     turns: dict[str, list[Entry]] = {LEAD: [calls(("a", "fetch", {}), ("b", "exec", {})), says("done")]}
-    async with machine.killed(turns, skills=SKILLS) as first:
+    async with machine.interrupted(turns, skills=SKILLS) as first:
         begun = hanging(first, "fetch")
         record = await first.start(SKILLED)
         with anyio.fail_after(5):
@@ -229,7 +234,7 @@ async def test_a_skills_own_sandbox_comes_back_with_its_experts_and_its_news_are
 async def test_a_servers_question_is_asked_once_and_its_answer_comes_to_it_after_the_restart(machine: Machine) -> None:
     machine.links.tools = {"web": ("fetch",)}
     turns: dict[str, list[Entry]] = {LEAD: [calls(("a", "fetch", {})), says("done")]}
-    async with machine.killed(turns, skills=SKILLS) as first:
+    async with machine.interrupted(turns, skills=SKILLS) as first:
         begun = hanging(first, "fetch")
         record = await first.start(SKILLED)
         with anyio.fail_after(5):
@@ -263,7 +268,7 @@ async def test_when_one_of_a_runs_sandboxes_does_not_come_back_it_goes_on_in_fre
 ) -> None:
     machine.links.tools = {"web": ("fetch",)}
     held = Held(says("never"))
-    async with machine.killed({LEAD: [held]}, skills=SKILLS) as first:
+    async with machine.interrupted({LEAD: [held]}, skills=SKILLS) as first:
         record = await first.start(SKILLED)
         with anyio.fail_after(5):
             await held.reached.wait()
@@ -282,7 +287,7 @@ async def test_when_one_of_a_runs_sandboxes_does_not_come_back_it_goes_on_in_fre
 
 async def test_one_whose_workspace_is_not_mounted_any_more_is_given_up(machine: Machine) -> None:
     held = Held(says("never"))
-    async with machine.killed({LEAD: [held]}) as first:
+    async with machine.interrupted({LEAD: [held]}) as first:
         record = await first.start()
         with anyio.fail_after(5):
             await held.reached.wait()
@@ -299,7 +304,7 @@ async def test_one_that_a_later_claim_has_replaced_does_not_come_back_and_its_fe
 ) -> None:
     """The row of a claim was written, the event of it was not."""
     held = Held(says("never"))
-    async with machine.killed({LEAD: [held]}) as first:
+    async with machine.interrupted({LEAD: [held]}) as first:
         record = await first.start()
         with anyio.fail_after(5):
             await held.reached.wait()
@@ -314,7 +319,7 @@ async def test_one_that_a_later_claim_has_replaced_does_not_come_back_and_its_fe
 
 async def test_the_sandbox_of_a_job_that_has_ended_goes(machine: Machine) -> None:
     held = Held(says("never"))
-    async with machine.killed({LEAD: [held]}) as first:
+    async with machine.interrupted({LEAD: [held]}) as first:
         record = await first.start()
         with anyio.fail_after(5):
             await held.reached.wait()
@@ -328,7 +333,7 @@ async def test_the_sandbox_of_a_job_that_has_ended_goes(machine: Machine) -> Non
 
 async def test_a_sandbox_that_came_back_and_then_ends_is_one_that_was_lost(machine: Machine) -> None:
     turns: dict[str, list[Entry]] = {LEAD: [calls(("a", "exec", {})), says("done")]}
-    async with machine.killed(turns) as first:
+    async with machine.interrupted(turns) as first:
         begun = hanging(first, "exec")
         record = await first.start()
         with anyio.fail_after(5):
@@ -347,7 +352,7 @@ async def test_a_sandbox_that_came_back_and_then_ends_is_one_that_was_lost(machi
 
 async def test_one_that_is_not_as_its_template_asks_is_taken_from_its_run(machine: Machine) -> None:
     turns: dict[str, list[Entry]] = {LEAD: [calls(("a", "exec", {})), says("done")]}
-    async with machine.killed(turns) as first:
+    async with machine.interrupted(turns) as first:
         begun = hanging(first, "exec")
         record = await first.start()
         with anyio.fail_after(5):
@@ -366,7 +371,7 @@ async def test_a_job_that_is_cancelled_while_its_sandboxes_come_back_gives_back_
 ) -> None:
     held = Held(says("never"))
     lead: list[Entry] = [calls(("d", "helper", {"query": "x"}))]
-    async with machine.killed({LEAD: lead, HELPER: [held]}) as first:
+    async with machine.interrupted({LEAD: lead, HELPER: [held]}) as first:
         record = await first.start()
         with anyio.fail_after(5):
             await held.reached.wait()
@@ -387,7 +392,7 @@ async def test_a_job_that_is_cancelled_while_its_sandboxes_come_back_gives_back_
 
 async def test_jobs_go_on_while_the_engine_is_away(machine: Machine) -> None:
     turns: dict[str, list[Entry]] = {LEAD: [calls(("a", "exec", {})), says("done")]}
-    async with machine.killed(turns) as first:
+    async with machine.interrupted(turns) as first:
         begun = hanging(first, "exec")
         record = await first.start()
         with anyio.fail_after(5):

@@ -36,7 +36,7 @@ from perstackd.domain.session import BlobChunk, RoutedCall
 from perstackd.domain.workspace import WorkspaceKind, WorkspaceSpec
 from tests.fakes.models import Held, calls, says
 from tests.fakes.store import FakeStore
-from tests.unit.app.daemon_in_memory import World, world
+from tests.unit.app.daemon_in_memory import Machine, World, world
 from tests.unit.test_run_laws import assert_a_provider_takes
 
 pytestmark = pytest.mark.anyio
@@ -240,7 +240,7 @@ async def test_a_restart_does_not_lose_a_compaction(tmp_path: Path) -> None:
         with anyio.fail_after(10):
             await held.reached.wait()
     model = ThinkingModel(forgetful)
-    async with world(tmp_path, {}, store=store, change=with_model(model)) as daemon:
+    async with world(tmp_path, {}, machine=Machine.rebooted(tmp_path, store), change=with_model(model)) as daemon:
         daemon.links.tool = of_length
         events = await daemon.events(record.id)
         record = await daemon.jobs.get(record.id)

@@ -18,8 +18,9 @@ from perstackd.domain.session import RoutedCall, ToolResults
 from perstackd.domain.workspace import WorkspaceKind, WorkspaceSpec
 from tests.fakes.models import Entry
 from tests.fakes.store import FakeStore
-from tests.unit.app.daemon_in_memory import SKILLS, World, world
+from tests.unit.app.daemon_in_memory import SKILLS, Machine, World, world
 from tests.unit.app.test_jobs import HELPER, LEAD, calls, says
+from tests.unit.app.warm_pool_world import eventually
 
 pytestmark = pytest.mark.anyio
 NAMED = WorkspaceSpec(WorkspaceKind.NAMED, "kept")
@@ -184,10 +185,10 @@ async def test_an_open_question_outlives_the_process(tmp_path: Path) -> None:
     async with world(tmp_path, turns, store=store) as first:
         record = await first.start(GAME, workspace=NAMED)
         (question,) = await asked(first, record.id)
-    async with world(tmp_path, turns, store=store) as second:
+    async with world(tmp_path, turns, machine=Machine.rebooted(tmp_path, store)) as second:
         (again,) = await asked(second, record.id)
         assert (again.id, again.question) == (question.id, question.question)
-        assert not any(row.job_id for row in second.pool.records())
+        await eventually(lambda: not any(row.job_id for row in second.pool.records()))
         await second.jobs.answer(record.id, question.id, "answer", b'"here"')
         await second.events(record.id)
         assert (await second.jobs.get(record.id)).state is JobState.COMPLETED

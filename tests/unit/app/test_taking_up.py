@@ -16,7 +16,7 @@ from perstackd.domain.workspace import WorkspaceKind, WorkspaceSpec
 from tests.fakes.acting_runner import ActingRunnerLink, answered
 from tests.fakes.models import Entry, Flaky, Held
 from tests.fakes.store import FakeStore
-from tests.unit.app.daemon_in_memory import World, world
+from tests.unit.app.daemon_in_memory import Machine, World, world
 from tests.unit.app.test_jobs import HELPER, LEAD, calls, says
 
 pytestmark = pytest.mark.anyio
@@ -87,7 +87,9 @@ async def test_a_job_goes_on_where_the_process_before_left_it(tmp_path: Path) ->
         with anyio.fail_after(5):
             await held.reached.wait()
     assert store.records[record.id].state is JobState.RUNNING
-    async with world(tmp_path, {LEAD: [calls(("a", "exec", {})), says("done")]}, store=store) as second:
+    async with world(
+        tmp_path, {LEAD: [calls(("a", "exec", {})), says("done")]}, machine=Machine.rebooted(tmp_path, store)
+    ) as second:
         events = await second.events(record.id)
         ended = await second.jobs.get(record.id)
         (request,) = second.models.requests
@@ -105,7 +107,7 @@ async def test_a_child_that_was_under_way_answers_its_parent_after_the_restart(t
         with anyio.fail_after(5):
             await held.reached.wait()
     turns: dict[str, list[Entry]] = {LEAD: [*lead, says("done")], HELPER: [says("from the child")]}
-    async with world(tmp_path, turns, store=store) as second:
+    async with world(tmp_path, turns, machine=Machine.rebooted(tmp_path, store)) as second:
         await second.events(record.id)
         ended = await second.jobs.get(record.id)
         runs = await second.jobs.runs(record.id)
@@ -126,7 +128,9 @@ async def test_a_call_without_a_result_is_not_made_again_after_a_restart(tmp_pat
         with anyio.fail_after(5):
             await begun.wait()
     made: list[RoutedCall] = []
-    async with world(tmp_path, {LEAD: [calls(("a", "exec", {})), says("done")]}, store=store) as second:
+    async with world(
+        tmp_path, {LEAD: [calls(("a", "exec", {})), says("done")]}, machine=Machine.rebooted(tmp_path, store)
+    ) as second:
         second.links.tool = lambda call: made.append(call) or answered(call)  # type: ignore[func-returns-value]
         await second.events(record.id)
         assert (await second.jobs.get(record.id)).state is JobState.COMPLETED
@@ -141,7 +145,7 @@ async def test_secrets_are_there_again_after_a_restart_and_go_at_the_end(tmp_pat
         record = await first.start(toml, env={"TOKEN": "s3cret"}, workspace=NAMED)
         with anyio.fail_after(5):
             await held.reached.wait()
-    async with world(tmp_path, {LEAD: [says("done")]}, store=store) as second:
+    async with world(tmp_path, {LEAD: [says("done")]}, machine=Machine.rebooted(tmp_path, store)) as second:
         await second.events(record.id)
         told = [link.assigned for link in second.links.made.values() if isinstance(link, ActingRunnerLink)]
     assert [assign.exec_env for assign in told if assign] == [(("TOKEN", "s3cret"),)]
@@ -155,7 +159,7 @@ async def test_a_job_whose_definition_is_gone_ends_with_the_reason(tmp_path: Pat
         with anyio.fail_after(5):
             await held.reached.wait()
     store.contents.clear()
-    async with world(tmp_path, {}, store=store) as second:
+    async with world(tmp_path, {}, machine=Machine.rebooted(tmp_path, store)) as second:
         events = await second.events(record.id)
         ended = await second.jobs.get(record.id)
     assert (ended.state, ended.error_reason) == (JobState.FAILED, "blob_not_found")
@@ -168,7 +172,7 @@ async def test_a_job_whose_ephemeral_workspace_is_gone_does_not_go_on_in_an_empt
         record = await first.start()
         with anyio.fail_after(5):
             await held.reached.wait()
-    async with world(tmp_path, {LEAD: [says("done")]}, store=store) as second:
+    async with world(tmp_path, {LEAD: [says("done")]}, machine=Machine.rebooted(tmp_path, store)) as second:
         ended = await second.jobs.get(record.id)
     assert (ended.state, ended.error_reason) == (JobState.FAILED, "workspace_lost")
 
