@@ -1,4 +1,4 @@
-"""ingest: events a second into the store: numbered, encoded, durable in batches."""
+"""ingest: events a second into the store: numbered, encoded, durable in batches; and from a sandbox to a watcher."""
 
 import asyncio
 import tempfile
@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from benchmarks import ingest_socket
 from benchmarks.finished_job import made
 from benchmarks.options import Options
 from benchmarks.quantiles import median
@@ -25,6 +26,9 @@ def measure(options: Options) -> Iterator[Result]:
     """One writer and one job at a time, batches of 500; each append is durable before the next."""
     rates = [asyncio.run(_rate(options.directory)) for _ in range(options.of(REPEATS, 10))]
     yield judged("ingest.store_eps", median(rates), {"batch": BATCH, "runs": [round(rate) for rate in rates]})
+    through = [ingest_socket.rate() for _ in range(options.of(REPEATS, 10))]
+    detail = {"pieces": ingest_socket.PIECES, "came": min(came for _, came in through), "bounds": "lifted"}
+    yield judged("ingest.socket_eps", median([eps for eps, _ in through]), detail)
 
 
 async def _rate(directory: Path) -> float:

@@ -53,6 +53,7 @@ TARGETS: Final[Mapping[str, Target]] = {
     "cli.help_s": Target(0.15, "s"),
     "cli.job_ls_s": Target(0.25, "s"),
     "ingest.store_eps": Target(50_000, "1/s", at_least=True),
+    "ingest.socket_eps": Target(10_000, "1/s", at_least=True),
     "replay.fold_eps": Target(100_000, "1/s", at_least=True),
     "replay.watch_eps": Target(50_000, "1/s", at_least=True),
     "fanout.p99_ms": Target(10, "ms"),
