@@ -59,9 +59,12 @@ async def serve(directory: Path) -> None:
         server.add_insecure_port(f"unix:{directory / ADMIN}")
         link = await GrpcRunnerLinks(clock, ENDLESS).listen(SandboxId(job_id), str(directory / RUNNER))
         await server.start()
-        taking = asyncio.create_task(_take(link, feed, job_id))
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, taking.cancel)
-        await asyncio.wait({taking})
+        stop = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+        async with asyncio.TaskGroup() as tasks:
+            taking = tasks.create_task(_take(link, feed, job_id))
+            await stop.wait()
+            taking.cancel()
         await link.close()
         await server.stop(1)
 

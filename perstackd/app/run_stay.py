@@ -1,9 +1,11 @@
 """A run's stay in one set of sandboxes: each is told whose it is, then listened to until the stay is over."""
 
+from collections.abc import Awaitable, Callable
+
 import anyio
 from anyio.abc import TaskGroup
 
-from perstackd.app.run_inbox import Heard, RunInbox, Settled
+from perstackd.app.run_inbox import Heard, Item, Overdue, RunInbox, Settled
 from perstackd.app.run_member import RunMember
 from perstackd.app.run_opening import Opening
 from perstackd.app.run_party import RunParty
@@ -46,6 +48,18 @@ class Stay:
     def late(self) -> RunMember:
         """Whose time is up first."""
         return min(self.party.members.values(), key=lambda member: member.deadline)
+
+    async def next(self, flush: Callable[[], Awaitable[None]]) -> Item:
+        """What comes next, be it that a sandbox lets its time pass. `flush` is called before a wait."""
+        if self._inbox.empty:
+            await anyio.lowlevel.checkpoint()  # what was sent together is read together
+        if self._inbox.empty:
+            await flush()
+        late = self.late
+        with anyio.CancelScope(deadline=late.deadline):
+            return await self._inbox.next()
+        late.silent = True
+        return Overdue(late)
 
     async def finish(self, reason: str) -> None:
         """Tell those that can hear it that it is over."""

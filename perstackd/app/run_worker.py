@@ -178,7 +178,7 @@ class RunWorker:
             else:
                 stay.begin(inside, self.state.step, admit=self.plan.depth == 0 and self._fence == 1)
             while self.state.end is None and not stay.over:
-                await self._take(await self._next(stay))
+                await self._take(await stay.next(self._ledger.flush))
             inside.cancel_scope.cancel()
         await stay.finish(self.state.end.outcome.value if self.state.end is not None else "parked")
         self._leave()
@@ -198,18 +198,6 @@ class RunWorker:
             unheard = [*self._ledger.unwritten(), *(self.inbox.unheard() if self.state.end is not None else ())]
             unheard = [self._context.scrubber.value(payload) for payload in unheard]
             self._host.later(stay.party, partial(stay.party.give_back, self.state.step, unheard, cancelled=cancelled))
-
-    async def _next(self, stay: Stay) -> Item:
-        """What comes next, be it that a sandbox lets its time pass."""
-        if self.inbox.empty:
-            await anyio.lowlevel.checkpoint()  # what was sent together is read together
-        if self.inbox.empty:
-            await self._ledger.flush()
-        late = stay.late
-        with anyio.CancelScope(deadline=late.deadline):
-            return await self.inbox.next()
-        late.silent = True
-        return Overdue(late)
 
     # --- asks -------------------------------------------------------------------------------------------------------
     async def _take(self, item: Item) -> None:
