@@ -1,10 +1,15 @@
 """What every test has: uvloop under anyio, and a detector that fails a test whose event loop is blocked."""
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
+
+# uvloop forks to start a program, and handlers of forks that gRPC has crash such a child now and then where it serves.
+# Read when gRPC is loaded. The product starts programs by vfork, which calls no handlers.
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "false"
 
 
 @pytest.fixture(scope="session")
