@@ -47,9 +47,9 @@ def private_engine(directory: Path, image: str) -> Iterator[PrivateEngine]:
     url = f"unix://{home}/docker.sock"
     places = [f"--data-root={home}/data", f"--exec-root={home}/exec", f"--pidfile={home}/pid", f"--host={url}"]
     with (home / "log").open("wb") as log:
-        process = subprocess.Popen(
-            ["dockerd", *places, "--bridge=none", "--iptables=false"], stdout=log, stderr=log, start_new_session=True
-        )
+        # a network of its own: an engine without a bridge removes docker0, which is the host engine's
+        command = ["unshare", "--net", "dockerd", *places, "--bridge=none", "--iptables=false"]
+        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
     try:
         _await(home / "docker.sock", process, home / "log")
         _copy(image, url)

@@ -27,7 +27,7 @@ from perstackd.domain.replay import Replay, replay
 from perstackd.domain.workspace import WorkspaceKind, WorkspaceSpec
 from tests.fakes.models import Entry, Flaky, Held
 from tests.fakes.store import FakeStore
-from tests.unit.app.daemon_in_memory import TEAM, world
+from tests.unit.app.daemon_in_memory import TEAM, Machine, world
 from tests.unit.app.test_jobs import HELPER, LEAD, calls, says
 
 pytestmark = pytest.mark.anyio
@@ -112,7 +112,8 @@ async def test_a_cancelled_job_a_restarted_one_and_one_with_lost_calls_replay(tm
         with anyio.fail_after(5):
             await begun.wait()
     held = Held(says("never"))
-    async with world(tmp_path, {LEAD: [first_turn, held]}, store=store) as daemon:
+    machine = Machine.rebooted(tmp_path, store)
+    async with world(tmp_path, {LEAD: [first_turn, held]}, machine=machine) as daemon:
         with anyio.fail_after(5):
             await held.reached.wait()
         await daemon.jobs.cancel(record.id, "enough")

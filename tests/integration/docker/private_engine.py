@@ -30,7 +30,8 @@ def private_engine(program: str, options: Sequence[str] = OPTIONS, images: Seque
         home = Path(directory)
         runtimes = {"runsc": {"path": program, "runtimeArgs": list(options)}}
         (home / "daemon.json").write_text(json.dumps({"runtimes": runtimes}))
-        command = ["dockerd", "--config-file", f"{home}/daemon.json", "--data-root", f"{home}/data"]
+        # a network of its own: an engine without a bridge removes docker0, which is the host engine's
+        command = ["unshare", "--net", "dockerd", "--config-file", f"{home}/daemon.json", "--data-root", f"{home}/data"]
         command += ["--exec-root", f"{home}/exec", "--pidfile", f"{home}/pid", "-H", f"unix://{home}/s"]
         command += ["--bridge=none", "--iptables=false"]
         with (home / "log").open("w") as log:

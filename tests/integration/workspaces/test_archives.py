@@ -68,7 +68,10 @@ def opened(real: ManagedRig) -> Iterator[Path]:
 
 
 def left_over(real: ManagedRig) -> list[Path]:
-    return [*Path(real.settings.state).rglob(".put-*"), *Path(real.settings.runtime).rglob(".put-*")]
+    """Found by a walk that does not mind what goes away meanwhile."""
+    walks = (os.walk(top) for top in (real.settings.state, real.settings.runtime))
+    entries = (Path(top, name) for walk in walks for top, below, files in walk for name in (*below, *files))
+    return [path for path in entries if path.name.startswith(".put-")]
 
 
 async def test_what_was_unpacked_belongs_to_the_workspaces_owner_and_has_no_special_bits(real: ManagedRig) -> None:

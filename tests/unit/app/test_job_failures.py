@@ -34,7 +34,7 @@ from tests.unit.app.warm_pool_world import eventually
 
 pytestmark = pytest.mark.anyio
 
-IMPATIENT = RunLimits(tool_timeout_ms=20, skill_start_timeout_ms=20, answer_margin_ms=50)
+IMPATIENT = RunLimits(tool_timeout_ms=150, skill_start_timeout_ms=150, answer_margin_ms=50)
 FULL = PerstackError(Kind.UNAVAILABLE, "store_unavailable", "the disk is full; make room")
 SKILLED = (
     '[experts.lead]\ninstruction="Lead."\n[experts.lead.skills.web]\ntype="mcpStdioSkill"\ncommand="web"\n'
