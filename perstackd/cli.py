@@ -204,6 +204,8 @@ def _subject(config: "Config") -> "Subject":
         provider=config.models.default_provider,
         keys=assembly.key_names(config.models),
         named_bytes=config.workspaces.named_bytes,
+        min_free_memory=config.pool.min_free_memory,
+        min_free_disk=config.pool.min_free_disk,
     )
 
 

@@ -14,7 +14,7 @@ import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import resources
 from pathlib import Path
@@ -31,6 +31,9 @@ from perstackd.adapters.definition.parser import TomlDefinitions
 from perstackd.adapters.docker import ca_bundle
 from perstackd.adapters.docker.calls import CallLimits
 from perstackd.adapters.docker.engine import DockerSandboxes, EngineSettings
+from perstackd.adapters.docker.halting import HostHalts
+from perstackd.adapters.docker.ledger import Ledger
+from perstackd.adapters.docker.traces import HostTraces
 from perstackd.adapters.egress.program import ProgramOptions
 from perstackd.adapters.egress.proxy import EgressProxy
 from perstackd.adapters.egress.routes import OriginRoutes
@@ -56,6 +59,7 @@ from perstackd.app.errors import single_errors
 from perstackd.app.feed import Feed
 from perstackd.app.job_context import JobDefaults
 from perstackd.app.jobs import Jobs
+from perstackd.app.reach import Reach
 from perstackd.app.replay import Replays
 from perstackd.app.retention import Retention
 from perstackd.app.run_context import RunLimits, RunServices
@@ -167,11 +171,9 @@ async def assembled(
         sandboxes = await stack.enter_async_context(DockerSandboxes(settings))
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
         tasks.create_task(assembly.warm(config.models, router))  # beside the pool's start, which takes longer
-        room = HostRoom(config.pool.min_free_memory, config.pool.min_free_disk, (config.state_directory,))
-        ports = PoolPorts(sandboxes, GrpcRunnerLinks(clock), workspaces, egress, store.sandboxes, clock, room=room)
-        pool = await stack.enter_async_context(_pool(config, ports))
-        granted = any(section.grant == GRANT for section in config.templates.values())
-        indexes = await asyncio.to_thread(read_package_indexes) if granted else PackageIndexes()
+        ports = PoolPorts(sandboxes, GrpcRunnerLinks(clock), workspaces, egress, store.sandboxes, clock)
+        pool = await stack.enter_async_context(_pool(config, _with_host(config, ports, sandboxes)))
+        indexes = await _indexes(config)
         services = RunServices(
             pool,
             workspaces,
@@ -185,13 +187,14 @@ async def assembled(
             windows=config.models.windows(),
             secrets=secrets,
             scrubbing=scrubbing,
+            reach=_reach(config, indexes),
         )
         jobs = await stack.enter_async_context(_jobs(config, store, services, secrets.keys, router))
         system = System(_facts(config, started), sandboxes, pool, jobs)
         logs = await stack.enter_async_context(_logs(config, store, jobs, clock))
         vault = SecretVault(secrets, rotation, assembly.checker(router))
-        managed = Workspaces(workspaces.managed, jobs.holds)
-        yield Parts(Api(jobs, pool, system, logs, _dry_run(config, egress, jobs, indexes), vault, managed), clock)
+        dry_run = EgressDryRun(egress, jobs.resolve, services.reach)
+        yield Parts(Api(jobs, pool, system, logs, dry_run, vault, Workspaces(workspaces.managed, jobs.holds)), clock)
 
 
 # --- parts ----------------------------------------------------------------------------------------------------------
@@ -220,6 +223,12 @@ def _host_settings(config: Config) -> HostSettings:
         named_bytes=config.workspaces.named_bytes,
         named_inodes=config.workspaces.named_inodes,
     )
+
+
+def _with_host(config: Config, ports: PoolPorts, sandboxes: DockerSandboxes) -> PoolPorts:
+    room = HostRoom(config.pool.min_free_memory, config.pool.min_free_disk, (config.state_directory,))
+    traces = HostTraces(str(config.runtime_directory), _ledger(config), sandboxes.knows)
+    return replace(ports, room=room, traces=traces, halts=HostHalts())
 
 
 def _pool(config: Config, ports: PoolPorts) -> WarmPool:
@@ -289,10 +298,15 @@ def _egress(config: Config) -> EgressProxy:
     return EgressProxy(allow_addresses=section.allow_addresses, options=options, routes=routes)
 
 
-def _dry_run(config: Config, egress: EgressProxy, jobs: Jobs, indexes: PackageIndexes) -> EgressDryRun:
+async def _indexes(config: Config) -> PackageIndexes:
+    granted = any(section.grant == GRANT for section in config.templates.values())
+    return await asyncio.to_thread(read_package_indexes) if granted else PackageIndexes()
+
+
+def _reach(config: Config, indexes: PackageIndexes) -> Reach:
     skills = config.templates.get(config.skills_template)
     granted = skills is not None and skills.grant == GRANT
-    return EgressDryRun(egress, jobs.resolve, indexes if granted else PackageIndexes())
+    return Reach(config.egress.policy(), indexes if granted else PackageIndexes())
 
 
 def _engine(config: Config) -> EngineSettings:
@@ -304,7 +318,12 @@ def _engine(config: Config) -> EngineSettings:
         url=engine.url,
         ca_bundle=ca_bundle.installed(bundle, config.runtime_directory) if bundle else "",
         limits=CallLimits(call_seconds=engine.call_deadline_s, start_seconds=engine.start_deadline_s),
+        ledger=_ledger(config),
     )
+
+
+def _ledger(config: Config) -> Ledger:
+    return Ledger(str(config.runtime_directory), daemon_id(config.state_directory))
 
 
 def seccomp_profile() -> Path:

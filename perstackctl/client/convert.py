@@ -1,7 +1,7 @@
 """Where protobuf messages become values and values become messages; those of the expert service in convert_experts."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from perstack.v1 import events_pb2, experts_pb2, jobs_pb2, pools_pb2, runs_pb2, sandboxes_pb2, system_pb2
@@ -19,6 +19,12 @@ _SANDBOX_STATES: Final[dict[int, v.SandboxState]] = {
 }
 _QUESTION_KINDS: Final[dict[int, QuestionKind]] = {
     jobs_pb2.QuestionKind.Value(f"QUESTION_KIND_{kind.name}"): kind for kind in QuestionKind
+}
+
+_REPLAY_MODES: Final[Mapping[v.ReplayMode | None, jobs_pb2.ReplayMode.ValueType]] = {
+    None: jobs_pb2.REPLAY_MODE_UNSPECIFIED,
+    v.ReplayMode.MODEL: jobs_pb2.REPLAY_MODE_LIVE_MODEL,
+    v.ReplayMode.TOOLS: jobs_pb2.REPLAY_MODE_LIVE_TOOLS,
 }
 
 
@@ -83,6 +89,7 @@ def create_request(request: v.JobRequest) -> jobs_pb2.CreateJobRequest:
         budgets=_budgets_message(request.budgets),
         parent_job_id=parent.job_id,
         parent_checkpoint=parent.checkpoint,
+        replay=_REPLAY_MODES[parent.replay],
     )
 
 
@@ -139,7 +146,13 @@ def job(message: jobs_pb2.Job) -> v.Job:
         open_questions=message.open_questions,
         parent_job_id=message.parent_job_id,
         parent_seq=message.parent_seq,
+        replay=replay_mode(message.replay),
     )
+
+
+def replay_mode(number: int) -> v.ReplayMode | None:
+    """How a job replays another; None when it does not, or in a way that this client does not know."""
+    return next((mode for mode, known in _REPLAY_MODES.items() if known == number), None)
 
 
 def question(message: jobs_pb2.Question) -> Question:

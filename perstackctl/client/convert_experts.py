@@ -71,5 +71,6 @@ def _skill(m: experts_pb2.ResolvedSkill) -> v.ResolvedSkill:
         workspace=m.workspace,
         approval=tuple(m.approval),
         tool_timeout_ms=m.tool_timeout_ms,
+        start_timeout_ms=m.start_timeout_ms,
         lazy_init=m.lazy_init,
     )

@@ -17,7 +17,16 @@ from perstack.v1 import (
 )
 
 from perstackctl.client import convert
-from perstackctl.client.checkpoints import Checkpoint, CheckpointContent, Divergence, ImportedJob, Replay
+from perstackctl.client.checkpoints import (
+    Checkpoint,
+    CheckpointContent,
+    Difference,
+    Divergence,
+    ImportedJob,
+    LiveReplay,
+    Replay,
+    UnrecordedCall,
+)
 from perstackctl.client.errors import ClientError, ProtocolError
 
 _PAGE: Final = 1000
@@ -72,6 +81,19 @@ class JobLogs:
             raise await self._explain(error) from None
         divergence = _divergence(found.divergence) if found.HasField("divergence") else None
         return Replay(found.events, found.compared, found.runs, divergence)
+
+    async def compare_replay(self, job_id: str) -> LiveReplay:
+        """Compare an ended replay with the job that it does again.
+
+        Raises:
+            PreconditionError: reason `job_not_ended`, `job_not_replay`, `replayed_job_gone`.
+        """
+        stub = replays_pb2_grpc.ReplayServiceStub(self._channel)
+        try:
+            found = await stub.CompareReplay(replays_pb2.CompareReplayRequest(job_id=job_id), timeout=_LONG_SECONDS)
+        except grpc.aio.AioRpcError as error:
+            raise await self._explain(error) from None
+        return _live_replay(job_id, found)
 
     async def record_job(self, job_id: str) -> AsyncGenerator[bytes, None]:
         """The job's model turns as a conversation file, piece by piece."""
@@ -159,6 +181,23 @@ def _divergence(m: replays_pb2.Divergence) -> Divergence:
     recorded = _document(m.recorded, dict) if m.recorded else None
     made = _document(m.made, dict) if m.made else None
     return Divergence(m.seq, m.run_id, m.expert_key, m.step_number, recorded, made)
+
+
+def _live_replay(job_id: str, m: replays_pb2.CompareReplayResponse) -> LiveReplay:
+    unrecorded = tuple(
+        UnrecordedCall(u.seq, u.run_id, u.expert_key, u.step_number, u.tool, _document(u.arguments, dict))
+        for u in m.unrecorded_calls
+    )
+    difference = _difference(m.divergence) if m.HasField("divergence") else None
+    mode = convert.replay_mode(m.replay)
+    return LiveReplay(job_id, m.replayed_job_id, mode, m.compared, m.runs, difference, unrecorded)
+
+
+def _difference(m: replays_pb2.Divergence) -> Difference:
+    recorded = _document(m.recorded, dict) if m.recorded else None
+    made = _document(m.made, dict) if m.made else None
+    runs = (m.seq, m.run_id, m.made_seq, m.made_run_id)
+    return Difference(*runs, m.expert_key, m.step_number, m.field, recorded, made)
 
 
 def _document(data: bytes, kind: type) -> Any:

@@ -39,6 +39,7 @@ class ResolvedSkill:
     workspace: str = ""
     approval: tuple[str, ...] = ()
     tool_timeout_ms: int = 0
+    start_timeout_ms: int = 0
     lazy_init: bool = False
 
 

@@ -40,6 +40,13 @@ EXIT_CODES: Final[Mapping[JobState, int]] = {
 }
 
 
+class ReplayMode(StrEnum):
+    """What of another job a job does again in earnest; the rest is the other's record."""
+
+    MODEL = "liveModel"
+    TOOLS = "liveTools"
+
+
 class WorkspaceKind(StrEnum):
     """Where a job's directory comes from."""
 
@@ -132,17 +139,21 @@ class JobRequest:
 @dataclass(frozen=True, slots=True)
 class Parent:
     """The job that a new one goes on from: `checkpoint` is the number of its event or RUN/STEP, empty for the last. The
-    definition and the expert are the parent's then; with `same_workspace` so is the workspace.
+    definition and the expert are the parent's then; with `same_workspace` so is the workspace. With `replay` the new
+    job does it again from its beginning.
     """
 
     job_id: str
     checkpoint: str = ""
     same_workspace: bool = False
+    replay: ReplayMode | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One request as the daemon keeps it. `cost_microdollars` is a part of the cost while `cost_known` is false."""
+    """One request as the daemon keeps it. `cost_microdollars` is a part of the cost while `cost_known` is false. With
+    `replay` it does its parent again.
+    """
 
     id: str
     tenant: str
@@ -172,6 +183,7 @@ class Job:
     open_questions: int = 0
     parent_job_id: str = ""
     parent_seq: int = 0
+    replay: ReplayMode | None = None
 
 
 @dataclass(frozen=True, slots=True)

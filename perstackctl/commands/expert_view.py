@@ -123,6 +123,8 @@ def _tools(skill: ResolvedSkill) -> str:
         parts.append(f"a person approves {whose}")
     if skill.tool_timeout_ms:
         parts.append(f"{_time(skill.tool_timeout_ms)} a call")
+    if skill.start_timeout_ms:
+        parts.append(f"{_time(skill.start_timeout_ms)} to start")
     if skill.lazy_init:
         parts.append("started when first used")
     return "; ".join(parts)

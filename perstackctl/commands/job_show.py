@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from perstackctl.client.values import Job, JobState, Workspace
+from perstackctl.client.values import Job, JobState, ReplayMode, Workspace
 from perstackctl.commands.options import address_option, full_job_id, in_loop, make_client, output_option
 from perstackctl.fitted import Column, columns_of_terminal, fitted
 from perstackctl.output import JSON, age, count, document, elapsed, note, pairs, rfc3339, say
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 _STATES: Final = [state.value for state in JobState if state is not JobState.UNSPECIFIED]
 _QUERY: Final = 48
+LIVE: Final = {ReplayMode.MODEL: "live model", ReplayMode.TOOLS: "live tools"}
+"""How a job replays another, for people."""
 _COLUMNS: Final = (
     Column("ID"),
     Column("STATE"),
@@ -67,7 +69,8 @@ async def _some_jobs(client: "Client", states: tuple[JobState, ...], tenant: str
 def _row(job: Job) -> tuple[object, ...]:
     tokens = count(job.usage.input_tokens + job.usage.output_tokens)
     head = (job.id, state(job), job.expert_key, job.steps, count(job.tool_calls), tokens)
-    return (*head, cost(job), age(job.created_at), line(job.query, _QUERY))
+    told = f"[replay] {job.query}" if job.replay else job.query
+    return (*head, cost(job), age(job.created_at), line(told, _QUERY))
 
 
 @click.command(
@@ -110,7 +113,8 @@ def _standing(job: Job) -> Iterator[tuple[str, object]]:
 def _making(job: Job) -> Iterator[tuple[str, object]]:
     yield "Expert", job.expert_key
     yield "Query", line(job.query, 400)
-    yield "Goes on from", f"{job.parent_job_id}:{job.parent_seq}" if job.parent_job_id else ""
+    yield "Replays", f"{job.parent_job_id} ({LIVE[job.replay]})" if job.replay else ""
+    yield "Goes on from", f"{job.parent_job_id}:{job.parent_seq}" if job.parent_job_id and not job.replay else ""
     yield "Model", f"{job.provider}/{job.model}"
     yield "Workspace", workspace(job.workspace)
     yield "Tenant", job.tenant

@@ -1,5 +1,6 @@
 """perstackctl pool: warm sandboxes, per template."""
 
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -36,15 +37,17 @@ def pool() -> None:
 @address_option
 @click.pass_context
 def status(ctx: click.Context, output: str) -> None:
-    """Show how many sandboxes are ready, at work and on their way, and why refill stands still."""
+    """Show how many sandboxes are ready, at work and on their way, and why refill stands still.
+
+    WANTED are kept idle now: what the claims of the last minute ask for, between MIN and MAX.
+    """
     found = in_loop(_pools(make_client(ctx)))
     if output == JSON:
         document(found)
         return
     say(fitted(_COLUMNS, [_row(each) for each in found], room() or WIDE))
-    for each in found:
-        if each.halted:
-            say(f"\n{each.template} stands still: {_why(each)}")
+    for told in standing_still(found):
+        say(f"\n{told}")
 
 
 pool.add_command(
@@ -57,6 +60,11 @@ pool.add_command(
 async def _pools(client: "Client") -> tuple[Pool, ...]:
     async with client:
         return await client.pools()
+
+
+def standing_still(pools: Iterable[Pool]) -> Iterator[str]:
+    """A line for each pool whose refill stands still, with the reason."""
+    return (f"{each.template} stands still: {_why(each)}" for each in pools if each.halted)
 
 
 def _row(pool: Pool) -> tuple[object, ...]:

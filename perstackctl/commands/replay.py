@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from perstackctl.commands.options import address_option, full_job_id, in_loop, make_client, output_option
+from perstackctl.commands.options import (
+    address_option,
+    full_job_id,
+    in_loop,
+    make_client,
+    output_option,
+    reconnect_option,
+)
+from perstackctl.commands.replay_options import live_options, take_live
 from perstackctl.output import JSON, document, pairs, say
 
 if TYPE_CHECKING:
@@ -17,17 +25,34 @@ if TYPE_CHECKING:
 DIVERGED = 1
 
 
-@click.command(epilog="\b\nExample:\n  perstackctl job replay 01JD3Z")
+@click.command(
+    epilog="\b\nExamples:\n  perstackctl job replay 01JD3Z\n  perstackctl job replay 01JD3Z --live-tools -o json\n"
+    "  perstackctl job replay 01JD3Z --live-model --model MODEL"
+)
 @click.argument("job_id", metavar="JOB")
+@live_options
 @output_option
+@reconnect_option
 @address_option
 @click.pass_context
-def replay(ctx: click.Context, job_id: str, output: str) -> int:
+def replay(ctx: click.Context, /, job_id: str, *, output: str, reconnect: float, **options: Any) -> int:
     """Decide all state events of an ended job anew, from its recorded turns, tool results and answers, and compare.
 
-    Nothing is run and no model is asked. Ends with 1 when an event comes out otherwise, and names the first.
+    Nothing is run and no model is asked, unless one of them shall be live: then a new job does the old one again, with
+    its definition, query, limits and hosts. With --live-tools the tools are run, in the same workspace unless
+    --workspace says otherwise, and the model's turns are the recorded ones; values that the experts require are needed
+    again. With --live-model the model is asked, and its calls get the recorded results of the same calls; nothing is
+    run. People's answers are the recorded ones in both.
+
+    Ends with 1 when an event comes out otherwise, and names the first. What happens meanwhile is shown on a terminal,
+    else told on standard error; Ctrl-C cancels the new job.
     """
-    found = in_loop(_replay(make_client(ctx), job_id))
+    live = take_live(options)
+    if live is not None:
+        from perstackctl.commands.replay_live import replay_live
+
+        return in_loop(replay_live(make_client(ctx, reconnect), job_id, live, output))
+    found = in_loop(_replay(make_client(ctx, reconnect), job_id))
     if output == JSON:
         document(found)
     elif found.divergence is None:
@@ -46,13 +71,14 @@ def _show(found: "Divergence") -> None:
     where = f"{found.expert_key}, step {found.step_number}, run {found.run_id}" if found.run_id else "the job"
     shown = [
         ("Differs", f"event {found.seq} ({where})"),
-        ("Recorded", _event(found.recorded)),
-        ("Made now", _event(found.made)),
+        ("Recorded", event_text(found.recorded)),
+        ("Made now", event_text(found.made)),
     ]
     say(pairs(shown))
 
 
-def _event(value: Any) -> str:
+def event_text(value: Any) -> str:
+    """An event for people, or that there is none."""
     return json.dumps(value, ensure_ascii=False, sort_keys=True) if value is not None else "nothing"
 
 

@@ -4,9 +4,10 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from perstackctl.client.values import Posture, Sandbox
+from perstackctl.client.values import Pool, Posture, Sandbox
 from perstackctl.commands.lazy import Nouns
 from perstackctl.commands.options import ID_LENGTH, address_option, in_loop, make_client, output_option
+from perstackctl.commands.pool import standing_still
 from perstackctl.fitted import WIDE, Column, fitted, room
 from perstackctl.output import JSON, age, document, pairs, rfc3339, say
 from perstackctl.terminal import line
@@ -49,8 +50,8 @@ def sandbox() -> None:
 @address_option
 @click.pass_context
 def list_sandboxes(ctx: click.Context, tenant: str, output: str) -> None:
-    """List the sandboxes that live, oldest first. A narrow terminal gets fewer columns."""
-    found = in_loop(_list(make_client(ctx), tenant))
+    """List the sandboxes that live, oldest first, and why no more are made. A narrow terminal gets fewer columns."""
+    found, pools = in_loop(_list(make_client(ctx), tenant))
     if output == JSON:
         document(found)
         return
@@ -59,11 +60,13 @@ def list_sandboxes(ctx: click.Context, tenant: str, output: str) -> None:
         for s in found
     ]
     say(fitted(_COLUMNS, rows, room() or WIDE))
+    for told in standing_still(pools):
+        say(f"\n{told}")
 
 
-async def _list(client: "Client", tenant: str) -> tuple[Sandbox, ...]:
+async def _list(client: "Client", tenant: str) -> tuple[tuple[Sandbox, ...], tuple[Pool, ...]]:
     async with client:
-        return await client.list_sandboxes(tenant)
+        return await client.list_sandboxes(tenant), await client.pools()
 
 
 @sandbox.command(epilog="\b\nExample:\n  perstackctl sandbox get 01JD3Z")

@@ -18,7 +18,6 @@ _QUIET: Final = frozenset(
     {
         "jobAdmitted",
         "initializeRuntime",
-        "skillStarting",
         "proxyAccess",
         "resumeToolCalls",
         "finishAllToolCalls",

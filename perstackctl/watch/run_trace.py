@@ -70,6 +70,7 @@ class Run:
     """One expert's activation. `calls` are its last ones; `stream` is the text that its model is producing.
 
     `delegates` are the experts that it can ask, by the names of their tools. `questions` wait for a person.
+    `starting` are the skills whose servers are on their way.
     """
 
     id: str
@@ -92,6 +93,7 @@ class Run:
     note: str = ""
     delegates: Mapping[str, str] = field(default_factory=dict)
     questions: tuple[Question, ...] = ()
+    starting: tuple[str, ...] = ()
 
     def call(self, call_id: str) -> ToolCall | None:
         """One of the kept calls."""
@@ -140,8 +142,11 @@ def _sandbox(run: Run, _event: Event, fields: p.Fields) -> Run:
 
 
 def _skill(run: Run, event: Event, fields: p.Fields) -> Run:
-    starts = event.type == "skillStarting"
-    return replace(run, note=f"skill {p.text(fields, 'skill')} starts" if starts else "")
+    name = p.text(fields, "skill")
+    left = tuple(each for each in run.starting if each != name)
+    starting = (*left, name) if event.type == "skillStarting" else left
+    note = f"waits for skill{'s' if starting[1:] else ''} {', '.join(starting)}" if starting else ""
+    return replace(run, starting=starting, note=note)
 
 
 def _noted(run: Run, _event: Event, fields: p.Fields) -> Run:
@@ -275,6 +280,7 @@ _CHANGES: Final[Mapping[str, Callable[[Run, Event, p.Fields], Run]]] = {
     "sandboxAssigned": _sandbox,
     "skillStarting": _skill,
     "skillConnected": _skill,
+    "skillDisconnected": _skill,
     "reasoningMapped": _noted,
     "contextCompacted": _compacted,
     "compactionFailed": _compacted,

@@ -103,9 +103,19 @@ def _disconnected(_trace: Trace, _run: Run, _event: Event, fields: p.Fields) -> 
     yield f"skill {line(p.text(fields, 'skill'))} is gone: {line(p.text(fields, 'detail'), LONG)}"
 
 
+_OPENED_BY: Final[Mapping[str, str]] = {
+    "host_not_allowed": "; allow it with --allow-domain {host}",
+    "address_not_global": "; the daemon's operator opens its address with egress.allow_addresses",
+    "address_is_this_host": "; the daemon's operator opens its address with egress.allow_addresses",
+}
+"""What lets a connection through that was refused for a reason; the others are not to be opened."""
+
+
 def _denied(_trace: Trace, _run: Run, _event: Event, fields: p.Fields) -> Iterator[str]:
     host, port = line(p.text(fields, "host"), SHORT), p.number(fields, "port")
-    yield f"was denied {host}:{port} ({line(p.text(fields, 'reason'))}); allow it with --allow-domain {host}"
+    reason = p.text(fields, "reason")
+    remedy = _OPENED_BY.get(reason, "").format(host=host)
+    yield f"was denied {host}:{port} ({line(reason)}){remedy}"
 
 
 def _asks_model(_trace: Trace, run: Run, _event: Event, _fields: p.Fields) -> Iterator[str]:

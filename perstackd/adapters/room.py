@@ -19,11 +19,16 @@ class HostRoom:
         self._disks = disks
         self._meminfo = meminfo
         self._lacking: frozenset[str] = frozenset()
+        self._looking: asyncio.Future[str] | None = None
 
     async def lack(self) -> str:
-        return await asyncio.to_thread(self._lack)
+        """A disk that hangs holds one thread, however often it is asked: a look that is under way is waited for."""
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.get_running_loop().run_in_executor(None, self.lacking)
+        return await asyncio.shield(self._looking)
 
-    def _lack(self) -> str:
+    def lacking(self) -> str:
+        """As `lack`; blocks."""
         found = {name: text for name, text in self._looked_at() if text}
         self._lacking = frozenset(found)
         return "; ".join(found.values())

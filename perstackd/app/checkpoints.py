@@ -15,6 +15,7 @@ from anyio import to_thread
 from perstackd.app.begun_run import BegunRun
 from perstackd.app.job_log import JOB, Entry
 from perstackd.app.job_request import JobRequest, ResolvedRequest, resolved
+from perstackd.app.live_replay import ReplayBranch, creation, replay_branch
 from perstackd.domain.checkpoint import Checkpoint, JobFold, inherited, named, needs_query
 from perstackd.domain.errors import Kind, PerstackError
 from perstackd.domain.events import HistoryInherited, JobCreated, Origin
@@ -69,6 +70,7 @@ class Branch:
     request: JobRequest
     parent: JobCreated
     fact: HistoryInherited
+    replay: None = None
 
     def created(self, created: JobCreated) -> JobCreated:
         """The new job's first event, with what it has from its parent."""
@@ -145,17 +147,19 @@ class Checkpoints:
             found.definition.env_paths,
         )
 
-    async def branch(self, request: JobRequest) -> Branch | None:
+    async def branch(self, request: JobRequest) -> Branch | ReplayBranch | None:
         """What the request's parent gives to it; None when it names none.
 
         Raises:
             PerstackError: as `get` does; PRECONDITION `checkpoint_empty`, `job_not_ended` when no checkpoint is named
                 and the job goes on; INVALID `query_empty` when the model spoke last; NOT_FOUND `template_not_found`
-                when the operator took the parent's away.
+                when the operator took the parent's away; of a replay as `live_replay.replay_branch` does.
         """
         parent = request.parent
         if parent is None:
             return None
+        if parent.replay is not None:
+            return await replay_branch(self._store, self._templates, request, parent.replay)
         record = await self._record(parent.job_id, request.tenant)
         if not parent.checkpoint and not record.state.final:
             message = f"job {record.id} goes on; wait for its end, or name one of its checkpoints"
@@ -173,11 +177,7 @@ class Checkpoints:
 
     async def _found(self, job_id: JobId, wanted: str) -> tuple[JobCreated, Checkpoint]:
         fits, checkpoint = named(wanted), None
-        first = await self._store.read(job_id, 0, 1)
-        created = first[0].event.payload if first else None
-        if not isinstance(created, JobCreated):
-            message = f"the log of job {job_id} does not begin with its creation"
-            raise PerstackError(Kind.INTERNAL, "job_unreadable", message)
+        created = await creation(self._store, job_id)
         async with aclosing(self._checkpoints(job_id)) as found:
             async for each in found:
                 checkpoint = each if fits(each) else checkpoint

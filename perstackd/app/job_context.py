@@ -15,6 +15,7 @@ from perstackd.domain.expert import ModelChoice
 from perstackd.domain.ids import JobId
 from perstackd.domain.job import JobRecord, JobState
 from perstackd.domain.model_tiers import Tiers
+from perstackd.domain.reenactment import Reenactment
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,13 @@ def created_event(request: JobRequest, found: ResolvedRequest, defaults: JobDefa
 
 
 def job_context(
-    created: JobCreated, found: ResolvedRequest, defaults: JobDefaults, log: JobLog, env: Mapping[str, str]
+    created: JobCreated,
+    found: ResolvedRequest,
+    defaults: JobDefaults,
+    log: JobLog,
+    env: Mapping[str, str],
+    *,
+    replay: Reenactment | None = None,
 ) -> JobContext:
     """What the job's runs share. `env` holds secret values."""
     record = log.record
@@ -101,4 +108,5 @@ def job_context(
         stop=StopOrder(),
         standing=Standing(),
         scrubber=Scrubber(env),
+        replay=replay,
     )

@@ -42,6 +42,7 @@ class JobLog:
         self._feed = feed
         self._clock = clock
         self._lock = anyio.Lock()
+        self._latest = record.created_at
         self.trouble = trouble or StoreTrouble()
 
     @property
@@ -64,12 +65,21 @@ class JobLog:
     async def _write(self, entries: Sequence[Entry], change: Change | None) -> None:
         with anyio.CancelScope(shield=True):
             async with self._lock:
-                events = numbered(self.record, entries, self._clock)
+                events = numbered(self.record, entries, self._clock, self.now_ms())
                 record = _counted(change(self.record) if change else self.record, events)
                 record = replace(record, worked_ms=self.worked_ms)
                 stored = await self._store.append(record, events)
                 self.record = record
                 self._feed.publish(record.id, stored)
+
+    def now_ms(self) -> int:
+        """The job's time: of the wall clock, but never before what it was already, should that be set back."""
+        self._latest = max(self._latest, self._clock.now_ms())
+        return self._latest
+
+    def begin_after(self, then: int) -> None:
+        """The last event of an earlier process was of that time."""
+        self._latest = max(self._latest, then)
 
     async def read(self, after_seq: int, limit: int) -> tuple[StoredEvent, ...]:
         """As EventStore.read, of this job."""
@@ -85,9 +95,9 @@ def running(record: JobRecord) -> JobRecord:
     return replace(record, state=JobState.RUNNING)
 
 
-def numbered(record: JobRecord, entries: Sequence[Entry], clock: Clock) -> tuple[Event, ...]:
-    """The entries as events that follow the record's last."""
-    now = clock.now_ms()
+def numbered(record: JobRecord, entries: Sequence[Entry], clock: Clock, now: int = 0) -> tuple[Event, ...]:
+    """The entries as events that follow the record's last, of that time; without one it is the clock's."""
+    now = now or clock.now_ms()
     return tuple(
         Event(EventId(clock.new_id()), record.last_seq + place, record.tenant, record.id, origin, now, payload)
         for place, (origin, payload) in enumerate(entries, start=1)

@@ -10,6 +10,7 @@ from perstackd.app.job_context import JobDefaults, job_context
 from perstackd.app.job_log import JOB, Entry, JobLog, numbered
 from perstackd.app.job_request import resolved
 from perstackd.app.job_worker import JobTask
+from perstackd.app.reenacting import reenactment_of
 from perstackd.app.run_context import JobContext
 from perstackd.domain.errors import Kind, PerstackError
 from perstackd.domain.events import (
@@ -23,6 +24,7 @@ from perstackd.domain.events import (
 )
 from perstackd.domain.ids import JobId, SandboxId
 from perstackd.domain.job import EXIT_CODES, JobRecord, JobState
+from perstackd.domain.reenactment import ReplayMode
 from perstackd.domain.run_sandboxes import RunSandboxes
 from perstackd.domain.run_state import Phase
 from perstackd.domain.sandbox import SandboxRecord
@@ -80,7 +82,8 @@ def check_workspace(record: JobRecord, there: Collection[JobId]) -> None:
     Raises:
         PerstackError: PRECONDITION `workspace_lost`.
     """
-    ephemeral = record.workspace.kind is WorkspaceKind.EPHEMERAL
+    runs_nothing = record.replay == ReplayMode.MODEL  # so nothing is in its workspace
+    ephemeral = record.workspace.kind is WorkspaceKind.EPHEMERAL and not runs_nothing
     if ephemeral and record.state is not JobState.QUEUED and record.id not in there:
         message = "its ephemeral workspace did not outlive the host or the runtime directory; start the job again"
         raise PerstackError(Kind.PRECONDITION, "workspace_lost", message)
@@ -107,6 +110,7 @@ async def recovered(archives: Archives, defaults: JobDefaults, log: JobLog) -> R
     if not isinstance(created, JobCreated):
         message = f"the log of job {record.id} does not begin with its creation"
         raise PerstackError(Kind.INTERNAL, "job_unreadable", message)
+    log.begin_after(events[-1].timestamp)
     toml = (await archives.store.blobs.get(record.definition_digest)).decode()
     found = resolved(archives.definitions, toml, "perstack.toml", record.expert_key)
     env = await _env(archives, record.id)
@@ -118,7 +122,8 @@ async def recovered(archives: Archives, defaults: JobDefaults, log: JobLog) -> R
     )
     coming = {sandbox_id: held[sandbox_id] for sandbox_id in kept}
     task = JobTask(found.experts, record.query, record.workspace, begun, gone, coming)
-    return Recovered(job_context(created, found, defaults, log, env), task)
+    replay = await reenactment_of(archives.store, created, events)
+    return Recovered(job_context(created, found, defaults, log, env, replay=replay), task)
 
 
 async def write_off(archives: Archives, record: JobRecord, why: PerstackError) -> None:

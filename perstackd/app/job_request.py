@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import astuple, dataclass, field
 from typing import Final
 
+from perstackd.app.reach import Reach
 from perstackd.domain import host_pattern
 from perstackd.domain.assignment import expert_model, own_skills
 from perstackd.domain.budget import Budgets
@@ -14,6 +15,7 @@ from perstackd.domain.expert import Definition, Expert, Finding, ModelChoice
 from perstackd.domain.ids import JobId, TenantId
 from perstackd.domain.messages import Usage
 from perstackd.domain.model_tiers import Tiers
+from perstackd.domain.reenactment import ReplayMode
 from perstackd.domain.resolution import resolve
 from perstackd.domain.secret import without_value
 from perstackd.domain.workspace import WorkspaceSpec
@@ -31,12 +33,13 @@ MAX_MODEL: Final = 256
 @dataclass(frozen=True, slots=True)
 class JobParent:
     """The job that a new one goes on from, and at which of its checkpoints: its event's number or RUN/STEP, empty for
-    the coordinator's last.
+    the coordinator's last. With `replay` it is done again from its beginning instead.
     """
 
     job_id: JobId
     checkpoint: str = ""
     same_workspace: bool = False
+    replay: ReplayMode | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +73,8 @@ class JobRequest:
             astuple(self.budgets),
             self.model.provider,
             self.model.model,
-            *(astuple(self.parent) if self.parent else ()),
+            *(astuple(self.parent)[:3] if self.parent else ()),
+            *((self.parent.replay,) if self.parent and self.parent.replay else ()),
             *(("shared",) if self.workspace.shared else ()),
         ]
         return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode()).hexdigest()
@@ -120,6 +124,7 @@ class Admission:
     skills_template: str
     stored: Callable[[TenantId, str], Collection[str]]
     """Names of the stored secrets that an expert of a tenant gets."""
+    reach: Reach
 
 
 def check(request: JobRequest, found: ResolvedRequest, admission: Admission) -> None:
@@ -129,7 +134,8 @@ def check(request: JobRequest, found: ResolvedRequest, admission: Admission) -> 
         PerstackError: INVALID `query_empty`, `query_too_large`, `env_not_required`, `env_missing`, `domain_invalid`,
         `workspace_invalid`,
             `idempotency_key_invalid`, `model_invalid`;
-        PRECONDITION `skills_template_missing`, `price_unknown`, `model_tier_unset`; UNSUPPORTED `provider_not_there`.
+        PRECONDITION `egress_not_permitted`, `skills_template_missing`, `price_unknown`, `model_tier_unset`;
+        UNSUPPORTED `provider_not_there`.
     """
     if not request.query.strip() and request.parent is None:  # a history may have something to answer
         raise _invalid("query_empty", "the query is empty; say what the expert shall do")
@@ -142,10 +148,16 @@ def check(request: JobRequest, found: ResolvedRequest, admission: Admission) -> 
     if max(len(request.model.provider), len(request.model.model)) > MAX_MODEL:
         raise _invalid("model_invalid", f"the provider or model name is longer than {MAX_MODEL} characters")
     request.workspace.validate()
-    _check_env(request, found, admission)
     check_domains(request.allow_domains)
+    replay = request.parent.replay if request.parent else None
+    if replay is not ReplayMode.MODEL:  # which starts nothing that could need them
+        _check_env(request, found, admission)
+        admission.reach.check(found.experts, request.allow_domains)
     for expert in found.experts:
-        _check_skills(expert, admission)
+        if replay is not ReplayMode.MODEL:
+            _check_skills(expert, admission)
+        if replay is ReplayMode.TOOLS:  # nobody is asked
+            continue
         choice = expert_model(request.model, expert, found.definition.model, admission.model, admission.tiers)
         admission.check_provider(choice.provider)
         _check_money(request, choice, admission)

@@ -17,6 +17,7 @@ from perstackd.app.begun_run import BegunRun
 from perstackd.app.errors import single_errors
 from perstackd.app.feed import Feed
 from perstackd.app.job_log import JOB, Entry
+from perstackd.app.replayed_run import run_worker
 from perstackd.app.run_context import JobContext, RunPlan, RunServices
 from perstackd.app.run_party import RunParty
 from perstackd.app.run_tasks import RunHost
@@ -186,7 +187,7 @@ class JobWorker:
         if begun is not None and begun.state.end is not None:
             return begun.state.end
         host = RunHost(self._delegate, waiting, self._later)
-        worker = RunWorker(self._services, self.context, plan, host, begun.state if begun else None)
+        worker = run_worker(self._services, self.context, plan, host, begun.state if begun else None)
         self.runs[plan.run_id] = worker
         try:
             return await worker.run()
@@ -293,7 +294,7 @@ class JobWorker:
 
     async def _write_end(self, end: RunEnd) -> None:
         state = _STATES[end.outcome]
-        now = self._services.clock.now_ms()
+        now = self.context.log.now_ms()
         event = JobFinished(state.value, EXIT_CODES[state], end.text, end.reason, end.message)
         await self.context.log.append(
             [*self._unclaimed(), (JOB, event)],

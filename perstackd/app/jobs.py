@@ -83,7 +83,7 @@ class Jobs:
         self._store = store
         self._feed = feed
         self._services = services
-        self._known = KnownDefinitions(definitions, defaults.templates, defaults.template)
+        self._known = KnownDefinitions(definitions, defaults.templates, defaults.template, services.reach)
         self._sealer = sealer
         self.defaults = defaults
         self._schemas = schemas
@@ -95,6 +95,7 @@ class Jobs:
             defaults.templates,
             defaults.skills_template,
             services.secrets.granted,
+            services.reach,
         )
         self.checkpoints = Checkpoints(store, definitions, defaults.templates)
         self.holds = WorkspaceHolds()
@@ -158,7 +159,8 @@ class Jobs:
             entries, begun = branch.begin(created, RunId(clock.new_id()))
         events = numbered(record, entries, clock)
         record = replace(record, last_seq=len(events))
-        context = job_context(created, found, self.defaults, self._log(record), request.env)
+        replay = branch.replay if branch is not None else None
+        context = job_context(created, found, self.defaults, self._log(record), request.env, replay=replay)
         birth = _Birth(record, events, sealed_env(self._sealer, request.env, record.id))
         self._admit(request)  # others were admitted, or the drain began, while this one was looked at
         self._begin(context, JobTask(found.experts, request.query, request.workspace, begun), birth)

@@ -7,6 +7,7 @@ from typing import Final
 from anyio import to_thread
 
 from perstackd.app.job_request import ResolvedRequest, resolved
+from perstackd.app.reach import Reach
 from perstackd.domain.expert import Finding, Severity
 from perstackd.ports.definitions import Definitions
 
@@ -16,10 +17,11 @@ REMEMBERED: Final = 1 << 20  # characters of definitions
 class KnownDefinitions:
     """The last few. `templates` are those of this daemon, `template` the default one."""
 
-    def __init__(self, definitions: Definitions, templates: Collection[str], template: str) -> None:
+    def __init__(self, definitions: Definitions, templates: Collection[str], template: str, reach: Reach) -> None:
         self.definitions = definitions
         self._templates = templates
         self._template = template
+        self._reach = reach
         self._resolved: dict[tuple[str, str, str], ResolvedRequest] = {}
 
     async def resolve(self, toml: str, source: str, expert_key: str) -> ResolvedRequest:
@@ -37,7 +39,10 @@ class KnownDefinitions:
         return found
 
     def _placed(self, found: ResolvedRequest) -> ResolvedRequest:
-        """With a warning when the file's `runtime` names no template of this daemon."""
+        """With a warning when the file's `runtime` names no template of this daemon, and with what the operator keeps
+        its experts from.
+        """
+        found = replace(found, findings=(*found.findings, *self._reach.findings(found.experts)))
         wanted, known = found.definition.template, self._templates
         if not wanted or wanted in known:
             return found

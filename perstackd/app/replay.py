@@ -6,9 +6,10 @@ from typing import Final
 from anyio import to_thread
 
 from perstackd.app.job_recovery import events_of
-from perstackd.domain.errors import Kind, PerstackError
-from perstackd.domain.ids import JobId, is_id
+from perstackd.app.live_replay import compared, ended
+from perstackd.domain.ids import JobId
 from perstackd.domain.job import JobRecord
+from perstackd.domain.job_comparison import Comparison
 from perstackd.domain.recording import TurnFold
 from perstackd.domain.replay import Replay, replay
 from perstackd.ports.event_store import Store
@@ -30,25 +31,19 @@ class Replays:
         Raises:
             PerstackError: NOT_FOUND `job_not_found`; PRECONDITION `job_not_ended`.
         """
-        await self._ended(job_id)
+        await ended(self._store, job_id)
         return await to_thread.run_sync(replay, await events_of(self._store, job_id))
+
+    async def compare(self, job_id: JobId) -> tuple[JobRecord, Comparison]:
+        """As `live_replay.compared`."""
+        return await compared(self._store, job_id)
 
     async def record(self, job_id: JobId) -> AsyncGenerator[str, None]:
         """The job's turns as lines of a conversation file, in the order of its log. Raises as `replay` does."""
-        await self._ended(job_id)
+        await ended(self._store, job_id)
         fold, line, seq = TurnFold(), self._conversations.lines(), 0
         while stored := await self._store.read(job_id, seq, _PAGE):
             for each in stored:
                 if (found := fold.add(each.event)) is not None:
                     yield await to_thread.run_sync(line, found)
             seq = stored[-1].event.seq
-
-    async def _ended(self, job_id: JobId) -> JobRecord:
-        record = await self._store.jobs.get(job_id) if is_id(job_id) else None
-        if record is None:
-            message = f"there is no job {job_id[:64]!r}; perstackctl job ls lists them"
-            raise PerstackError(Kind.NOT_FOUND, "job_not_found", message)
-        if not record.state.final:
-            message = f"job {job_id} is {record.state}; wait for its end"
-            raise PerstackError(Kind.PRECONDITION, "job_not_ended", message)
-        return record

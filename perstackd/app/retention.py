@@ -28,6 +28,7 @@ MARGIN_MS: Final = 600_000
 """A blob that was put within it may belong to a job that is just being made."""
 _PAGE: Final = 200
 _ENDED: Final = tuple(state for state in JobState if state.final)
+_GOING_ON: Final = tuple(state for state in JobState if not state.final)
 _log = structlog.get_logger()
 
 
@@ -72,7 +73,8 @@ class Retention:
         before it are deleted by then.
 
         Raises:
-            PerstackError: INVALID `too_many_ids`; NOT_FOUND `job_not_found`; PRECONDITION `job_not_ended`.
+            PerstackError: INVALID `too_many_ids`; NOT_FOUND `job_not_found`; PRECONDITION `job_not_ended`,
+                `job_replayed` while another does it again.
         """
         if len(job_ids) > MAX_DELETED:
             message = f"{len(job_ids)} ids are more than {MAX_DELETED}; delete the jobs in several calls"
@@ -86,7 +88,9 @@ class Retention:
         return tuple(deleted)
 
     async def erase(self, tenant: TenantId) -> tuple[int, int]:
-        """Delete all ended jobs of a tenant; returns how many, and how many go on and were left."""
+        """Delete all ended jobs of a tenant; returns how many, and how many go on and were left. Raises PerstackError
+        PRECONDITION `job_replayed`, with those before it deleted.
+        """
         deleted = 0
         while page := await self._store.jobs.page(tenant, _ENDED, None, _PAGE):
             for record in page:
@@ -109,24 +113,36 @@ class Retention:
         before, deleted = JobId(earliest_id(max(limit, 0))), 0
         while page := await self._store.jobs.page(None, _ENDED, before, _PAGE):
             for record in page:
-                if record.finished_at < limit:
+                if record.finished_at < limit and not await self._replayed_by(record.id):
                     deleted += await self._delete(record.id)
             before = page[-1].id
         return deleted
 
     async def _delete(self, job_id: JobId) -> bool:
         async with self._writing:
+            if again := await self._replayed_by(job_id):
+                message = f"job {again} does job {job_id} again and needs its log; wait for its end, or cancel it"
+                raise PerstackError(Kind.PRECONDITION, "job_replayed", message, fields={"job_id": again})
             return await self._store.housekeeping.delete(job_id, self._put_before())
 
+    async def _replayed_by(self, job_id: JobId) -> JobId | None:
+        """A job that goes on and reads the other's log, and refers to its blobs bit by bit."""
+        before: JobId | None = None
+        while page := await self._store.jobs.page(None, _GOING_ON, before, _PAGE):
+            found = (record.id for record in page if record.replay and record.parent_job_id == job_id)
+            if (again := next(found, None)) is not None:
+                return again
+            before = page[-1].id
+        return None
+
     def _put_before(self) -> int:
-        """Blobs that a live job, or one that is being made, may have put stay."""
+        """Blobs that a live job, or one that is being made, may have put stay, also where the clock was set back."""
         margin, oldest = self._clock.now_ms() - MARGIN_MS, self._oldest_live()
-        return margin if oldest is None else min(margin, oldest)
+        return margin if oldest is None else min(margin, oldest - MARGIN_MS)
 
     async def _unfinished(self, tenant: TenantId) -> int:
         count, before = 0, None
-        states = [state for state in JobState if not state.final]
-        while page := await self._store.jobs.page(tenant, states, before, _PAGE):
+        while page := await self._store.jobs.page(tenant, _GOING_ON, before, _PAGE):
             count, before = count + len(page), page[-1].id
         return count
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from perstackd.app.job_log import JobLog
+from perstackd.app.reach import Reach
 from perstackd.app.scrubbing import Scrubber, Scrubbing
 from perstackd.app.secrets import ReleasedSecrets, SentSecrets
 from perstackd.app.standing import Standing
@@ -17,6 +18,7 @@ from perstackd.domain.expert import Definition, Expert, ModelChoice
 from perstackd.domain.ids import JobId, RunId, TenantId
 from perstackd.domain.messages import ToolSpec, Usage
 from perstackd.domain.model_tiers import Tiers
+from perstackd.domain.reenactment import Reenactment
 from perstackd.domain.run_sandboxes import RunSandboxes
 from perstackd.ports.clock import Clock
 from perstackd.ports.egress import Egress
@@ -50,6 +52,7 @@ class RunServices:
     windows: ContextWindows = field(default_factory=ContextWindows)
     secrets: ReleasedSecrets = field(default_factory=SentSecrets)
     scrubbing: Scrubbing = field(default_factory=Scrubbing)
+    reach: Reach = field(default_factory=Reach)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +81,7 @@ class StopOrder:
 
 @dataclass(frozen=True, slots=True)
 class JobContext:
-    """A job as its runs see it. `env` holds secret values: never log it."""
+    """A job as its runs see it. `env` holds secret values: never log it. `replay` is the job that it does again."""
 
     job_id: JobId
     tenant: TenantId
@@ -97,6 +100,7 @@ class JobContext:
     stop: StopOrder
     standing: Standing
     scrubber: Scrubber = field(default_factory=Scrubber)
+    replay: Reenactment | None = None
 
 
 @dataclass(frozen=True, slots=True)

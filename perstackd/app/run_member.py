@@ -43,7 +43,7 @@ class RunMember:
         lease: Lease,
         skill: ServedSkill | None,
         limits: RunLimits,
-        tool_ms: int,
+        patience: Patience,
         blobs: Blobs,
         *,
         scrubber: Scrubber,
@@ -57,7 +57,7 @@ class RunMember:
         self.silent = False
         self._heard = 0
         self._kept: int | None = None
-        self._patience = Patience(limits, max(tool_ms, limits.tool_timeout_ms))
+        self._patience = patience
         self._calls: tuple[RoutedCall, ...] = ()
         self._told: list[Payload] = []
         self._began = False

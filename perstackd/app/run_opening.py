@@ -16,6 +16,7 @@ from perstackd.domain.assignment import (
     served_skills,
     shared_skills,
     skill_order,
+    start_ms,
 )
 from perstackd.domain.commands import Begin, Fail
 from perstackd.domain.events import (
@@ -147,6 +148,7 @@ class Opening:
 
     def _order(self, skill: ServedSkill, member: RunMember, env: Mapping[str, str]) -> SkillOrder:
         order = skill_order(skill, env, self.start_mode(skill))
+        order = replace(order, start_timeout_ms=start_ms(skill, self.context.limits.skill_start_timeout_ms))
         granted = member.skill is not None and member.lease.template.grant == GRANT
         found = dict(self.services.package_indexes.of_command(installer(skill)).environment) if granted else {}
         return replace(order, env=tuple({**found, **dict(order.env)}.items())) if found else order

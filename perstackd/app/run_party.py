@@ -13,9 +13,11 @@ import structlog
 from perstackd.app.egress_rules import occupant_of, rules_of
 from perstackd.app.errors import single_errors
 from perstackd.app.job_log import JOB, Entry, running
-from perstackd.app.run_context import JobContext, RunPlan, RunServices
+from perstackd.app.reach import Reach
+from perstackd.app.run_context import JobContext, RunLimits, RunPlan, RunServices
 from perstackd.app.run_inbox import MAX_ACCESSES, access_event
 from perstackd.app.run_member import RunMember
+from perstackd.app.run_patience import Patience
 from perstackd.app.store_trouble import PatientBlobs
 from perstackd.app.warm_pool import ClaimRequest, Lease
 from perstackd.domain.assignment import (
@@ -25,6 +27,7 @@ from perstackd.domain.assignment import (
     own_skills,
     shared_skills,
     skill_secrets,
+    start_ms,
 )
 from perstackd.domain.dispatch import EXPERT
 from perstackd.domain.errors import PerstackError
@@ -56,8 +59,12 @@ class RunParty:
         self._plan = plan
 
     async def gather(self, fence: int, waiting: Callable[[int, str], None]) -> None:
-        """Claim all of them, or none. Raises as WarmPool.claim_together does."""
+        """Claim all of them, or none; nothing runs in earlier ones by then. Raises as WarmPool.claim_together and
+        Fences.raised do.
+        """
         context, expert = self._context, self._plan.expert
+        if fence > 1:
+            await self._services.pool.fences.raised(self._plan.run_id, fence)
         request = ClaimRequest(
             tenant=context.tenant,
             job_id=context.job_id,
@@ -76,8 +83,8 @@ class RunParty:
     def add(self, lease: Lease, skill: ServedSkill | None) -> RunMember:
         """Make a sandbox a member, of the expert itself or of a skill."""
         context, blobs = self._context, PatientBlobs(self._services.blobs, self._context.log.trouble)
-        slowest = _slowest(shared_skills(self._plan.expert) if skill is None else (skill,))
-        member = RunMember(lease, skill, context.limits, slowest, blobs, scrubber=context.scrubber)
+        patience = _patience(shared_skills(self._plan.expert) if skill is None else (skill,), context.limits)
+        member = RunMember(lease, skill, context.limits, patience, blobs, scrubber=context.scrubber)
         self.members[member.place] = member
         return member
 
@@ -140,6 +147,7 @@ class RunParty:
                 try:
                     cause, detail = member.known_cause(cancelled=cancelled) or await self.cause(member.lease)
                 finally:
+                    await self._end(member.lease)
                     await self._services.pool.release(member.lease, cause)
                 payloads.append(member.released(cause, detail))
             origin = self._plan.origin(step)
@@ -147,6 +155,13 @@ class RunParty:
                 await self._context.log.append([(origin, payload) for payload in payloads])
             except PerstackError as error:
                 _log.error("a sandbox's release is not in the log", run_id=self._plan.run_id, reason=error.reason)
+
+    async def _end(self, lease: Lease) -> None:
+        """What runs in it, so that the workspace is nobody's when the job has ended, whatever the engine does."""
+        try:
+            await self._services.pool.fences.halt(lease.record)
+        except PerstackError as error:  # its removal goes on trying
+            _log.error("a sandbox could not be ended", sandbox_id=lease.record.id, why=error.message)
 
     async def _close_ways_out(self) -> None:
         """What was connected is reported while somebody knows whose it is; not waited for long: processes must end."""
@@ -195,7 +210,8 @@ class RunParty:
         """Where a sandbox may connect to; sorted, each once."""
         granted = member.lease.template.grant == GRANT
         indexes = self._services.package_indexes if granted else PackageIndexes()
-        return rules_of(self._plan.expert, member.skill, self._context.allow_domains, indexes)
+        reach = Reach(self._services.reach.policy, indexes)
+        return rules_of(self._plan.expert, member.skill, self._context.allow_domains, reach)
 
     async def note_assignment(self, step: int, *, admit: bool) -> None:
         """Write who has which sandbox, and which secrets enter; with `admit` the job is admitted. The sandboxes begin
@@ -218,5 +234,9 @@ class RunParty:
             await self._context.log.append(entries)
 
 
-def _slowest(skills: Sequence[ServedSkill]) -> int:
-    return max((skill.tool_timeout_ms for skill in skills), default=0)
+def _patience(skills: Sequence[ServedSkill], limits: RunLimits) -> Patience:
+    """With a sandbox in which these are served."""
+    tool_ms = max((skill.tool_timeout_ms for skill in skills), default=0)
+    usual_ms = limits.skill_start_timeout_ms
+    longest_ms = max((start_ms(skill, usual_ms) for skill in skills), default=usual_ms)
+    return Patience(limits, max(tool_ms, limits.tool_timeout_ms), longest_ms)

@@ -19,7 +19,7 @@ async def come_back(services: RunServices, context: JobContext, plan: RunPlan, s
     there: then what did come back is given up, which is in the log on return. Waits for runners as long as the pool
     does.
 
-    Raises as JobLog.append does.
+    Raises as JobLog.append and Fences.raised do.
     """
     held = plan.sandboxes.held
     if not held:
@@ -45,6 +45,7 @@ async def come_back(services: RunServices, context: JobContext, plan: RunPlan, s
 async def _give_up(services: RunServices, context: JobContext, plan: RunPlan, step: int, why: tuple[str, str]) -> None:
     held = [each.sandbox_id for each in plan.sandboxes.held]
     services.pool.returns.give_up(held)
+    await services.pool.fences.raised(plan.run_id, plan.fence + 1)
     await context.log.append([(plan.origin(step), SandboxReleased(each, *why)) for each in held])
 
 

@@ -9,7 +9,9 @@ from perstackd.app.run_inbox import Heard, Item, Overdue, RunInbox, Settled
 from perstackd.app.run_member import RunMember
 from perstackd.app.run_opening import Opening
 from perstackd.app.run_party import RunParty
-from perstackd.domain.session import Finish
+from perstackd.domain.errors import Kind, PerstackError
+from perstackd.domain.runner_versions import missing
+from perstackd.domain.session import Assign, Finish
 
 
 class Stay:
@@ -75,9 +77,17 @@ class Stay:
         """Each sandbox by itself: the first turn need not wait for a skill whose tools are known."""
         await self.party.move_in(member)
         await self._noted.wait()
-        await member.order(self._opening.assign(member, self.party.step, self.party.env))
+        await member.order(self._fit(member, self._opening.assign(member, self.party.step, self.party.env)))
         await self._inbox.put(Settled())
         await self._listen(member)
+
+    def _fit(self, member: RunMember, assign: Assign) -> Assign:
+        """The assignment, if the runner can keep to all of it. Raises PerstackError PRECONDITION `runner_protocol`."""
+        version = member.lease.hello.protocol_version
+        if lacks := missing(version, assign):
+            message = f"{member.name} has a runner of protocol {version}, which has no {lacks}: make images"
+            raise PerstackError(Kind.PRECONDITION, "runner_protocol", message)
+        return assign
 
     async def _remind(self, member: RunMember) -> None:
         await member.remind(self._opening.assign(member, member.session.step, self.party.env))

@@ -48,7 +48,7 @@ class RunTasks:
         self._inbox = inbox
         self._state = state
         self._busy: set[str] = set()
-        self._archive = Archive(context.log, services.blobs, plan.run_id)
+        self._look = Archive(context.log, services.blobs, plan.run_id).answer
 
     def generate(self) -> None:
         """Ask the model for a turn, unless it is being asked."""
@@ -102,7 +102,7 @@ class RunTasks:
     async def _look_up(self, calls: tuple[ToolCallPart, ...]) -> Outcome:
         start, step = self._state().start, self._state().step
         query = start.query if start else ""
-        return LookedUp(step, tuple([await self._archive.answer(call, query) for call in calls]))
+        return LookedUp(step, tuple([await self._look(call, query) for call in calls]))
 
     async def _hold(self, wait_ms: int) -> Outcome:
         await anyio.sleep(wait_ms / 1000)

@@ -24,6 +24,8 @@ from perstackd.domain.tool_calls import ARCHIVE_TOOLS, DAEMON_TOOLS
 
 ServedSkill: TypeAlias = StdioSkill | RemoteSkill
 PACKAGE_RUNNERS: Final = frozenset({"npx", "uvx"})
+INSTALL_TIMES: Final = 3
+"""A package of a hundred others takes 10 s on an idle machine, and over 60 s beside ten busy sandboxes on two cores."""
 _NAME: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
@@ -78,8 +80,14 @@ def argv(skill: StdioSkill) -> tuple[str, ...]:
 
 def installer(skill: ServedSkill) -> str:
     """The package runner, `npx` or `uvx`, that installs the server when it starts; empty when the image has it."""
-    runs = isinstance(skill, StdioSkill) and skill.package and skill.command in PACKAGE_RUNNERS
-    return skill.command if isinstance(skill, StdioSkill) and runs else ""
+    return skill.command if isinstance(skill, StdioSkill) and skill.command in PACKAGE_RUNNERS else ""
+
+
+def start_ms(skill: ServedSkill, usual_ms: int) -> int:
+    """How long its server may take to start, in milliseconds; `usual_ms` is the daemon's bound, `INSTALL_TIMES` that
+    where a package has to be brought first.
+    """
+    return skill.start_timeout_ms or usual_ms * (INSTALL_TIMES if installer(skill) else 1)
 
 
 def reaches(skill: ServedSkill) -> tuple[tuple[str, int], ...]:

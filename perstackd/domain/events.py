@@ -20,7 +20,7 @@ SCHEMA: Final = 1
 class JobCreated:
     """A caller's request was accepted. `definition_digest` names the definition blob that it is pinned to; `asked_...`
     are what the caller put in place of the definition's model. A job that goes on from another's checkpoint names that
-    job, and the event that the checkpoint stands at.
+    job, and the event that the checkpoint stands at; one that replays another names it, and how (`ReplayMode`).
     """
 
     expert_key: str
@@ -38,6 +38,7 @@ class JobCreated:
     budgets: Budgets = field(default_factory=Budgets)
     parent_job_id: str = ""
     parent_seq: int = 0
+    replay: str = ""
     type: Literal["jobCreated"] = "jobCreated"
 
 

@@ -25,7 +25,7 @@ class Isolation(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StdioSkill:
-    """An MCP server that speaks over its standard input and output. `tool_timeout_ms` 0 means the daemon's."""
+    """An MCP server that speaks over its standard input and output. A time-out of 0 means the daemon's."""
 
     name: str
     command: str
@@ -41,6 +41,7 @@ class StdioSkill:
     isolation: Isolation = Isolation.SHARED
     approval: tuple[str, ...] | Approval = Approval.NEVER
     tool_timeout_ms: int = 0
+    start_timeout_ms: int = 0
     workspace: str = ""
 
 
@@ -61,6 +62,7 @@ class RemoteSkill:
     isolation: Isolation = Isolation.OWN
     approval: tuple[str, ...] | Approval = Approval.NEVER
     tool_timeout_ms: int = 0
+    start_timeout_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)

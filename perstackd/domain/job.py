@@ -43,7 +43,8 @@ EXIT_CODES: dict[JobState, int] = {
 class JobRecord:
     """What lists and look-ups show. Times are milliseconds since the epoch, 0 while not reached. `microdollars` are
     what its turns cost by the price table; not `cost_known` when a model's price was not in it. `worked_ms` is how long
-    it was at work until its last event, where it has a limit.
+    it was at work until its last event, where it has a limit. `replay` is the `ReplayMode` in which it does its
+    parent again, empty when it does not.
     """
 
     id: JobId
@@ -75,6 +76,7 @@ class JobRecord:
     parent_job_id: str = ""
     parent_seq: int = 0
     worked_ms: int = 0
+    replay: str = ""
 
     @property
     def exit_code(self) -> int:

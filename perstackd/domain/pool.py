@@ -87,7 +87,7 @@ class PoolState:
     `blocked` says why nothing may be started at all (the engine has not answered yet); empty when it may.
     `proven` is set once one sandbox has shown that a workspace can be attached late; before, one is started at a time.
     `failures` are failed starts in a row, `losses` idle sandboxes in a row that did not live to be claimed.
-    `claimed_at` are the times of the last claims, `idle_target` how many are wanted idle since `target_at`
+    `claimed_at` are the times of the last claims, in order, `idle_target` how many are wanted idle since `target_at`
     (`pool_size`). `lacking` says of what the machine has too little; empty when there is room.
     """
 

@@ -77,8 +77,8 @@ def plan(
 
 
 def wanted_idle(state: PoolState, template: Template) -> int:
-    """How many are kept idle: what the claims of late ask for, at least the template's `min_idle`."""
-    return min(template.max, max(template.min_idle, state.idle_target))
+    """How many are kept idle: what the claims of late ask for, at least the template's `min_idle`; none in a drain."""
+    return 0 if state.draining else min(template.max, max(template.min_idle, state.idle_target))
 
 
 def _expiries(state: PoolState, template: Template, kept: Set[SandboxId], now: float) -> list[Expire]:
@@ -88,11 +88,13 @@ def _expiries(state: PoolState, template: Template, kept: Set[SandboxId], now: f
 
 
 def _surplus(state: PoolState, template: Template, idle: Sequence[Seat], now: float) -> list[Seat]:
-    """Those that stand idle for long above what is wanted, the oldest first. One always stays: it has proven itself."""
+    """Those that stand idle for long above what is wanted, the oldest first. The one that has proven late binding stays
+    until the first claim, also where none is to be kept.
+    """
     if state.draining or state.waiting:
         return []
     regular = sorted((seat for seat in idle if not seat.level), key=lambda seat: seat.since)
-    count = len(regular) - max(1, wanted_idle(state, template))
+    count = len(regular) - max(0 if state.claimed_total else 1, wanted_idle(state, template))
     return [seat for seat in regular[: max(0, count)] if now >= seat.since + SURPLUS_SECONDS]
 
 
@@ -127,7 +129,7 @@ def _halts(state: PoolState, now: float) -> tuple[Halt, ...]:
 def _start(state: PoolState, template: Template, now: float, room: int) -> Start | None:
     if now < state.calm_until and not state.waiting and state.count(Stage.IDLE):
         return None
-    short = len(state.waiting) + (0 if state.draining or state.lacking else wanted_idle(state, template))
+    short = len(state.waiting) + (0 if state.lacking else wanted_idle(state, template))
     short = max(short, 0 if state.proven or state.draining else 1) - state.count(Stage.IDLE, Stage.STARTING)
     count = min(room, short, template.max - state.live)
     return Start(count) if count > 0 else None

@@ -5,7 +5,8 @@ percentile and a margin stand for bursts. Never below the template's `min_idle`,
 and shrinks one by one, after two quiet minutes: growing late makes a claim wait, shrinking late costs an idle sandbox.
 """
 
-from collections.abc import Iterable
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from math import ceil
 from typing import Final
@@ -18,13 +19,16 @@ WINDOWS: Final = (10.0, 60.0)
 MARGIN: Final = 1.5
 QUIET_SECONDS: Final = 120.0
 SHRINK_SECONDS: Final = 30.0
+WORTH: Final = 0.5
 
 
 def sized(state: PoolState, template: Template, now: float) -> PoolState:
-    """The state with the number that is wanted idle now, in `idle_target`."""
+    """The state with the number that is wanted idle now, in `idle_target`. Asked at every claim, so it looks up where
+    the windows begin instead of counting, and returns the same state where nothing is new.
+    """
     needed = need(state, template, now)
     if needed >= state.idle_target:
-        return replace(state, idle_target=needed, target_at=now) if _is_news(state, needed, template) else state
+        return replace(state, idle_target=needed, target_at=now) if _is_news(state, needed, template, now) else state
     if now < state.target_at + QUIET_SECONDS:
         return state
     # the next step comes a shorter while later
@@ -32,10 +36,12 @@ def sized(state: PoolState, template: Template, now: float) -> PoolState:
 
 
 def need(state: PoolState, template: Template, now: float) -> int:
-    """What the last minute asks for, between `min_idle` and `max`."""
+    """What the last minute asks for, between `min_idle` and `max`. What is not half a claim asks for nothing: else one
+    claim a minute would keep a sandbox where none is to be kept.
+    """
     rate = max(_rate(state.claimed_at, now, window) for window in WINDOWS)
-    refill = quantile(state.refill_ms, 0.99) / 1000
-    return min(template.max, max(template.min_idle, ceil(rate * refill * MARGIN)))
+    coming = rate * quantile(state.refill_ms, 0.99) / 1000 * MARGIN if rate else 0.0
+    return min(template.max, max(template.min_idle, ceil(coming) if coming >= WORTH else 0))
 
 
 def quantile(values: Iterable[float], q: float) -> float:
@@ -44,10 +50,11 @@ def quantile(values: Iterable[float], q: float) -> float:
     return ordered[min(len(ordered) - 1, int(len(ordered) * q))] if ordered else 0.0
 
 
-def _is_news(state: PoolState, needed: int, template: Template) -> bool:
-    """Above the least, time counts as well: from when on it was last needed."""
-    return needed > state.idle_target or needed > template.min_idle
+def _is_news(state: PoolState, needed: int, template: Template, now: float) -> bool:
+    """Above the least, time counts as well: from when on it was last needed, to the second."""
+    return needed > state.idle_target or (needed > template.min_idle and now >= state.target_at + 1)
 
 
-def _rate(claimed_at: Iterable[float], now: float, window: float) -> float:
-    return sum(now - window < at <= now for at in claimed_at) / window
+def _rate(claimed_at: Sequence[float], now: float, window: float) -> float:
+    """Claims a second. The times are in order: the clock never goes back."""
+    return (len(claimed_at) - bisect_right(claimed_at, now - window)) / window

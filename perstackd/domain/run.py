@@ -150,9 +150,7 @@ def _follow(state: RunState, tally: Tally) -> RunPayload | None:
 
 def _after_turn(state: RunState, turn: Turn) -> RunPayload | None:
     if state.phase is Phase.RESULT:
-        return (
-            CompleteRun(turn.text, state.usage + turn.usage, turn) if turn.text else _retry(state, "empty_turn", _EMPTY)
-        )
+        return _answer(state, turn)
     if state.phase is not Phase.GENERATING:
         return None
     if turn.finish_reason is FinishReason.CONTENT_FILTER:
@@ -160,9 +158,7 @@ def _after_turn(state: RunState, turn: Turn) -> RunPayload | None:
             "model_refused", "the model's provider refused to answer; change the query or the instruction"
         )
     if not turn.calls:
-        return (
-            CompleteRun(turn.text, state.usage + turn.usage, turn) if turn.text else _retry(state, "empty_turn", _EMPTY)
-        )
+        return _answer(state, turn)
     if (repeated := repeated_call(turn)) is not None:  # before all else: no history may hold such a turn
         return _retry(state, "turn_malformed", f"the model gave two calls the same id {repeated[:64]!r}")
     if turn.finish_reason is FinishReason.LENGTH:
@@ -176,7 +172,12 @@ def _after_turn(state: RunState, turn: Turn) -> RunPayload | None:
     return CallTools(turn)
 
 
-_EMPTY: Final = "the model generated nothing"
+def _answer(state: RunState, turn: Turn) -> CompleteRun | Retry | StopRunByError:
+    if not turn.text.strip():  # servers send a blank where the model said nothing
+        return _retry(state, "empty_turn", "the model generated nothing")
+    return CompleteRun(turn.text, state.usage + turn.usage, turn)
+
+
 _TOO_LONG: Final = (
     "the history is too long for the model and could not be compacted: the event before this one says why; start a new "
     "job, or give the expert less to read at once"
@@ -196,7 +197,7 @@ def _after_failure(state: RunState, failure: GenerationFailed) -> RunPayload | N
 def _retry(state: RunState, reason: str, message: str, retry_after_ms: int = 0) -> Retry | StopRunByError:
     limit = started(state).max_retries
     if state.retries >= limit:
-        return StopRunByError(reason, f"{message} (given up after {limit} retries)")
+        return StopRunByError(reason, f"{message} (given up after {limit} {'retry' if limit == 1 else 'retries'})")
     delay = max(min(retry_after_ms, LONGEST_WISH_MS), min(MAX_DELAY_MS, FIRST_DELAY_MS << state.retries))
     return Retry(reason, message, delay)
 

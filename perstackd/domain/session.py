@@ -179,6 +179,7 @@ class SkillOrder:
     start: StartMode = StartMode.FIRST
     private: bool = False
     tool_timeout_ms: int = 0
+    start_timeout_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from perstackd.domain.expert import Finding, ModelChoice, Severity
 from perstackd.domain.ids import DEFAULT_TENANT, JobId, TenantId
 from perstackd.domain.job import JobRecord, JobState
 from perstackd.domain.messages import JsonObject, Usage
+from perstackd.domain.reenactment import ReplayMode
 from perstackd.domain.run_record import RunRecord
 from perstackd.domain.sandbox import Posture, SandboxRecord, SandboxState
 from perstackd.domain.workspace import WorkspaceKind, WorkspaceSpec
@@ -23,6 +24,11 @@ _STATES_JOB: Final[dict[int, JobState]] = {number: state for state, number in _J
 _SANDBOX_STATES: Final = {
     state: sandboxes_pb2.SandboxState.Value(f"SANDBOX_STATE_{state.name}") for state in SandboxState
 }
+_REPLAY_MODES: Final = {
+    ReplayMode.MODEL: jobs_pb2.REPLAY_MODE_LIVE_MODEL,
+    ReplayMode.TOOLS: jobs_pb2.REPLAY_MODE_LIVE_TOOLS,
+}
+_MODES_REPLAY: Final[dict[int, ReplayMode]] = {number: mode for mode, number in _REPLAY_MODES.items()}
 _QUESTION_KINDS: Final = {kind: jobs_pb2.QuestionKind.Value(f"QUESTION_KIND_{kind.name}") for kind in QuestionKind}
 _SEVERITIES: Final = {
     Severity.WARNING: experts_pb2.SEVERITY_WARNING,
@@ -63,11 +69,22 @@ def job_request(message: jobs_pb2.CreateJobRequest) -> JobRequest:
 
 def _parent(message: jobs_pb2.CreateJobRequest) -> JobParent | None:
     if not message.parent_job_id:
-        if message.parent_checkpoint:
-            raise PerstackError(Kind.INVALID, "field_missing", "parent_checkpoint needs parent_job_id")
+        if message.parent_checkpoint or message.replay:
+            raise PerstackError(Kind.INVALID, "field_missing", "parent_checkpoint and replay need parent_job_id")
         return None
     same = message.workspace.WhichOneof("kind") is None
-    return JobParent(JobId(message.parent_job_id), message.parent_checkpoint, same_workspace=same)
+    return JobParent(JobId(message.parent_job_id), message.parent_checkpoint, same, _replay_mode(message.replay))
+
+
+def _replay_mode(number: int) -> ReplayMode | None:
+    if number and number not in _MODES_REPLAY:
+        raise PerstackError(Kind.INVALID, "replay_invalid", f"there is no way of replaying {number}")
+    return _MODES_REPLAY.get(number)
+
+
+def replay_mode(text: str) -> jobs_pb2.ReplayMode.ValueType:
+    """How a job replays another; unspecified when it does not."""
+    return _REPLAY_MODES[ReplayMode(text)] if text else jobs_pb2.REPLAY_MODE_UNSPECIFIED
 
 
 def _budgets(message: jobs_pb2.CreateJobRequest) -> Budgets:
@@ -130,6 +147,7 @@ def job(record: JobRecord, queue: tuple[int, str] | None = None) -> jobs_pb2.Job
         open_questions=record.open_questions,
         parent_job_id=record.parent_job_id,
         parent_seq=record.parent_seq,
+        replay=replay_mode(record.replay),
     )
 
 

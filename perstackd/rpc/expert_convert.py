@@ -135,4 +135,5 @@ def _served(skill: StdioSkill | RemoteSkill, type_: str, target: str) -> pb.Reso
         allowed_domains=skill.allowed_domains,
         approval=["*"] if skill.approval == Approval.ALWAYS else approval,
         tool_timeout_ms=skill.tool_timeout_ms,
+        start_timeout_ms=skill.start_timeout_ms,
     )

@@ -148,6 +148,7 @@ def _skill(skill: SkillOrder) -> pb.SkillSpec:
         omit=skill.omit,
         lazy_init=skill.start is StartMode.AT_CALL,
         tool_timeout_ms=skill.tool_timeout_ms,
+        start_timeout_ms=skill.start_timeout_ms,
         start=_STARTS[skill.start],
         private_directories=skill.private,
     )

@@ -1,7 +1,7 @@
 """The attacks that the suite tries: docs/design/sandbox.md lists the kinds, this file numbers what is tried of each.
 
 An id is given once and never used again: append new ones, whatever their kind. `tests.escape.verdicts` ties tests to
-them, `make attacks` writes docs/security/attacks.md.
+them, `make attacks` writes docs/security/attacks.md; `tests.escape.gvisor` says what is tried in gVisor as well.
 """
 
 from dataclasses import dataclass
@@ -231,15 +231,34 @@ ATTACKS = (
         (129, "other_tenants", "name another tenant in every request that takes one", "the tenant's own name"),
         (130, "workspace_names", "workspaces by names that lead elsewhere", "a workspace's own name"),
     ),
+    *_of(
+        "each dangerous capability",
+        (131, "foreign_file", "CAP_DAC_OVERRIDE: read a file of root's", WEAKENED),
+        (132, "foreign_owner", "CAP_CHOWN: give a file to another", WEAKENED),
+        (133, "foreign_groups", "CAP_SETGID: setgroups", WEAKENED),
+        (134, "accounting", "CAP_SYS_PACCT: acct", WEAKENED),
+        (135, "hang_up", "CAP_SYS_TTY_CONFIG: vhangup", WEAKENED),
+    ),
+    *_of("user namespaces", (136, "cloned_namespace", "clone and clone3", WEAKENED)),
+    *_of("raw and packet sockets", (137, "other_abi", "a 32-bit system call: among them the family of a socket is hidden", WEAKENED)),
+    *_of(
+        "fork, memory, disk, inode, inotify, fd, log bombs (also: does another sandbox notice?)",
+        (138, "pipe_bomb", "all pipe pages of its uid, while another sandbox wants a pipe", "two containers of one uid"),
+    ),
+    *_of(
+        "another tenant's jobs, events, secrets, workspaces by id guessing and replayed cursors",
+        (139, "other_secrets", "an expert requires a stored secret that another expert was granted", "the expert that was granted it"),
+    ),
 )  # fmt: skip
 BY_NAME = {attack.name: attack for attack in ATTACKS}
 NOT_APPLICABLE = {
     "CAP_SYS_MODULE: loading a module": "this kernel has no modules",
     "CAP_SYS_RAWIO: I/O ports, /dev/mem, /proc/kcore": "this kernel has none of them",
     "CAP_SYS_BOOT: kexec; /proc/sysrq-trigger": "this kernel has neither",
+    "CAP_KILL, CAP_IPC_OWNER, CAP_FOWNER": "all of a sandbox has one uid: there is nobody else whose processes or files they would reach",
     "CAP_SYS_RESOURCE: limits above the hard ones": "this machine's own bounding set lacks it, so that no control can have it",
     "AppArmor": "this kernel has none; where a host has it, the posture checks it",
-    "gVisor's and Kata's own surfaces": "runc is the only runtime yet",
+    "Kata's own surfaces": "it is no runtime of sandboxes",
     "egress to a metadata service that answers": "whether one is there is the machine's matter; its address is tried (ESC-105 to 107)",
     "another tenant with a token of its own": "there is one tenant yet, and everyone at the socket is an administrator (SECURITY.md); "
     "what one job can reach of another is tried (ESC-065, 066, 097, 126 to 128)",

@@ -1,9 +1,10 @@
-"""One daemon with short time-outs and one workspace root, shared by all probes; two whose sandboxes have a hostile
-runner, of which one has no laws; a rig for containers that are controls.
+"""One daemon with short time-outs and one workspace root, shared by all probes, and its like with gVisor; two whose
+sandboxes have a hostile runner, of which one has no laws; a rig for containers that are controls.
 """
 
 import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +16,11 @@ import pytest
 from tests.e2e.daemon import Daemon, docker, serve
 from tests.escape import lawless as without_laws
 from tests.escape.attacker import Attacker
+from tests.escape.gvisor import RUNTIMES
+from tests.escape.weakened import MACHINES, Engine
+from tests.integration.docker.private_engine import private_engine, runsc
+from tests.integration.docker.rig import DOCKERFILE as WAITING
+from tests.integration.docker.rig import IMAGE as WAITING_IMAGE
 from tests.integration.docker.rig import Rig, shared_directory, waiting_image
 
 PROJECT_UID = 1000
@@ -64,6 +70,48 @@ def attacker() -> Iterator[Attacker]:
         yield found
 
 
+# --- each runtime -----------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="session")
+def gvisor_engine() -> Iterator[Engine]:
+    """An engine of the suite's own with gVisor, and the images of sandboxes and of controls."""
+    with private_engine(runsc(), images=[IMAGE]) as url:
+        command = ["docker", "-H", url, "build", "--quiet", "--tag", WAITING_IMAGE, "-"]
+        text = WAITING.format(origin=IMAGE).encode()
+        subprocess.run(command, input=text, check=True, capture_output=True, timeout=60)
+        yield Engine(url, "runsc")
+
+
+@pytest.fixture(scope="session")
+def gvisor_attacker(gvisor_engine: Engine) -> Iterator[Attacker]:
+    """A daemon whose sandboxes are gVisor's; skills have no package to install, so the small image does."""
+    settings = {"engine.url": gvisor_engine.url, **images(IMAGE), "templates.full.min_idle": 0}
+    for name, idle in (("base", 3), ("skills", 1)):
+        settings |= {f"templates.{name}.runtime": "runsc", f"templates.{name}.min_idle": idle}
+    with attacked(settings) as found:
+        yield found
+
+
+@pytest.fixture(scope="module", params=RUNTIMES)
+def runtime(request: pytest.FixtureRequest) -> str:
+    """What runs the sandboxes of `each_attacker` and `each_engine`; `tests.escape.verdicts` reads it."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def each_attacker(request: pytest.FixtureRequest, runtime: str) -> Attacker:
+    """`attacker`, once with each runtime."""
+    found: Attacker = request.getfixturevalue("attacker" if runtime == "runc" else "gvisor_attacker")
+    return found
+
+
+@pytest.fixture(scope="module")
+def each_engine(request: pytest.FixtureRequest, runtime: str) -> Engine:
+    """Where controls run, once with each runtime."""
+    found: Engine = MACHINES if runtime == "runc" else request.getfixturevalue("gvisor_engine")
+    return found
+
+
+# --- hostile runners --------------------------------------------------------------------------------------------------
 @pytest.fixture(scope="session")
 def hostile_image() -> Iterator[str]:
     """The base image with another runner."""

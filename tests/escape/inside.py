@@ -9,7 +9,9 @@ import errno
 import fcntl
 import glob
 import json
+import mmap
 import os
+import signal
 import socket
 import stat
 import struct
@@ -255,6 +257,45 @@ def performance_events() -> object:
 
 
 @probe
+def foreign_file() -> object:
+    return opened("/etc/shadow", os.O_RDONLY)
+
+
+@probe
+def foreign_owner() -> object:
+    with open("/tmp/probe-owner", "w"):
+        os.chown("/tmp/probe-owner", os.getuid() + 1, -1)
+    return os.stat("/tmp/probe-owner").st_uid
+
+
+@probe
+def foreign_groups() -> object:
+    return in_child(lambda: LIBC.setgroups(1, struct.pack("I", 1)))
+
+
+@probe
+def accounting() -> object:
+    return may(163, b"/nowhere/at/all", answers=errno.ENOENT)  # acct
+
+
+@probe
+def hang_up() -> object:
+    return system_call(153)  # vhangup: of a terminal that there is not
+
+
+@probe
+def cloned_namespace() -> object:
+    """A child by clone, not by unshare, and by clone3 where that is there."""
+    try:
+        child = system_call(56, NEW_USER | signal.SIGCHLD, 0, 0, 0, 0)
+    except OSError:
+        child = system_call(435, struct.pack("QQQQQQQQ", NEW_USER, 0, 0, 0, signal.SIGCHLD, 0, 0, 0), 64)
+    if child == 0:
+        os._exit(0)
+    return os.waitpid(child, 0)[0] == child
+
+
+@probe
 def page_faults() -> object:
     return system_call(323, 0)  # userfaultfd
 
@@ -406,6 +447,15 @@ def raw_socket() -> object:
 @probe
 def packet_socket() -> object:
     return socket.socket(17, socket.SOCK_RAW, 3).fileno()
+
+
+@probe
+def other_abi() -> object:
+    """getpid by the 32-bit gate, as machine code: in its table the family of a socket is behind a pointer."""
+    code = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+    code.write(b"\xb8\x14\x00\x00\x00\xcd\x80\xc3")  # mov eax, 20; int 0x80; ret
+    getpid = ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(code)))
+    return in_child(lambda: getpid() - os.getpid())
 
 
 @probe

@@ -3,26 +3,29 @@ probes all succeed in a container from the same options with the protections tak
 """
 
 import json
+import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.escape import inside
+from tests.escape import gvisor, inside
 from tests.escape.attacker import Attacker, python
-from tests.escape.verdicts import attack, control
-from tests.escape.weakened import Options, among_processes_of, run_inside, started, weaken
+from tests.escape.verdicts import attack, control, in_runtimes
+from tests.escape.weakened import Engine, Options, among_processes_of, run_inside, started, weaken
 from tests.integration.docker.rig import Rig
 
 pytestmark = pytest.mark.docker
 
 SOURCE = Path(inside.__file__).read_text()
-ABSTRACT = "perstack-escape-probe"
+ABSTRACT = f"perstack-escape-probe-{os.getpid()}"  # two suites may run at once
 NAMES = sorted(inside.PROBES)
 OF_ANOTHER = "other_processes"
+OF_EVERY_PROCESS = {"HOSTNAME", "HOME", "PATH", "LANG", "PWD", "NODE_USE_ENV_PROXY"}
 Answers = dict[str, tuple[bool, str]]
+Mark = Callable[..., pytest.MarkDecorator]
 
 
 @pytest.fixture(scope="module")
@@ -37,17 +40,24 @@ def listeners() -> Iterator[tuple[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def in_sandbox(attacker: Attacker, listeners: tuple[str, str]) -> Answers:
-    outcome = attacker.run([python("p", SOURCE, *listeners)])
+def in_sandbox(each_attacker: Attacker, listeners: tuple[str, str]) -> Answers:
+    outcome = each_attacker.run([python("p", SOURCE, *listeners)])
     return {name: tuple(answer) for name, answer in json.loads(outcome.printed("p")).items()}
 
 
 @pytest.fixture(scope="module")
-def in_control(rig: Rig, listeners: tuple[str, str]) -> Answers:
+def in_control(rig: Rig, each_engine: Engine, listeners: tuple[str, str]) -> Answers:
     others = [name for name in NAMES if name != OF_ANOTHER]
-    with started(rig, weaken) as first, started(rig, among_processes_of(first.id)) as second, socket_of_another(rig):
-        found = json.loads(run_inside(first, SOURCE, *listeners, *others))
-        return found | json.loads(run_inside(second, SOURCE, *listeners, OF_ANOTHER))  # type: ignore[no-any-return]
+    with started(rig, weaken, each_engine) as container, socket_of_another(rig):
+        found: Answers = json.loads(run_inside(container, SOURCE, *listeners, *others))
+        return found
+
+
+@pytest.fixture(scope="module")
+def among_others(rig: Rig, listeners: tuple[str, str]) -> Answers:
+    with started(rig, weaken) as first, started(rig, among_processes_of(first.id)) as second:
+        found: Answers = json.loads(run_inside(second, SOURCE, *listeners, OF_ANOTHER))
+        return found
 
 
 @contextmanager
@@ -58,16 +68,45 @@ def socket_of_another(rig: Rig) -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("probe", [pytest.param(name, marks=attack(name)) for name in NAMES])
-def test_a_shell_in_a_sandbox_is_refused(probe: str, in_sandbox: Answers) -> None:
-    succeeded, seen = in_sandbox[probe]
+def each(mark: Mark, probes: Iterable[str]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("probe", [pytest.param(name, marks=mark(name)) for name in sorted(probes)])
+
+
+def refused(answers: Answers, probe: str) -> None:
+    succeeded, seen = answers[probe]
     assert not succeeded, seen
 
 
-@pytest.mark.parametrize("probe", [pytest.param(name, marks=control(name)) for name in NAMES])
-def test_the_same_probe_succeeds_where_the_protections_are_gone(probe: str, in_control: Answers) -> None:
-    succeeded, seen = in_control[probe]
+def succeeds(answers: Answers, probe: str) -> None:
+    succeeded, seen = answers[probe]
     assert succeeded, seen
+
+
+@each(attack, inside.PROBES.keys() - gvisor.WITHIN)
+def test_a_shell_in_a_sandbox_is_refused(probe: str, in_sandbox: Answers) -> None:
+    refused(in_sandbox, probe)
+
+
+@in_runtimes("runc")
+@each(attack, gvisor.WITHIN)
+def test_a_shell_in_a_sandbox_of_runc_is_refused_what_gvisor_permits(probe: str, in_sandbox: Answers) -> None:
+    refused(in_sandbox, probe)
+
+
+@each(control, inside.PROBES.keys() - gvisor.NOT_APPLICABLE)
+def test_the_same_probe_succeeds_where_the_protections_are_gone(probe: str, in_control: Answers) -> None:
+    succeeds(in_control, probe)
+
+
+@in_runtimes("runc")
+@each(control, inside.PROBES.keys() & (gvisor.LACKING.keys() | gvisor.WITHIN.keys()))
+def test_what_only_runc_has_succeeds_there_where_the_protections_are_gone(probe: str, in_control: Answers) -> None:
+    succeeds(in_control, probe)
+
+
+@control(OF_ANOTHER)
+def test_in_the_process_namespace_of_another_its_processes_are_seen(among_others: Answers) -> None:
+    succeeds(among_others, OF_ANOTHER)
 
 
 def test_a_container_of_the_rig_without_a_change_refuses_as_a_sandbox_does(
@@ -82,3 +121,42 @@ def test_a_container_of_the_rig_without_a_change_refuses_as_a_sandbox_does(
     with started(rig, alone) as container:
         found = json.loads(run_inside(container, SOURCE, *listeners))
     assert {name for name, (succeeded, _) in found.items() if succeeded} <= own
+
+
+# --- what is otherwise in gVisor --------------------------------------------------------------------------------------
+@in_runtimes("runsc")
+@pytest.mark.parametrize("probe", sorted(gvisor.LACKING))
+def test_what_gvisor_lacks_is_refused_even_where_the_protections_are_gone(probe: str, in_control: Answers) -> None:
+    succeeded, seen = in_control[probe]
+    assert not succeeded, f"it has it by now, and gvisor.LACKING says otherwise: {seen}"
+
+
+WITHIN = """
+import json, os
+def attempt(act):
+    try: return act()
+    except OSError as error: return error.strerror
+def made(kind, number):
+    path = f'/tmp/node-{number[0]}-{number[1]}-{kind}'
+    os.mknod(path, kind | 0o666, os.makedev(*number))
+    return attempt(lambda: os.close(os.open(path, os.O_RDWR)))
+def of(pid, name):
+    with open(f'/proc/{pid}/{name}', 'rb') as file: return file.read().decode()
+(runner,) = [pid for pid in os.listdir('/proc') if pid.isdigit() and '/gw/runner.sock' in of(pid, 'cmdline') and pid != '1']
+block, character = 0o60000, 0o20000
+print(json.dumps({
+    'devices': [made(block, (8, 0)), made(block, (7, 0)), made(character, (1, 1)), made(character, (1, 11))],
+    'environ': sorted(line.partition('=')[0] for line in of(runner, 'environ').split(chr(0)) if line),
+    'descriptors': [attempt(lambda: os.close(os.open(f'/proc/{runner}/fd/{fd}', os.O_RDONLY))) for fd in (2, 4)],
+    'memory': attempt(lambda: of(runner, 'mem')),
+}))
+"""
+
+
+@in_runtimes("runsc")
+def test_what_gvisor_permits_leads_nowhere(each_attacker: Attacker) -> None:
+    found = json.loads(each_attacker.run([python("within", WITHIN)]).printed("within"))
+    assert set(found["devices"]) == {"No such device or address"}, "no device of a host: disks, memory, its log"
+    assert set(found["environ"]) <= OF_EVERY_PROCESS
+    assert found["memory"] == "Permission denied"
+    assert set(found["descriptors"]) <= {"Permission denied", "No such device or address"}

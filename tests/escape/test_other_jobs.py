@@ -220,6 +220,38 @@ def test_the_jobs_own_checkpoint_is_there(attacker: Attacker, channel: grpc.Chan
     assert stub.GetCheckpoint(request).checkpoint.run_id == last.run_id
 
 
+# --- stored secrets ---------------------------------------------------------------------------------------------------
+STORED = "stored-for-one-expert-1729"
+REQUIRES = SOLO + '[experts.{name}.skills."@perstack/base"]\nrequiredEnv = ["GRANTED_TOKEN"]\n'
+REVERSED = python("say", "import os; print(os.environ['GRANTED_TOKEN'][::-1])")
+
+
+def requiring(attacker: Attacker, *, granted: bool) -> Outcome:
+    """A run that prints, backwards, a secret that was stored for its own expert or for another one."""
+    expert = f"attacker-{attacker.made + 1}"  # the next one's name
+    grant = ("--expert", expert if granted else "another-expert")
+    done = attacker.daemon.ctl("secret", "put", "GRANTED_TOKEN", *grant, stdin=STORED.encode())
+    assert done.returncode == 0, done.stderr
+    try:
+        return attacker.run([REVERSED], toml=REQUIRES)
+    finally:
+        attacker.daemon.ctl("secret", "rm", "GRANTED_TOKEN")
+
+
+@attack("other_secrets")
+def test_a_secret_that_was_granted_to_another_expert_is_not_given(attacker: Attacker) -> None:
+    outcome = requiring(attacker, granted=False)
+    assert outcome.code != 0
+    assert "GRANTED_TOKEN" in outcome.stderr
+    assert STORED[::-1] not in outcome.stderr + json.dumps(outcome.events)
+
+
+@control("other_secrets")
+def test_the_expert_that_it_was_granted_to_has_it(attacker: Attacker) -> None:
+    outcome = requiring(attacker, granted=True)
+    assert outcome.printed("say").strip() == STORED[::-1]
+
+
 def checkpoint_of(stub: Any, outcome: Outcome) -> Any:
     return stub.ListCheckpoints(checkpoints_pb2.ListCheckpointsRequest(job_id=job_of(outcome))).checkpoints[-1]
 

@@ -15,7 +15,7 @@ from tests.e2e.daemon import docker, until
 from tests.escape.attacker import SOLO, Attacker, Call, Outcome, python, tool
 from tests.escape.hostile_runner import WORD
 from tests.escape.verdicts import attack, control
-from tests.escape.weakened import Options, run_inside, started, unlimited
+from tests.escape.weakened import MACHINES, Engine, Options, run_inside, started, unlimited
 from tests.integration.docker.rig import Rig
 
 pytestmark = pytest.mark.docker
@@ -119,8 +119,8 @@ def failed(attacker: Attacker) -> Outcome:
 
 # --- inside -----------------------------------------------------------------------------------------------------------
 @attack("secret_in_processes")
-def test_a_shell_finds_it_in_no_process_and_no_file(attacker: Attacker) -> None:
-    outcome = attacker.run([python("look", LOOK)], toml=PROBE, env=ENV)
+def test_a_shell_finds_it_in_no_process_and_no_file(each_attacker: Attacker) -> None:
+    outcome = each_attacker.run([python("look", LOOK)], toml=PROBE, env=ENV)
     assert outcome.printed("look").split() == ["tried", "True"]
 
 
@@ -131,14 +131,14 @@ def test_a_shell_beside_the_server_finds_it_neither(attacker: Attacker) -> None:
 
 
 @control("secret_in_processes")
-def test_the_server_itself_finds_it_in_its_environment(attacker: Attacker) -> None:
-    outcome = attacker.run([ask("look", LOOK)], toml=PROBE, env=ENV)
+def test_the_server_itself_finds_it_in_its_environment(each_attacker: Attacker) -> None:
+    outcome = each_attacker.run([ask("look", LOOK)], toml=PROBE, env=ENV)
     assert "/environ" in outcome.answers()["look"]
 
 
 @attack("secret_in_core")
-def test_a_server_that_dies_leaves_no_core_with_it(attacker: Attacker) -> None:
-    outcome = attacker.run([ask("dump", DUMP)], toml=PROBE, env=ENV)
+def test_a_server_that_dies_leaves_no_core_with_it(each_attacker: Attacker) -> None:
+    outcome = each_attacker.run([ask("dump", DUMP)], toml=PROBE, env=ENV)
     assert outcome.answers()["dump"].split() == ["refused"]
 
 
@@ -153,31 +153,32 @@ def test_without_the_limit_the_core_has_it(rig: Rig) -> None:
 
 
 # --- what the engine tells --------------------------------------------------------------------------------------------
-def told(container: str) -> str:
-    return docker("inspect", container) + docker("top", container, "-eo", "pid,args") + docker("diff", container)
+def told(engine: Engine, container: str) -> str:
+    processes = ("top", container, *(["-eo", "pid,args"] if engine.runtime == "runc" else []))
+    return "".join(engine.docker(*command) for command in (("inspect", container), processes, ("diff", container)))
 
 
-def image_told(image: str) -> str:
-    return docker("inspect", image) + docker("history", "--no-trunc", image)
+def image_told(engine: Engine, image: str) -> str:
+    return engine.docker("inspect", image) + engine.docker("history", "--no-trunc", image)
 
 
 @pytest.fixture(scope="module")
-def engine(attacker: Attacker) -> list[Any]:
+def engine(each_attacker: Attacker, each_engine: Engine) -> list[Any]:
     """What the engine told of the sandboxes of a run while a call was under way."""
-    name = attacker.name()
+    name = each_attacker.name()
     wait = ask("wait", "import time; time.sleep(50)")
-    attacker.daemon.script(name, {"calls": [wait]}, {"text": "done"})
-    directory = attacker.daemon.definition(PROBE.replace("{name}", name) + "toolTimeout = 60000\n")
+    each_attacker.daemon.script(name, {"calls": [wait]}, {"text": "done"})
+    directory = each_attacker.daemon.definition(PROBE.replace("{name}", name) + "toolTimeout = 60000\n")
     (directory / ".env").write_text(f"HOSTILE_TOKEN={SECRET}\n")
-    process = attacker.daemon.begin(directory, name, "--env-path", ".env")
+    process = each_attacker.daemon.begin(directory, name, "--env-path", ".env")
     try:
         assigned = [event for event in until(process, "callTools") if event["type"] == "sandboxAssigned"]
-        found = [(told(event["containerId"]), event["containerId"]) for event in assigned]
-        images = [json.loads(docker("inspect", container))[0]["Image"] for _, container in found]
-        attacker.daemon.ctl("job", "cancel", assigned[0]["jobId"])
+        found = [(told(each_engine, event["containerId"]), event["containerId"]) for event in assigned]
+        images = [json.loads(each_engine.docker("inspect", container))[0]["Image"] for _, container in found]
+        each_attacker.daemon.ctl("job", "cancel", assigned[0]["jobId"])
     finally:
         process.communicate(timeout=60)
-    return [[text for text, _ in found], [image_told(image) for image in images]]
+    return [[text for text, _ in found], [image_told(each_engine, image) for image in images]]
 
 
 @attack("secret_in_inspect")
@@ -189,12 +190,12 @@ def test_the_engine_tells_it_of_no_sandbox(engine: list[Any]) -> None:
 
 
 @control("secret_in_inspect")
-def test_the_engine_tells_what_a_container_was_given_as_environment(rig: Rig) -> None:
+def test_the_engine_tells_what_a_container_was_given_as_environment(rig: Rig, each_engine: Engine) -> None:
     def given(options: Options) -> None:
         options["Env"].append(f"HOSTILE_TOKEN={SECRET}")
 
-    with started(rig, given) as container:
-        assert SECRET in told(container.id)
+    with started(rig, given, each_engine) as container:
+        assert SECRET in told(each_engine, container.id)
 
 
 @attack("secret_in_labels")
@@ -211,7 +212,7 @@ def test_an_image_that_was_built_with_it_tells_it(rig: Rig) -> None:
     dockerfile = f"FROM perstack/base:latest\nLABEL token={SECRET}\n".encode()
     subprocess.run(docker_build, input=dockerfile, check=True, capture_output=True, timeout=60)
     try:
-        assert SECRET in image_told(tag)
+        assert SECRET in image_told(MACHINES, tag)
     finally:
         docker("rmi", tag)
 

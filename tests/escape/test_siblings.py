@@ -4,13 +4,15 @@ behind the second line. Each look is taken in the other arrangement as well, whe
 
 import json
 import subprocess
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.escape import gvisor
 from tests.escape.attacker import Attacker, Call, Outcome, python, tool
-from tests.escape.verdicts import attack, control
+from tests.escape.verdicts import attack, control, in_runtimes
 from tests.escape.weakened import Options, run_inside, started
 from tests.integration.docker.rig import Rig
 
@@ -109,13 +111,13 @@ def looked(attacker: Attacker, toml: str) -> Outcome:
 
 
 @pytest.fixture(scope="module")
-def own(attacker: Attacker) -> Outcome:
-    return looked(attacker, definition("own"))
+def own(each_attacker: Attacker) -> Outcome:
+    return looked(each_attacker, definition("own"))
 
 
 @pytest.fixture(scope="module")
-def shared(attacker: Attacker) -> Outcome:
-    return looked(attacker, definition("shared"))
+def shared(each_attacker: Attacker) -> Outcome:
+    return looked(each_attacker, definition("shared"))
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +149,19 @@ SECOND_LINE = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("what", [pytest.param(key, marks=attack(name)) for key, name in SECOND_LINE.items()])
+def second_line(names: Container[str]) -> pytest.MarkDecorator:
+    cases = [pytest.param(key, marks=attack(name)) for key, name in SECOND_LINE.items() if name in names]
+    return pytest.mark.parametrize("what", cases)
+
+
+@second_line(gvisor.TRIED)
+def test_a_shell_that_shares_a_sandbox_with_a_server_cannot_look_into_it(shared: Outcome, what: str) -> None:
+    succeeded, told = seen(shared)[what]
+    assert not succeeded, told
+
+
+@in_runtimes("runc")
+@second_line(gvisor.OTHERWISE)
 def test_a_shell_that_shares_a_sandbox_with_a_server_cannot_reach_into_it(shared: Outcome, what: str) -> None:
     succeeded, told = seen(shared)[what]
     assert not succeeded, told
@@ -200,8 +214,8 @@ def test_such_a_skill_cannot_write_into_the_workspace(own: Outcome) -> None:
 
 
 @control("skill_workspace")
-def test_a_skill_that_asked_for_it_writes_into_the_workspace(attacker: Attacker) -> None:
-    outcome = attacker.run(
+def test_a_skill_that_asked_for_it_writes_into_the_workspace(each_attacker: Attacker) -> None:
+    outcome = each_attacker.run(
         [ask("leave", LEAVE)],
         [python("find", "import os; print(os.listdir('.'))")],
         toml=definition("own", 'workspace = "rw"\n'),

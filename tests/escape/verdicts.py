@@ -4,16 +4,18 @@ say with `@attack(NAME)` and `@control(NAME)` what they are.
 """
 
 from collections import defaultdict
-from collections.abc import Generator, Iterable
+from collections.abc import Container, Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from tests.escape.attacks import ATTACKS, BY_NAME
+from tests.escape.gvisor import TRIED
 from tests.escape.page import Verdict, page
 
 ROLES = ("attack", "control")
+Key = tuple[str, str, str]
 
 
 def attack(*names: str) -> pytest.MarkDecorator:
@@ -26,20 +28,35 @@ def control(*names: str) -> pytest.MarkDecorator:
     return pytest.mark.control(*(BY_NAME[name].name for name in names))
 
 
-def roles_of(item: pytest.Item) -> Generator[tuple[str, str], None, None]:
-    """(role, attack) of each mark of a test."""
+def in_runtimes(*runtimes: str) -> pytest.MarkDecorator:
+    """Runs a test that has the fixture `runtime`, or one that it comes to, in these alone."""
+    return pytest.mark.parametrize("runtime", runtimes, indirect=True, scope="module")
+
+
+def roles_of(item: pytest.Item) -> Generator[Key, None, None]:
+    """(role, attack, runtime) of each mark of a test. The fixture `runtime` tells the last, where a test has it."""
+    called = getattr(item, "callspec", None)  # of parametrised tests only
+    runtime = called.params.get("runtime", "runc") if called else "runc"
     for role in ROLES:
         for mark in item.iter_markers(role):
-            yield from ((role, name) for name in mark.args)
+            yield from ((role, name, str(runtime)) for name in mark.args)
+
+
+def untried(keys: Container[Key]) -> list[Key]:
+    """What has to be tried and is not among the keys."""
+    wanted = [(role, each.name, "runc") for each in ATTACKS for role in ROLES]
+    wanted += [("attack", each.name, "runsc") for each in ATTACKS if each.name in TRIED]
+    return [key for key in wanted if key not in keys]
 
 
 @dataclass(slots=True)
 class Verdicts:
-    """Outcomes by role and attack; a test that fails in any of its phases is one that failed."""
+    """Outcomes by role, attack and runtime; a test that fails in any of its phases is one that failed."""
 
     target: Path
-    failed: dict[tuple[str, str], set[str]] = field(default_factory=lambda: defaultdict(set))
-    ran: dict[tuple[str, str], set[str]] = field(default_factory=lambda: defaultdict(set))
+    failed: set[Key] = field(default_factory=set)
+    ran: dict[Key, set[str]] = field(default_factory=lambda: defaultdict(set))
+    missed: str = ""
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
@@ -48,30 +65,28 @@ class Verdicts:
             if report.when == "call" and not report.skipped:
                 self.ran[key].add(item.nodeid)
             if report.failed:
-                self.failed[key].add(item.nodeid)
+                self.failed.add(key)
         return report
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        if missing := self.missing():
+        if missing := untried(self.ran):
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
-            missed = ", ".join(f"{role} of {name}" for role, name in missing)
-            raise pytest.UsageError(f"{self.target} is as it was, because these did not run: {missed}")
+            self.missed = ", ".join(f"{role} of {name} in {runtime}" for role, name, runtime in missing)
+            return
         self.target.parent.mkdir(parents=True, exist_ok=True)
         self.target.write_text(page([self.verdict(each.name) for each in ATTACKS]), encoding="utf-8")
 
-    def missing(self) -> list[tuple[str, str]]:
-        return [(role, each.name) for each in ATTACKS for role in ROLES if not self.ran[role, each.name]]
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if self.missed:
+            terminalreporter.write_line(f"{self.target} is as it was, because these did not run: {self.missed}")
 
     def verdict(self, name: str) -> Verdict:
-        files = {Path(node.partition("::")[0]).name for role in ROLES for node in self.ran[role, name]}
-        refused, succeeds = (not self.failed[role, name] for role in ROLES)
-        return Verdict(BY_NAME[name], tuple(sorted(files)), refused=refused, control_succeeds=succeeds)
-
-
-def untried(items: Iterable[pytest.Item]) -> list[tuple[str, str]]:
-    """(role, attack) of what no test is marked with."""
-    tried = {key for item in items for key in roles_of(item)}
-    return [(role, each.name) for each in ATTACKS for role in ROLES if (role, each.name) not in tried]
+        keys = [key for key in self.ran if key[1] == name]
+        files = {Path(node.partition("::")[0]).name for key in keys for node in self.ran[key]}
+        refused = {runtime: (role, name, runtime) not in self.failed for role, _, runtime in keys if role == "attack"}
+        controls = tuple(sorted(runtime for role, _, runtime in keys if role == "control"))
+        succeeds = not any(("control", name, runtime) in self.failed for runtime in controls)
+        return Verdict(BY_NAME[name], tuple(sorted(files)), refused, controls, control_succeeds=succeeds)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -81,8 +96,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     if session.config.getoption("--attacks-untried"):
-        for role, name in untried(session.items):
-            print(f"untried: {role} {name}")  # noqa: T201 - what it was asked for
+        for role, name, runtime in untried({key for item in session.items for key in roles_of(item)}):
+            print(f"untried: {role} {name} {runtime}")  # noqa: T201 - what it was asked for
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -12,7 +12,7 @@ import docker as sdk
 from perstackd.adapters.docker.engine import read_profile
 from perstackd.adapters.docker.hardening import container_name, container_options
 from perstackd.ports.sandboxes import SandboxDirectories
-from tests.integration.docker.rig import DAEMON_ID, SECCOMP, Rig, docker
+from tests.integration.docker.rig import DAEMON_ID, SECCOMP, Rig
 
 Options = dict[str, Any]
 CAPABILITIES = [
@@ -61,6 +61,24 @@ Change = Callable[[Options], None]
 
 
 @dataclass(frozen=True, slots=True)
+class Engine:
+    """Where controls run: the machine's engine, or a test's own with gVisor."""
+
+    url: str = "unix:///var/run/docker.sock"
+    runtime: str = "runc"
+
+    def docker(self, *arguments: str) -> str:
+        """The docker command's output; a failing one fails the test with what it said."""
+        command = ["docker", "-H", self.url, *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+
+MACHINES = Engine()
+
+
+@dataclass(frozen=True, slots=True)
 class Container:
     """A running one. `root` is a directory of the host that it has at /host/run; `directories` are its own."""
 
@@ -68,18 +86,17 @@ class Container:
     uid: int
     root: Path
     directories: SandboxDirectories
+    engine: Engine
 
 
 @contextmanager
-def started(rig: Rig, change: Change, image: str = "") -> Iterator[Container]:
-    """A container from the sandboxes' own options with `change` made to them, of the rig's image or another one;
-    removed at the end.
-    """
-    record, template = rig.record(), rig.template()
+def started(rig: Rig, change: Change, engine: Engine = MACHINES) -> Iterator[Container]:
+    """A container of the rig's image from the sandboxes' own options with `change` made to them; removed at the end."""
+    record, template = rig.record(), rig.template(runtime=engine.runtime)
     directories = rig.directories(record)
-    client: Any = sdk.APIClient("unix:///var/run/docker.sock", version="auto", timeout=60)
+    client: Any = sdk.APIClient(engine.url, version="auto", timeout=60)
     try:
-        image_id = str(client.inspect_image(image or template.image)["Id"])
+        image_id = str(client.inspect_image(template.image)["Id"])
         options: Options = container_options(
             record, template, directories, image_id=image_id, seccomp=read_profile(str(SECCOMP)), daemon_id=DAEMON_ID
         )
@@ -90,9 +107,9 @@ def started(rig: Rig, change: Change, image: str = "") -> Iterator[Container]:
     finally:
         client.close()
     try:
-        yield Container(container, record.uid, rig.root, directories)
+        yield Container(container, record.uid, rig.root, directories, engine)
     finally:
-        docker("rm", "--force", container)
+        engine.docker("rm", "--force", container)
 
 
 def weaken(options: Options) -> None:
@@ -147,7 +164,4 @@ def capabilities() -> list[str]:
 
 def run_inside(container: Container, source: str, *arguments: str) -> str:
     """What a Python program prints in the container."""
-    command = ["docker", "exec", container.id, "python3", "-c", source, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return container.engine.docker("exec", container.id, "python3", "-c", source, *arguments)

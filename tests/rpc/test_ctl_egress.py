@@ -5,7 +5,7 @@ import json
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -14,8 +14,10 @@ from perstackctl.client import Client
 from perstackctl.client.errors import ClientError, InvalidError, NotFoundError
 from perstackctl.client.values import Definition
 from perstackd.app.egress_rules import EgressDryRun, occupant_of, rules_of
+from perstackd.app.reach import Reach
 from perstackd.app.system import System, SystemFacts
 from perstackd.domain.assignment import own_skills
+from perstackd.domain.egress_policy import EgressPolicy
 from perstackd.ports.egress import EgressRule, Occupant
 from perstackd.ports.package_indexes import PackageGrant, PackageIndexes
 from perstackd.rpc.server import AdminSocket, Api, admin_server
@@ -74,7 +76,7 @@ async def desk(root: Path) -> AsyncIterator[Desk]:
     (root / "perstack.toml").write_text(TOML)
     async with world(root / "run", {}) as daemon:
         system = System(SystemFacts("0.1.0", 1, (), "/s", "scripted", "m"), daemon.sandboxes, daemon.pool, daemon.jobs)
-        dry_run = EgressDryRun(daemon.egress, daemon.jobs.resolve, INDEXES)
+        dry_run = EgressDryRun(daemon.egress, daemon.jobs.resolve, Reach(indexes=INDEXES))
         api = Api(daemon.jobs, daemon.pool, system, dry_run=dry_run)
         socket = AdminSocket(root / "admin" / "p.sock")
         async with admin_server(socket, api, FakeClock()):
@@ -144,10 +146,43 @@ async def test_the_dry_run_and_the_run_ask_the_same_function_for_rules(desk: Des
     found = await desk.daemon.jobs.resolve(TOML, "perstack.toml", "reporter")
     reporter = found.experts[0]
     (tracker,) = own_skills(reporter)
-    assert rules_of(reporter, None, ("a.example",), INDEXES) == [
+    assert rules_of(reporter, None, ("a.example",), Reach(indexes=INDEXES)) == [
         EgressRule("*.shared.example"),
         EgressRule("a.example"),
     ]
-    assert rules_of(reporter, tracker, (), PackageIndexes()) == [EgressRule("api.example.com")]
+    assert rules_of(reporter, tracker, (), Reach()) == [EgressRule("api.example.com")]
     assert occupant_of(reporter, None) == Occupant("reporter", ("shared",))
     assert occupant_of(reporter, tracker) == Occupant("reporter", ("tracker",), own=True)
+
+
+@pytest.fixture
+async def strict(root: Path) -> AsyncIterator[Desk]:
+    """A daemon whose operator lets sandboxes reach api.example.com alone."""
+    (root / "perstack.toml").write_text(TOML)
+    reach = Reach(EgressPolicy((("api.example.com", 443),)), INDEXES)
+    async with world(root / "run", {}, change=lambda services: replace(services, reach=reach)) as daemon:
+        system = System(SystemFacts("0.1.0", 1, (), "/s", "scripted", "m"), daemon.sandboxes, daemon.pool, daemon.jobs)
+        api = Api(daemon.jobs, daemon.pool, system, dry_run=EgressDryRun(daemon.egress, daemon.jobs.resolve, reach))
+        socket = AdminSocket(root / "admin" / "p.sock")
+        async with admin_server(socket, api, FakeClock()):
+            yield Desk(daemon, socket.path, root)
+
+
+async def test_what_the_operator_leaves_out_is_denied_by_the_policy_and_no_job_can_add_it(strict: Desk) -> None:
+    code, out, _ = await strict.ctl("other.example", "--allow-domain", "other.example")
+    assert code == 1
+    assert "outside of egress.allow_hosts, the operator's policy (api.example.com) (egress_not_permitted)" in out
+    assert 'egress.allow_hosts = [..., "other.example"]' in out
+    assert "allowedDomains" not in out
+    code, out, _ = await strict.ctl("index.example", "--expert", "reporter")
+    assert (code, "egress_not_permitted" in out) == (1, True)
+    assert (await strict.ctl("api.example.com", "--expert", "reporter"))[0] == 0
+    record = strict.daemon.pool.records()[0]
+    _, out, _ = await strict.ctl("x.shared.example", "--sandbox", record.id)
+    assert "egress_not_permitted" in out
+
+
+async def test_a_host_that_is_permitted_and_not_asked_for_is_still_the_definitions_affair(strict: Desk) -> None:
+    _, out, _ = await strict.ctl("api.example.com", "--expert", "helper")
+    assert "host_not_allowed" in out
+    assert "egress_not_permitted" not in out

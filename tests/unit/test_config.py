@@ -74,6 +74,16 @@ def test_an_unknown_key_in_a_variables_table_names_the_nearest(file: Path, monke
         ({"templates.skills": 3}, "templates.skills"),
         ({"templates": 3}, "templates"),
         ({"egress.ca_bundle": "ca.pem"}, "must be an absolute path"),
+        ({"egress.allow_hosts": ["*.com"]}, "allow_hosts: '*.com' would allow a whole top-level domain"),
+        ({"egress.allow_hosts": ["https://a.example"]}, "is not a host"),
+        ({"egress.allow_hosts": ["a.example:70000"]}, "is not a host"),
+        (
+            {
+                "egress.allow_hosts": ["other.example"],
+                "egress.routes.api": {"origin": "https://api.example", "experts": ["a"]},
+            },
+            "routes.api leads to api.example, which allow_hosts leaves out",
+        ),
     ],
 )
 def test_mistakes_are_refused_with_what_is_wrong(file: Path, overrides: dict[str, Any], part: str) -> None:

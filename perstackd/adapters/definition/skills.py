@@ -63,7 +63,7 @@ _INSTALLERS: Final = frozenset({"npx", "uvx"})
 _SHARED_KEYS: Final = ("type", "description", "rule")
 _SERVER_KEYS: Final = (
     *_SHARED_KEYS,
-    *("pick", "omit", "requiredEnv", "allowedDomains", "isolation", "toolTimeout", "approval", "workspace"),
+    *("pick", "omit", "requiredEnv", "allowedDomains", "isolation", "toolTimeout", "startTimeout", "approval", "workspace"),
 )
 _STDIO_KEYS: Final = (*_SERVER_KEYS, "command", "packageName", "args", "lazyInit")
 _REMOTE_KEYS: Final = (*_SERVER_KEYS, "endpoint", "headers")
@@ -155,6 +155,7 @@ def _stdio(name: str, table: Table) -> StdioSkill:
         isolation=isolation,
         approval=approval,
         tool_timeout_ms=table.integer("toolTimeout", 0, 1),
+        start_timeout_ms=table.integer("startTimeout", 0, 1),
         workspace=_workspace(table, isolation),
     )
 
@@ -196,6 +197,7 @@ def _remote(name: str, table: Table, allowed: Allowed) -> RemoteSkill:
         isolation=_isolation(table, own=True),
         approval=approval,
         tool_timeout_ms=table.integer("toolTimeout", 0, 1),
+        start_timeout_ms=table.integer("startTimeout", 0, 1),
     )
 
 

@@ -28,6 +28,7 @@ from perstackd.adapters.docker.hardening import (
     profile_for,
 )
 from perstackd.adapters.docker.kernel import observe
+from perstackd.adapters.docker.ledger import Ledger
 from perstackd.adapters.docker.posture import Expected, compare, not_running
 from perstackd.adapters.docker.runtimes import check_runtime
 from perstackd.adapters.docker.sentry import observe_sentry
@@ -40,7 +41,7 @@ from perstackd.ports.sandboxes import ContainerEnd, EndCause, EngineInfo, Sandbo
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
     """Where the engine is, whose containers are ours, and the bounds. `url` is a Unix socket's, `ca_bundle` a file that
-    `ca_bundle.installed` made, or empty.
+    `ca_bundle.installed` made, or empty. Without a `ledger` no container is noted.
     """
 
     daemon_id: str
@@ -49,6 +50,7 @@ class EngineSettings:
     ca_bundle: str = ""
     starts_at_once: int = 3
     limits: CallLimits = field(default_factory=CallLimits)
+    ledger: Ledger | None = None
 
 
 class DockerSandboxes(AbstractAsyncContextManager["DockerSandboxes"]):
@@ -62,6 +64,7 @@ class DockerSandboxes(AbstractAsyncContextManager["DockerSandboxes"]):
         self._limits = settings.limits
         self._calls = EngineCalls(settings.url, settings.limits)
         self._starts = Starts(self._calls, settings.limits, settings.starts_at_once)
+        self._label = f"{LABEL_DAEMON}={settings.daemon_id}"
         self._seccomp = ""
         self._started: dict[SandboxId, Expected] = {}
         self._runtimes = {"runc"}
@@ -107,7 +110,8 @@ class DockerSandboxes(AbstractAsyncContextManager["DockerSandboxes"]):
             ca_bundle=self._settings.ca_bundle,
         )
         try:
-            container_id = await self._starts.run(container_name(record.id), options)
+            note = partial(_note, self._settings.ledger, record.id)
+            container_id = await self._starts.run(container_name(record.id), options, note)
         except docker.errors.ImageNotFound as error:
             raise failures.image_missing(image) from error
         except docker.errors.APIError as error:
@@ -142,19 +146,27 @@ class DockerSandboxes(AbstractAsyncContextManager["DockerSandboxes"]):
         name = container_name(sandbox_id)
         seconds = self._limits.remove_seconds
         try:
-            await self._calls.run(partial(remove_container, name, seconds), seconds)
+            await self._calls.run(partial(remove_container, name, self._label, seconds), seconds)
         except docker.errors.APIError as error:
             raise failures.remove_failed(name, failures.detail(error)) from error
         self._started.pop(sandbox_id, None)
 
     async def ours(self) -> tuple[SandboxId, ...]:
-        """See the port. By the container's name, as labels are hints only."""
-        label = f"{LABEL_DAEMON}={self._settings.daemon_id}"
-        found = await self._asked(
-            "list containers", lambda client: client.containers(all=True, filters={"label": label})
-        )
+        """See the port. By label and name together, as either may be anybody's."""
+        mine = {"label": self._label}
+        found = await self._asked("list containers", lambda client: client.containers(all=True, filters=mine))
         names = [str(name).removeprefix("/perstack-") for container in found for name in container["Names"]]
         return tuple(sorted(SandboxId(name) for name in names if is_id(name)))
+
+    async def knows(self, container_id: str) -> bool:
+        """Whether the engine has a container of that id, whosever it is. Raises `engine_unavailable`."""
+        try:
+            await self._calls.run(lambda client: client.inspect_container(container_id), self._limits.call_seconds)
+        except docker.errors.NotFound:
+            return False
+        except docker.errors.APIError as error:
+            raise failures.refused(f"look at container {container_id}", error) from error
+        return True
 
     async def _known(self, runtime: str) -> None:
         """Raises as `check_runtime` does. What was found good is not asked again."""
@@ -181,6 +193,15 @@ def read_profile(path: str) -> str:
         return json.dumps(json.loads(Path(path).read_text()), separators=(",", ":"))
     except (OSError, ValueError) as error:
         raise failures.profile_unreadable(path, str(error)) from error
+
+
+def _note(ledger: Ledger | None, sandbox_id: SandboxId, container_id: str) -> None:
+    if ledger is None:
+        return
+    try:
+        ledger.note(container_id, sandbox_id)
+    except (OSError, ValueError) as error:
+        raise failures.start_failed(sandbox_id, f"its container cannot be noted before it runs: {error}") from error
 
 
 def _posture(record: SandboxRecord, template: Template, expected: Expected, client: Client) -> Posture:

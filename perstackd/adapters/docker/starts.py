@@ -6,6 +6,7 @@ Above it is `engine`, below it `calls`. The functions at the end run on threads.
 import asyncio
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import Final
@@ -33,8 +34,9 @@ class Starts:
         self._limits = limits
         self._gate = asyncio.Semaphore(at_once)
 
-    async def run(self, name: str, options: dict[str, Json]) -> str:
-        """The id of the started container. A caller that is cancelled leaves none behind.
+    async def run(self, name: str, options: dict[str, Json], note: Callable[[str], None]) -> str:
+        """The id of the started container; `note` gets it before it is started, on a thread. A caller that is cancelled
+        leaves none behind.
 
         Raises:
             PerstackError: UNAVAILABLE `engine_unavailable`.
@@ -44,7 +46,7 @@ class Starts:
         given_up = threading.Event()
         try:
             self._calls.admit()
-            work = partial(_create_and_start, name, options, given_up)
+            work = partial(_create_and_start, name, options, given_up, note)
             running = self._calls.submit(work, self._limits.start_seconds / 2)
         except BaseException:
             self._gate.release()
@@ -56,23 +58,25 @@ class Starts:
                 return self._calls.answered(await asyncio.shield(running))
         except BaseException as error:
             given_up.set()
-            running.add_done_callback(partial(self._remove_late, name))
+            running.add_done_callback(self._remove_late)
             outcome = self._calls.judged(error)
             if outcome is error:
                 raise
             raise outcome from error
 
-    def _remove_late(self, name: str, running: "asyncio.Future[str]") -> None:
+    def _remove_late(self, running: "asyncio.Future[str]") -> None:
         # Asking for the exception marks it as seen. Without one, the start succeeded in the instant it was given up.
         if running.cancelled() or running.exception() is not None:
             return
-        seconds = self._limits.remove_seconds
+        remove = partial(_remove_id, running.result())
         with suppress(PerstackError):  # this process is closing; the next one finds the container by its label
-            removal = self._calls.submit(partial(remove_container, name, seconds), seconds)
+            removal = self._calls.submit(remove, self._limits.remove_seconds)
             removal.add_done_callback(lambda done: done.cancelled() or done.exception())
 
 
-def _create_and_start(name: str, options: dict[str, Json], given_up: threading.Event, client: Client) -> str:
+def _create_and_start(
+    name: str, options: dict[str, Json], given_up: threading.Event, note: Callable[[str], None], client: Client
+) -> str:
     if given_up.is_set():
         raise _GivenUpError
     try:
@@ -83,6 +87,7 @@ def _create_and_start(name: str, options: dict[str, Json], given_up: threading.E
         _clear(client, name, error)  # no answer: it may have been made all the same
         raise
     try:
+        note(container_id)
         client.start(container_id)
         if given_up.is_set():
             raise _GivenUpError
@@ -103,12 +108,19 @@ def _clear(client: Client, container: str, error: BaseException) -> None:
         error.add_note(f"(and what was made of it could not be removed: {failures.detail(second)})")
 
 
-def remove_container(name: str, seconds: float, client: Client) -> None:
-    """Kill and remove, whoever else is removing it. It is gone on return; what never was is no error."""
+def _remove_id(container_id: str, client: Client) -> None:
+    client.remove_container(container_id, force=True, v=True)
+
+
+def remove_container(name: str, label: str, seconds: float, client: Client) -> None:
+    """Kill and remove the container that has both name and label, whoever else is removing it. It is gone on return;
+    what never was is no error.
+    """
     deadline = time.monotonic() + seconds
-    while True:
+    wanted = {"name": f"^/{name}$", "label": label}
+    while found := client.containers(all=True, filters=wanted):
         try:
-            client.remove_container(name, force=True, v=True)
+            client.remove_container(found[0]["Id"], force=True, v=True)
         except docker.errors.NotFound:
             return
         except docker.errors.APIError as error:

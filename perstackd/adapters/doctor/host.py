@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from perstackd.adapters.doctor.subject import Subject
+from perstackd.adapters.room import HostRoom
 from perstackd.domain.checkup import Finding, error, good, warning
 
 _CAPABILITIES: Final = {
@@ -37,6 +38,7 @@ def examine(subject: Subject) -> Iterator[Finding]:
     yield from _uids(subject)
     yield from _disks(subject)
     yield _memory(subject)
+    yield _watermarks(subject)
     yield _egress()
     if subject.named_bytes:
         yield _loops()
@@ -150,6 +152,17 @@ def _memory(subject: Subject) -> Finding:
             "room", "memory", found, "when all work at once the kernel kills some: lower templates' max or memory"
         )
     return good("room", "memory", found)
+
+
+def _watermarks(subject: Subject) -> Finding:
+    """What the pool itself compares, with the daemon's own code; state may be a directory that is still to be made."""
+    state = next(each for each in (subject.state, *subject.state.parents) if each.exists())
+    lacking = HostRoom(subject.min_free_memory, subject.min_free_disk, (state,)).lacking()
+    if lacking:
+        remedy = "no idle sandboxes are started meanwhile: free some, or lower pool.min_free_memory or min_free_disk"
+        return warning("room", "watermarks", lacking, remedy)
+    marks = f"{subject.min_free_memory >> 20} MiB of memory, {subject.min_free_disk >> 20} MiB of disk"
+    return good("room", "watermarks", f"above both: {marks}")
 
 
 # --- programs -------------------------------------------------------------------------------------------------------

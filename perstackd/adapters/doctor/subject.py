@@ -26,6 +26,8 @@ class Subject:
     provider: str = ""
     keys: Mapping[str, str] = field(default_factory=dict)
     named_bytes: int = 0
+    min_free_memory: int = 0
+    min_free_disk: int = 0
 
     @property
     def managed_uid(self) -> int:

@@ -10,6 +10,7 @@ from pydantic import Field, StringConstraints, model_validator
 from perstackd.adapters.config_section import AbsolutePath, Section
 from perstackd.adapters.egress.routes import OriginRoute
 from perstackd.domain import host_pattern
+from perstackd.domain.egress_policy import EgressPolicy, parse_pattern, show
 
 _ORIGIN: Final = re.compile(r"https://([A-Za-z0-9._-]{1,253})(:[1-9][0-9]{0,4})?")
 _VALUE: Final = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
@@ -55,11 +56,13 @@ class RouteConfig(Section):
 
 
 class EgressConfig(Section):
-    """The way out of the sandboxes. `allow_addresses` are CIDR blocks of non-global addresses that names may
-    resolve to. `ca_bundle` is a PEM file of all authorities that programs in sandboxes believe, and the proxy for
-    origin routes. Bytes are both directions together; 0 is no limit.
+    """The way out of the sandboxes. `allow_hosts` is what they may reach at most, whatever definitions and jobs
+    ask for: without it all of that, and nothing when it is empty. `allow_addresses` are CIDR blocks of non-global
+    addresses that names may resolve to. `ca_bundle` is a PEM file of all authorities that programs in sandboxes
+    believe, and the proxy for origin routes. Bytes are both directions together; 0 is no limit.
     """
 
+    allow_hosts: tuple[str, ...] | None = None
     allow_addresses: tuple[str, ...] = ()
     ca_bundle: AbsolutePath | None = None
     uid: int = Field(65534, ge=1)
@@ -75,6 +78,26 @@ class EgressConfig(Section):
             ipaddress.ip_network(block)
         return self
 
+    @model_validator(mode="after")
+    def _within_policy(self) -> "EgressConfig":
+        policy = self.policy()
+        for route in self.origin_routes():
+            if not policy.permits(route.host, route.port):
+                host = show(route.host, route.port)
+                raise ValueError(f"routes.{route.name} leads to {host}, which allow_hosts leaves out; add it there")
+        return self
+
+    def policy(self) -> EgressPolicy:
+        """What sandboxes may reach at most. Raises ValueError for a pattern that is none."""
+        return EgressPolicy(None if self.allow_hosts is None else tuple(map(_pattern, self.allow_hosts)))
+
     def origin_routes(self) -> tuple[OriginRoute, ...]:
         """The routes' values."""
         return tuple(config.route(name) for name, config in self.routes.items())
+
+
+def _pattern(text: str) -> tuple[str, int]:
+    try:
+        return parse_pattern(text)
+    except ValueError as error:
+        raise ValueError(f"allow_hosts: {text[:255]!r} {error}") from None

@@ -66,6 +66,7 @@ class FileBlobs:
         self._closing = False
         self._known: OrderedDict[str, None] = OrderedDict()
         self._put_at: dict[str, float] = {}
+        self._latest = 0.0
         self._looking = threading.Lock()
         self._executor = ThreadPoolExecutor(threads, "perstack-store-blobs")
 
@@ -85,7 +86,7 @@ class FileBlobs:
         known = digest_of(data) if len(data) <= KNOWN_BYTES else ""
         if known in self._known:
             self._known.move_to_end(known)
-            self._put_at[known] = time.time()
+            self._put_at[known] = self._now()
             return known
         digest = await self._run(lambda: self._put(data))
         if known:
@@ -128,6 +129,11 @@ class FileBlobs:
                 raise closed(self._root)
             return await asyncio.get_running_loop().run_in_executor(self._executor, self._told, act)
 
+    def _now(self) -> float:
+        """Never before an earlier put: a clock that was set back must not make what is new look old."""
+        self._latest = max(self._latest, time.time())
+        return self._latest
+
     # --- in the threads ---------------------------------------------------------------------------------------------
     def _told(self, act: Callable[[], T]) -> T:
         try:
@@ -152,7 +158,7 @@ class FileBlobs:
         directory = self._root / first
         target = directory / rest
         with self._looking:  # a removal has ended, or sees that the blob was put
-            self._put_at[digest] = time.time()
+            self._put_at[digest] = self._now()
             there = _holds(target, len(data))
         if not there:
             self._write(target, data)

@@ -14,6 +14,7 @@ from perstackd.app.warm_pool.adoption import Adoption
 from perstackd.app.warm_pool.claims import Claims, pool_closing, pool_draining
 from perstackd.app.warm_pool.crew import Crew
 from perstackd.app.warm_pool.endings import Endings
+from perstackd.app.warm_pool.fences import Fences
 from perstackd.app.warm_pool.files import SandboxFiles
 from perstackd.app.warm_pool.keeper import Keeper
 from perstackd.app.warm_pool.lease import ClaimRequest, Lease
@@ -70,6 +71,7 @@ class WarmPool:
         self._adoption = Adoption(self._premises, starter, self._keeper, self._endings)
         self._claims = Claims(self._premises, self._keeper, self._endings)
         self.returns = Returns(self._premises, starter, self._endings, self._crew)
+        self.fences = Fences(self._premises, self.returns)
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> "WarmPool":

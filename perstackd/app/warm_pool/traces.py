@@ -42,11 +42,11 @@ class TraceSurvey:
         self, snapshot: Snapshot | None, known: Set[SandboxId], contained: Set[SandboxId], orphans: Set[SandboxId]
     ) -> Mapping[SandboxId, tuple[Leftover, ...]]:
         """What is to be removed now, by sandbox: of `orphans`, which are about to be removed, at once."""
+        self.again_soon = False
         if snapshot is None:
             return {}
         found = leftovers(snapshot, known, contained)
         before, self._ended = self._ended, frozenset(each.container_id for each in found if each.container_id)
-        self.again_soon = False
         due: dict[SandboxId, tuple[Leftover, ...]] = {}
         for each in found:
             if each.sandbox_id in orphans or not each.container_id or each.container_id in before:

@@ -9,10 +9,12 @@ from typing import Final
 import structlog
 
 from perstackd.app.warm_pool.roster import Roster
-from perstackd.app.warm_pool.wiring import PoolPorts
+from perstackd.app.warm_pool.wiring import PoolPorts, bounded
+from perstackd.domain.errors import PerstackError
 from perstackd.ports.room import Room
 
 PERIOD_SECONDS: Final = 5.0
+ANSWER_SECONDS: Final = 10.0
 _log = structlog.get_logger()
 
 
@@ -20,7 +22,7 @@ async def watch(room: Room, ports: PoolPorts, roster: Roster, advance: Callable[
     """Go on until cancelled. The first look comes before the first pause."""
     before = ""
     while True:
-        lacking = await room.lack()
+        lacking = await _lack(room)
         if bool(lacking) != bool(before):
             _log.warning("refill stops" if lacking else "refill goes on", lacking=lacking or before)
         if lacking != before:
@@ -29,3 +31,11 @@ async def watch(room: Room, ports: PoolPorts, roster: Roster, advance: Callable[
             advance()
         before = lacking
         await ports.sleep(PERIOD_SECONDS)
+
+
+async def _lack(room: Room) -> str:
+    """A disk that does not answer has no room to be relied on."""
+    try:
+        return await bounded("looking for room on the machine", ANSWER_SECONDS, room.lack())
+    except PerstackError as error:
+        return error.message

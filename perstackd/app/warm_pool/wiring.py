@@ -9,6 +9,7 @@ from perstackd.domain.errors import Kind, PerstackError
 from perstackd.ports.clock import Clock
 from perstackd.ports.egress import Egress
 from perstackd.ports.event_store import SandboxIndex
+from perstackd.ports.halts import Halts
 from perstackd.ports.room import Room
 from perstackd.ports.runner_link import RunnerLinks
 from perstackd.ports.sandboxes import Sandboxes
@@ -21,7 +22,8 @@ T = TypeVar("T")
 @dataclass(frozen=True, slots=True)
 class PoolPorts:
     """The world as the pool needs it. `sleep` is time passing, for pauses and periods; tests drive it by hand. Without
-    a `room` the machine's watermarks are not looked at, without `traces` nothing but containers, rows and directories.
+    a `room` the machine's watermarks are not looked at, without `traces` nothing but containers, rows and directories;
+    without `halts` what runs in a sandbox ends with its container.
     """
 
     sandboxes: Sandboxes
@@ -33,6 +35,7 @@ class PoolPorts:
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     room: Room | None = None
     traces: Traces | None = None
+    halts: Halts | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,15 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19perstack/v1/experts.proto\x12\x0bperstack.v1\"*\n\nDefinition\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x0c\n\x04toml\x18\x02 \x01(\t\"n\n\x07\x46inding\x12\'\n\x08severity\x18\x01 \x01(\x0e\x32\x15.perstack.v1.Severity\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0c\n\x04line\x18\x03 \x01(\r\x12\x0e\n\x06\x63olumn\x18\x04 \x01(\r\x12\x0b\n\x03key\x18\x05 \x01(\t\"h\n\x0eResolveRequest\x12+\n\ndefinition\x18\x01 \x01(\x0b\x32\x17.perstack.v1.Definition\x12\x12\n\nexpert_key\x18\x02 \x01(\t\x12\x15\n\rreport_errors\x18\x03 \x01(\x08\"\xf9\x01\n\rResolvedSkill\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x11\n\tisolation\x18\x03 \x01(\t\x12\x0e\n\x06target\x18\x04 \x01(\t\x12\r\n\x05tools\x18\x05 \x03(\t\x12\x0c\n\x04pick\x18\x06 \x03(\t\x12\x0c\n\x04omit\x18\x07 \x03(\t\x12\x14\n\x0crequired_env\x18\x08 \x03(\t\x12\x17\n\x0f\x61llowed_domains\x18\t \x03(\t\x12\x11\n\tworkspace\x18\n \x01(\t\x12\x10\n\x08\x61pproval\x18\x0b \x03(\t\x12\x17\n\x0ftool_timeout_ms\x18\x0c \x01(\r\x12\x11\n\tlazy_init\x18\r \x01(\x08\"\xa8\x02\n\x0eResolvedExpert\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x11\n\tdelegates\x18\x04 \x03(\t\x12\x0e\n\x06skills\x18\x05 \x03(\t\x12\x0e\n\x06\x64igest\x18\x06 \x01(\t\x12\x31\n\rskill_details\x18\x07 \x03(\x0b\x32\x1a.perstack.v1.ResolvedSkill\x12\x14\n\x0crequired_env\x18\x08 \x03(\t\x12\x0c\n\x04tags\x18\t \x03(\t\x12\x10\n\x08provider\x18\n \x01(\t\x12\r\n\x05model\x18\x0b \x01(\t\x12\x11\n\treasoning\x18\x0c \x01(\t\x12\x11\n\tmax_steps\x18\r \x01(\r\x12\x12\n\nmodel_tier\x18\x0e \x01(\t\"p\n\x0eResolvedLimits\x12\x11\n\tmax_steps\x18\x01 \x01(\r\x12\x13\n\x0bmax_retries\x18\x02 \x01(\r\x12\x1d\n\x15generation_timeout_ms\x18\x03 \x01(\r\x12\x17\n\x0ftool_timeout_ms\x18\x04 \x01(\r\"\xf0\x01\n\x0fResolveResponse\x12,\n\x07\x65xperts\x18\x01 \x03(\x0b\x32\x1b.perstack.v1.ResolvedExpert\x12\x14\n\x0crequired_env\x18\x02 \x03(\t\x12\x11\n\tenv_paths\x18\x03 \x03(\t\x12&\n\x08\x66indings\x18\x04 \x03(\x0b\x32\x14.perstack.v1.Finding\x12\x10\n\x08provider\x18\x05 \x01(\t\x12\r\n\x05model\x18\x06 \x01(\t\x12+\n\x06limits\x18\x07 \x01(\x0b\x32\x1b.perstack.v1.ResolvedLimits\x12\x10\n\x08template\x18\x08 \x01(\t*N\n\x08Severity\x12\x18\n\x14SEVERITY_UNSPECIFIED\x10\x00\x12\x14\n\x10SEVERITY_WARNING\x10\x01\x12\x12\n\x0eSEVERITY_ERROR\x10\x02\x32U\n\rExpertService\x12\x44\n\x07Resolve\x12\x1b.perstack.v1.ResolveRequest\x1a\x1c.perstack.v1.ResolveResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19perstack/v1/experts.proto\x12\x0bperstack.v1\"*\n\nDefinition\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x0c\n\x04toml\x18\x02 \x01(\t\"n\n\x07\x46inding\x12\'\n\x08severity\x18\x01 \x01(\x0e\x32\x15.perstack.v1.Severity\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0c\n\x04line\x18\x03 \x01(\r\x12\x0e\n\x06\x63olumn\x18\x04 \x01(\r\x12\x0b\n\x03key\x18\x05 \x01(\t\"h\n\x0eResolveRequest\x12+\n\ndefinition\x18\x01 \x01(\x0b\x32\x17.perstack.v1.Definition\x12\x12\n\nexpert_key\x18\x02 \x01(\t\x12\x15\n\rreport_errors\x18\x03 \x01(\x08\"\x93\x02\n\rResolvedSkill\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x11\n\tisolation\x18\x03 \x01(\t\x12\x0e\n\x06target\x18\x04 \x01(\t\x12\r\n\x05tools\x18\x05 \x03(\t\x12\x0c\n\x04pick\x18\x06 \x03(\t\x12\x0c\n\x04omit\x18\x07 \x03(\t\x12\x14\n\x0crequired_env\x18\x08 \x03(\t\x12\x17\n\x0f\x61llowed_domains\x18\t \x03(\t\x12\x11\n\tworkspace\x18\n \x01(\t\x12\x10\n\x08\x61pproval\x18\x0b \x03(\t\x12\x17\n\x0ftool_timeout_ms\x18\x0c \x01(\r\x12\x11\n\tlazy_init\x18\r \x01(\x08\x12\x18\n\x10start_timeout_ms\x18\x0e \x01(\r\"\xa8\x02\n\x0eResolvedExpert\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x11\n\tdelegates\x18\x04 \x03(\t\x12\x0e\n\x06skills\x18\x05 \x03(\t\x12\x0e\n\x06\x64igest\x18\x06 \x01(\t\x12\x31\n\rskill_details\x18\x07 \x03(\x0b\x32\x1a.perstack.v1.ResolvedSkill\x12\x14\n\x0crequired_env\x18\x08 \x03(\t\x12\x0c\n\x04tags\x18\t \x03(\t\x12\x10\n\x08provider\x18\n \x01(\t\x12\r\n\x05model\x18\x0b \x01(\t\x12\x11\n\treasoning\x18\x0c \x01(\t\x12\x11\n\tmax_steps\x18\r \x01(\r\x12\x12\n\nmodel_tier\x18\x0e \x01(\t\"p\n\x0eResolvedLimits\x12\x11\n\tmax_steps\x18\x01 \x01(\r\x12\x13\n\x0bmax_retries\x18\x02 \x01(\r\x12\x1d\n\x15generation_timeout_ms\x18\x03 \x01(\r\x12\x17\n\x0ftool_timeout_ms\x18\x04 \x01(\r\"\xf0\x01\n\x0fResolveResponse\x12,\n\x07\x65xperts\x18\x01 \x03(\x0b\x32\x1b.perstack.v1.ResolvedExpert\x12\x14\n\x0crequired_env\x18\x02 \x03(\t\x12\x11\n\tenv_paths\x18\x03 \x03(\t\x12&\n\x08\x66indings\x18\x04 \x03(\x0b\x32\x14.perstack.v1.Finding\x12\x10\n\x08provider\x18\x05 \x01(\t\x12\r\n\x05model\x18\x06 \x01(\t\x12+\n\x06limits\x18\x07 \x01(\x0b\x32\x1b.perstack.v1.ResolvedLimits\x12\x10\n\x08template\x18\x08 \x01(\t*N\n\x08Severity\x12\x18\n\x14SEVERITY_UNSPECIFIED\x10\x00\x12\x14\n\x10SEVERITY_WARNING\x10\x01\x12\x12\n\x0eSEVERITY_ERROR\x10\x02\x32U\n\rExpertService\x12\x44\n\x07Resolve\x12\x1b.perstack.v1.ResolveRequest\x1a\x1c.perstack.v1.ResolveResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'perstack.v1.experts_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SEVERITY']._serialized_start=1212
-  _globals['_SEVERITY']._serialized_end=1290
+  _globals['_SEVERITY']._serialized_start=1238
+  _globals['_SEVERITY']._serialized_end=1316
   _globals['_DEFINITION']._serialized_start=42
   _globals['_DEFINITION']._serialized_end=84
   _globals['_FINDING']._serialized_start=86
@@ -40,13 +40,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RESOLVEREQUEST']._serialized_start=198
   _globals['_RESOLVEREQUEST']._serialized_end=302
   _globals['_RESOLVEDSKILL']._serialized_start=305
-  _globals['_RESOLVEDSKILL']._serialized_end=554
-  _globals['_RESOLVEDEXPERT']._serialized_start=557
-  _globals['_RESOLVEDEXPERT']._serialized_end=853
-  _globals['_RESOLVEDLIMITS']._serialized_start=855
-  _globals['_RESOLVEDLIMITS']._serialized_end=967
-  _globals['_RESOLVERESPONSE']._serialized_start=970
-  _globals['_RESOLVERESPONSE']._serialized_end=1210
-  _globals['_EXPERTSERVICE']._serialized_start=1292
-  _globals['_EXPERTSERVICE']._serialized_end=1377
+  _globals['_RESOLVEDSKILL']._serialized_end=580
+  _globals['_RESOLVEDEXPERT']._serialized_start=583
+  _globals['_RESOLVEDEXPERT']._serialized_end=879
+  _globals['_RESOLVEDLIMITS']._serialized_start=881
+  _globals['_RESOLVEDLIMITS']._serialized_end=993
+  _globals['_RESOLVERESPONSE']._serialized_start=996
+  _globals['_RESOLVERESPONSE']._serialized_end=1236
+  _globals['_EXPERTSERVICE']._serialized_start=1318
+  _globals['_EXPERTSERVICE']._serialized_end=1403
 # @@protoc_insertion_point(module_scope)

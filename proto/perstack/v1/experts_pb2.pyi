@@ -145,6 +145,7 @@ class ResolvedSkill(_message.Message):
     APPROVAL_FIELD_NUMBER: _builtins.int
     TOOL_TIMEOUT_MS_FIELD_NUMBER: _builtins.int
     LAZY_INIT_FIELD_NUMBER: _builtins.int
+    START_TIMEOUT_MS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     type: _builtins.str
     """As perstack.toml writes it: mcpStdioSkill, mcpSseSkill, mcpHttpSkill or interactiveSkill; "base" for the built-in one."""
@@ -157,6 +158,8 @@ class ResolvedSkill(_message.Message):
     tool_timeout_ms: _builtins.int
     """0: the daemon's."""
     lazy_init: _builtins.bool
+    start_timeout_ms: _builtins.int
+    """0: the daemon's."""
     @_builtins.property
     def tools(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Tools that are known without asking a server: the built-in ones that are left, and interactive ones."""
@@ -189,10 +192,11 @@ class ResolvedSkill(_message.Message):
         approval: _abc.Iterable[_builtins.str] | None = ...,
         tool_timeout_ms: _builtins.int = ...,
         lazy_init: _builtins.bool = ...,
+        start_timeout_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_domains", b"allowed_domains", "approval", b"approval", "isolation", b"isolation", "lazy_init", b"lazy_init", "name", b"name", "omit", b"omit", "pick", b"pick", "required_env", b"required_env", "target", b"target", "tool_timeout_ms", b"tool_timeout_ms", "tools", b"tools", "type", b"type", "workspace", b"workspace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_domains", b"allowed_domains", "approval", b"approval", "isolation", b"isolation", "lazy_init", b"lazy_init", "name", b"name", "omit", b"omit", "pick", b"pick", "required_env", b"required_env", "start_timeout_ms", b"start_timeout_ms", "target", b"target", "tool_timeout_ms", b"tool_timeout_ms", "tools", b"tools", "type", b"type", "workspace", b"workspace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -50,6 +50,30 @@ JOB_STATE_CANCELLED: JobState.ValueType  # 7
 JOB_STATE_REFUSED: JobState.ValueType  # 8
 Global___JobState: _TypeAlias = JobState  # noqa: Y015
 
+class _ReplayMode:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ReplayModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReplayMode.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    REPLAY_MODE_UNSPECIFIED: _ReplayMode.ValueType  # 0
+    """It is no replay."""
+    REPLAY_MODE_LIVE_MODEL: _ReplayMode.ValueType  # 1
+    """The model is asked; no tool is run, their results and people's answers are the recorded ones."""
+    REPLAY_MODE_LIVE_TOOLS: _ReplayMode.ValueType  # 2
+    """The tools are run; the model's turns and people's answers are the recorded ones."""
+
+class ReplayMode(_ReplayMode, metaclass=_ReplayModeEnumTypeWrapper):
+    """What of another job a job does again in earnest; the rest is taken from the other's log."""
+
+REPLAY_MODE_UNSPECIFIED: ReplayMode.ValueType  # 0
+"""It is no replay."""
+REPLAY_MODE_LIVE_MODEL: ReplayMode.ValueType  # 1
+"""The model is asked; no tool is run, their results and people's answers are the recorded ones."""
+REPLAY_MODE_LIVE_TOOLS: ReplayMode.ValueType  # 2
+"""The tools are run; the model's turns and people's answers are the recorded ones."""
+Global___ReplayMode: _TypeAlias = ReplayMode  # noqa: Y015
+
 class _QuestionKind:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -136,6 +160,7 @@ class Job(_message.Message):
     OPEN_QUESTIONS_FIELD_NUMBER: _builtins.int
     PARENT_JOB_ID_FIELD_NUMBER: _builtins.int
     PARENT_SEQ_FIELD_NUMBER: _builtins.int
+    REPLAY_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     tenant: _builtins.str
     state: Global___JobState.ValueType
@@ -173,6 +198,8 @@ class Job(_message.Message):
     parent_job_id: _builtins.str
     """The job that it goes on from, and the event that the checkpoint stands at. The job may have been deleted since."""
     parent_seq: _builtins.int
+    replay: Global___ReplayMode.ValueType
+    """Set: it replays parent_job_id, from the beginning."""
     @_builtins.property
     def usage(self) -> Global___Usage: ...
     @_builtins.property
@@ -210,10 +237,11 @@ class Job(_message.Message):
         open_questions: _builtins.int = ...,
         parent_job_id: _builtins.str = ...,
         parent_seq: _builtins.int = ...,
+        replay: Global___ReplayMode.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["budgets", b"budgets", "usage", b"usage", "workspace", b"workspace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "budgets", b"budgets", "cost_known", b"cost_known", "cost_microdollars", b"cost_microdollars", "created_at", b"created_at", "error_message", b"error_message", "error_reason", b"error_reason", "exit_code", b"exit_code", "expert_key", b"expert_key", "finished_at", b"finished_at", "id", b"id", "last_seq", b"last_seq", "model", b"model", "open_questions", b"open_questions", "parent_job_id", b"parent_job_id", "parent_seq", b"parent_seq", "paused", b"paused", "provider", b"provider", "query", b"query", "queue_place", b"queue_place", "queue_reason", b"queue_reason", "runs", b"runs", "state", b"state", "steps", b"steps", "tenant", b"tenant", "tool_calls", b"tool_calls", "usage", b"usage", "workspace", b"workspace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "budgets", b"budgets", "cost_known", b"cost_known", "cost_microdollars", b"cost_microdollars", "created_at", b"created_at", "error_message", b"error_message", "error_reason", b"error_reason", "exit_code", b"exit_code", "expert_key", b"expert_key", "finished_at", b"finished_at", "id", b"id", "last_seq", b"last_seq", "model", b"model", "open_questions", b"open_questions", "parent_job_id", b"parent_job_id", "parent_seq", b"parent_seq", "paused", b"paused", "provider", b"provider", "query", b"query", "queue_place", b"queue_place", "queue_reason", b"queue_reason", "replay", b"replay", "runs", b"runs", "state", b"state", "steps", b"steps", "tenant", b"tenant", "tool_calls", b"tool_calls", "usage", b"usage", "workspace", b"workspace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -566,6 +594,7 @@ class CreateJobRequest(_message.Message):
     BUDGETS_FIELD_NUMBER: _builtins.int
     PARENT_JOB_ID_FIELD_NUMBER: _builtins.int
     PARENT_CHECKPOINT_FIELD_NUMBER: _builtins.int
+    REPLAY_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """Empty means "default"."""
     idempotency_key: _builtins.str
@@ -585,6 +614,11 @@ class CreateJobRequest(_message.Message):
     """
     parent_checkpoint: _builtins.str
     """The number of the checkpoint's event, or RUN/STEP; empty is the last one of the coordinator of an ended job."""
+    replay: Global___ReplayMode.ValueType
+    """Does the ended job parent_job_id again from its beginning, with its query: what is said above of a parent holds, but
+    nothing is inherited. With LIVE_MODEL nothing is run: workspace and env are not read. With LIVE_TOOLS model and
+    provider must be empty.
+    """
     @_builtins.property
     def definition(self) -> _experts_pb2.Definition: ...
     @_builtins.property
@@ -620,10 +654,11 @@ class CreateJobRequest(_message.Message):
         budgets: Global___Budgets | None = ...,
         parent_job_id: _builtins.str = ...,
         parent_checkpoint: _builtins.str = ...,
+        replay: Global___ReplayMode.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["budgets", b"budgets", "definition", b"definition", "workspace", b"workspace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_domains", b"allow_domains", "budgets", b"budgets", "definition", b"definition", "env", b"env", "expert_key", b"expert_key", "idempotency_key", b"idempotency_key", "max_steps", b"max_steps", "model", b"model", "parent_checkpoint", b"parent_checkpoint", "parent_job_id", b"parent_job_id", "provider", b"provider", "query", b"query", "tenant", b"tenant", "workspace", b"workspace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_domains", b"allow_domains", "budgets", b"budgets", "definition", b"definition", "env", b"env", "expert_key", b"expert_key", "idempotency_key", b"idempotency_key", "max_steps", b"max_steps", "model", b"model", "parent_checkpoint", b"parent_checkpoint", "parent_job_id", b"parent_job_id", "provider", b"provider", "query", b"query", "replay", b"replay", "tenant", b"tenant", "workspace", b"workspace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -22,25 +22,32 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from perstack.v1 import jobs_pb2 as perstack_dot_v1_dot_jobs__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19perstack/v1/replays.proto\x12\x0bperstack.v1\"\"\n\x10ReplayJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"p\n\x11ReplayJobResponse\x12\x0e\n\x06\x65vents\x18\x01 \x01(\x04\x12\x10\n\x08\x63ompared\x18\x02 \x01(\x04\x12\x0c\n\x04runs\x18\x03 \x01(\r\x12+\n\ndivergence\x18\x04 \x01(\x0b\x32\x17.perstack.v1.Divergence\"\x9c\x01\n\nDivergence\x12\x0b\n\x03seq\x18\x01 \x01(\x04\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x12\n\nexpert_key\x18\x03 \x01(\t\x12\x13\n\x0bstep_number\x18\x04 \x01(\r\x12\x15\n\rrecorded_type\x18\x05 \x01(\t\x12\x10\n\x08recorded\x18\x06 \x01(\x0c\x12\x11\n\tmade_type\x18\x07 \x01(\t\x12\x0c\n\x04made\x18\x08 \x01(\x0c\"\"\n\x10RecordJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"\"\n\x11RecordJobResponse\x12\r\n\x05lines\x18\x01 \x01(\x0c\x32\xa9\x01\n\rReplayService\x12J\n\tReplayJob\x12\x1d.perstack.v1.ReplayJobRequest\x1a\x1e.perstack.v1.ReplayJobResponse\x12L\n\tRecordJob\x12\x1d.perstack.v1.RecordJobRequest\x1a\x1e.perstack.v1.RecordJobResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19perstack/v1/replays.proto\x12\x0bperstack.v1\x1a\x16perstack/v1/jobs.proto\"\"\n\x10ReplayJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"p\n\x11ReplayJobResponse\x12\x0e\n\x06\x65vents\x18\x01 \x01(\x04\x12\x10\n\x08\x63ompared\x18\x02 \x01(\x04\x12\x0c\n\x04runs\x18\x03 \x01(\r\x12+\n\ndivergence\x18\x04 \x01(\x0b\x32\x17.perstack.v1.Divergence\"\xd2\x01\n\nDivergence\x12\x0b\n\x03seq\x18\x01 \x01(\x04\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x12\n\nexpert_key\x18\x03 \x01(\t\x12\x13\n\x0bstep_number\x18\x04 \x01(\r\x12\x15\n\rrecorded_type\x18\x05 \x01(\t\x12\x10\n\x08recorded\x18\x06 \x01(\x0c\x12\x11\n\tmade_type\x18\x07 \x01(\t\x12\x0c\n\x04made\x18\x08 \x01(\x0c\x12\x10\n\x08made_seq\x18\t \x01(\x04\x12\x13\n\x0bmade_run_id\x18\n \x01(\t\x12\r\n\x05\x66ield\x18\x0b \x01(\t\"&\n\x14\x43ompareReplayRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"\xdd\x01\n\x15\x43ompareReplayResponse\x12\x17\n\x0freplayed_job_id\x18\x01 \x01(\t\x12\'\n\x06replay\x18\x02 \x01(\x0e\x32\x17.perstack.v1.ReplayMode\x12\x10\n\x08\x63ompared\x18\x03 \x01(\x04\x12\x0c\n\x04runs\x18\x04 \x01(\r\x12+\n\ndivergence\x18\x05 \x01(\x0b\x32\x17.perstack.v1.Divergence\x12\x35\n\x10unrecorded_calls\x18\x06 \x03(\x0b\x32\x1b.perstack.v1.UnrecordedCall\"w\n\x0eUnrecordedCall\x12\x0b\n\x03seq\x18\x01 \x01(\x04\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x12\n\nexpert_key\x18\x03 \x01(\t\x12\x13\n\x0bstep_number\x18\x04 \x01(\r\x12\x0c\n\x04tool\x18\x05 \x01(\t\x12\x11\n\targuments\x18\x06 \x01(\x0c\"\"\n\x10RecordJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"\"\n\x11RecordJobResponse\x12\r\n\x05lines\x18\x01 \x01(\x0c\x32\x81\x02\n\rReplayService\x12J\n\tReplayJob\x12\x1d.perstack.v1.ReplayJobRequest\x1a\x1e.perstack.v1.ReplayJobResponse\x12V\n\rCompareReplay\x12!.perstack.v1.CompareReplayRequest\x1a\".perstack.v1.CompareReplayResponse\x12L\n\tRecordJob\x12\x1d.perstack.v1.RecordJobRequest\x1a\x1e.perstack.v1.RecordJobResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'perstack.v1.replays_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_REPLAYJOBREQUEST']._serialized_start=42
-  _globals['_REPLAYJOBREQUEST']._serialized_end=76
-  _globals['_REPLAYJOBRESPONSE']._serialized_start=78
-  _globals['_REPLAYJOBRESPONSE']._serialized_end=190
-  _globals['_DIVERGENCE']._serialized_start=193
-  _globals['_DIVERGENCE']._serialized_end=349
-  _globals['_RECORDJOBREQUEST']._serialized_start=351
-  _globals['_RECORDJOBREQUEST']._serialized_end=385
-  _globals['_RECORDJOBRESPONSE']._serialized_start=387
-  _globals['_RECORDJOBRESPONSE']._serialized_end=421
-  _globals['_REPLAYSERVICE']._serialized_start=424
-  _globals['_REPLAYSERVICE']._serialized_end=593
+  _globals['_REPLAYJOBREQUEST']._serialized_start=66
+  _globals['_REPLAYJOBREQUEST']._serialized_end=100
+  _globals['_REPLAYJOBRESPONSE']._serialized_start=102
+  _globals['_REPLAYJOBRESPONSE']._serialized_end=214
+  _globals['_DIVERGENCE']._serialized_start=217
+  _globals['_DIVERGENCE']._serialized_end=427
+  _globals['_COMPAREREPLAYREQUEST']._serialized_start=429
+  _globals['_COMPAREREPLAYREQUEST']._serialized_end=467
+  _globals['_COMPAREREPLAYRESPONSE']._serialized_start=470
+  _globals['_COMPAREREPLAYRESPONSE']._serialized_end=691
+  _globals['_UNRECORDEDCALL']._serialized_start=693
+  _globals['_UNRECORDEDCALL']._serialized_end=812
+  _globals['_RECORDJOBREQUEST']._serialized_start=814
+  _globals['_RECORDJOBREQUEST']._serialized_end=848
+  _globals['_RECORDJOBRESPONSE']._serialized_start=850
+  _globals['_RECORDJOBRESPONSE']._serialized_end=884
+  _globals['_REPLAYSERVICE']._serialized_start=887
+  _globals['_REPLAYSERVICE']._serialized_end=1144
 # @@protoc_insertion_point(module_scope)

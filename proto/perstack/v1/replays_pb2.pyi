@@ -3,8 +3,11 @@
 isort:skip_file
 """
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf.internal import containers as _containers
+from perstack.v1 import jobs_pb2 as _jobs_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -79,6 +82,9 @@ class Divergence(_message.Message):
     RECORDED_FIELD_NUMBER: _builtins.int
     MADE_TYPE_FIELD_NUMBER: _builtins.int
     MADE_FIELD_NUMBER: _builtins.int
+    MADE_SEQ_FIELD_NUMBER: _builtins.int
+    MADE_RUN_ID_FIELD_NUMBER: _builtins.int
+    FIELD_FIELD_NUMBER: _builtins.int
     seq: _builtins.int
     run_id: _builtins.str
     expert_key: _builtins.str
@@ -88,6 +94,12 @@ class Divergence(_message.Message):
     recorded: _builtins.bytes
     made_type: _builtins.str
     made: _builtins.bytes
+    made_seq: _builtins.int
+    """Of CompareReplay: the event and the run in the job that replays (seq, run_id are the replayed job's, 0 and empty when
+    it has nothing there), and the first field that differs, as in turn.parts[0].text.
+    """
+    made_run_id: _builtins.str
+    field: _builtins.str
     def __init__(
         self,
         *,
@@ -99,14 +111,114 @@ class Divergence(_message.Message):
         recorded: _builtins.bytes = ...,
         made_type: _builtins.str = ...,
         made: _builtins.bytes = ...,
+        made_seq: _builtins.int = ...,
+        made_run_id: _builtins.str = ...,
+        field: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["expert_key", b"expert_key", "made", b"made", "made_type", b"made_type", "recorded", b"recorded", "recorded_type", b"recorded_type", "run_id", b"run_id", "seq", b"seq", "step_number", b"step_number"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expert_key", b"expert_key", "field", b"field", "made", b"made", "made_run_id", b"made_run_id", "made_seq", b"made_seq", "made_type", b"made_type", "recorded", b"recorded", "recorded_type", b"recorded_type", "run_id", b"run_id", "seq", b"seq", "step_number", b"step_number"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Divergence: _TypeAlias = Divergence  # noqa: Y015
+
+@_typing.final
+class CompareReplayRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompareReplayRequest: _TypeAlias = CompareReplayRequest  # noqa: Y015
+
+@_typing.final
+class CompareReplayResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPLAYED_JOB_ID_FIELD_NUMBER: _builtins.int
+    REPLAY_FIELD_NUMBER: _builtins.int
+    COMPARED_FIELD_NUMBER: _builtins.int
+    RUNS_FIELD_NUMBER: _builtins.int
+    DIVERGENCE_FIELD_NUMBER: _builtins.int
+    UNRECORDED_CALLS_FIELD_NUMBER: _builtins.int
+    replayed_job_id: _builtins.str
+    replay: _jobs_pb2.ReplayMode.ValueType
+    compared: _builtins.int
+    """State events of the replayed job that were found again."""
+    runs: _builtins.int
+    @_builtins.property
+    def divergence(self) -> Global___Divergence:
+        """The first event that differs; not set when none does."""
+
+    @_builtins.property
+    def unrecorded_calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___UnrecordedCall]:
+        """With LIVE_MODEL: calls that the record does not know, so that they got an error; at most 100, in order."""
+
+    def __init__(
+        self,
+        *,
+        replayed_job_id: _builtins.str = ...,
+        replay: _jobs_pb2.ReplayMode.ValueType = ...,
+        compared: _builtins.int = ...,
+        runs: _builtins.int = ...,
+        divergence: Global___Divergence | None = ...,
+        unrecorded_calls: _abc.Iterable[Global___UnrecordedCall] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["divergence", b"divergence"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compared", b"compared", "divergence", b"divergence", "replay", b"replay", "replayed_job_id", b"replayed_job_id", "runs", b"runs", "unrecorded_calls", b"unrecorded_calls"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompareReplayResponse: _TypeAlias = CompareReplayResponse  # noqa: Y015
+
+@_typing.final
+class UnrecordedCall(_message.Message):
+    """A call of a tool, a delegate or a person that the replayed job did not make."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEQ_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    EXPERT_KEY_FIELD_NUMBER: _builtins.int
+    STEP_NUMBER_FIELD_NUMBER: _builtins.int
+    TOOL_FIELD_NUMBER: _builtins.int
+    ARGUMENTS_FIELD_NUMBER: _builtins.int
+    seq: _builtins.int
+    run_id: _builtins.str
+    expert_key: _builtins.str
+    step_number: _builtins.int
+    tool: _builtins.str
+    arguments: _builtins.bytes
+    """Canonical JSON."""
+    def __init__(
+        self,
+        *,
+        seq: _builtins.int = ...,
+        run_id: _builtins.str = ...,
+        expert_key: _builtins.str = ...,
+        step_number: _builtins.int = ...,
+        tool: _builtins.str = ...,
+        arguments: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "expert_key", b"expert_key", "run_id", b"run_id", "seq", b"seq", "step_number", b"step_number", "tool", b"tool"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnrecordedCall: _TypeAlias = UnrecordedCall  # noqa: Y015
 
 @_typing.final
 class RecordJobRequest(_message.Message):

@@ -40,6 +40,11 @@ class ReplayServiceStub:
                 request_serializer=perstack_dot_v1_dot_replays__pb2.ReplayJobRequest.SerializeToString,
                 response_deserializer=perstack_dot_v1_dot_replays__pb2.ReplayJobResponse.FromString,
                 _registered_method=True)
+        self.CompareReplay = channel.unary_unary(
+                '/perstack.v1.ReplayService/CompareReplay',
+                request_serializer=perstack_dot_v1_dot_replays__pb2.CompareReplayRequest.SerializeToString,
+                response_deserializer=perstack_dot_v1_dot_replays__pb2.CompareReplayResponse.FromString,
+                _registered_method=True)
         self.RecordJob = channel.unary_stream(
                 '/perstack.v1.ReplayService/RecordJob',
                 request_serializer=perstack_dot_v1_dot_replays__pb2.RecordJobRequest.SerializeToString,
@@ -59,6 +64,14 @@ class ReplayServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CompareReplay(self, request, context):
+        """Compares an ended job that replays another (CreateJobRequest.replay) with that one: the state events of each run, in
+        order, ids, times and usage left aside. FAILED_PRECONDITION "job_not_replay" when it replays none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RecordJob(self, request, context):
         """The job's model turns as a conversation that the provider "replay" answers from.
         """
@@ -73,6 +86,11 @@ def add_ReplayServiceServicer_to_server(servicer, server):
                     servicer.ReplayJob,
                     request_deserializer=perstack_dot_v1_dot_replays__pb2.ReplayJobRequest.FromString,
                     response_serializer=perstack_dot_v1_dot_replays__pb2.ReplayJobResponse.SerializeToString,
+            ),
+            'CompareReplay': grpc.unary_unary_rpc_method_handler(
+                    servicer.CompareReplay,
+                    request_deserializer=perstack_dot_v1_dot_replays__pb2.CompareReplayRequest.FromString,
+                    response_serializer=perstack_dot_v1_dot_replays__pb2.CompareReplayResponse.SerializeToString,
             ),
             'RecordJob': grpc.unary_stream_rpc_method_handler(
                     servicer.RecordJob,
@@ -108,6 +126,33 @@ class ReplayService:
             '/perstack.v1.ReplayService/ReplayJob',
             perstack_dot_v1_dot_replays__pb2.ReplayJobRequest.SerializeToString,
             perstack_dot_v1_dot_replays__pb2.ReplayJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CompareReplay(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/perstack.v1.ReplayService/CompareReplay',
+            perstack_dot_v1_dot_replays__pb2.CompareReplayRequest.SerializeToString,
+            perstack_dot_v1_dot_replays__pb2.CompareReplayResponse.FromString,
             options,
             channel_credentials,
             insecure,

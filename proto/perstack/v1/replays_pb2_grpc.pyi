@@ -37,6 +37,10 @@ class ReplayServiceStub:
     """Decides every state event of the job anew, from its recorded turns, tool results and answers, and compares. Nothing
     is run and nobody is asked.
     """
+    CompareReplay: _grpc.UnaryUnaryMultiCallable[_replays_pb2.CompareReplayRequest, _replays_pb2.CompareReplayResponse]
+    """Compares an ended job that replays another (CreateJobRequest.replay) with that one: the state events of each run, in
+    order, ids, times and usage left aside. FAILED_PRECONDITION "job_not_replay" when it replays none.
+    """
     RecordJob: _grpc.UnaryStreamMultiCallable[_replays_pb2.RecordJobRequest, _replays_pb2.RecordJobResponse]
     """The job's model turns as a conversation that the provider "replay" answers from."""
 
@@ -48,6 +52,10 @@ class ReplayServiceAsyncStub(ReplayServiceStub):
     ReplayJob: _aio.UnaryUnaryMultiCallable[_replays_pb2.ReplayJobRequest, _replays_pb2.ReplayJobResponse]  # type: ignore[assignment]
     """Decides every state event of the job anew, from its recorded turns, tool results and answers, and compares. Nothing
     is run and nobody is asked.
+    """
+    CompareReplay: _aio.UnaryUnaryMultiCallable[_replays_pb2.CompareReplayRequest, _replays_pb2.CompareReplayResponse]  # type: ignore[assignment]
+    """Compares an ended job that replays another (CreateJobRequest.replay) with that one: the state events of each run, in
+    order, ids, times and usage left aside. FAILED_PRECONDITION "job_not_replay" when it replays none.
     """
     RecordJob: _aio.UnaryStreamMultiCallable[_replays_pb2.RecordJobRequest, _replays_pb2.RecordJobResponse]  # type: ignore[assignment]
     """The job's model turns as a conversation that the provider "replay" answers from."""
@@ -63,6 +71,16 @@ class ReplayServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_replays_pb2.ReplayJobResponse, _abc.Awaitable[_replays_pb2.ReplayJobResponse]]:
         """Decides every state event of the job anew, from its recorded turns, tool results and answers, and compares. Nothing
         is run and nobody is asked.
+        """
+
+    @_abc_1.abstractmethod
+    def CompareReplay(
+        self,
+        request: _replays_pb2.CompareReplayRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_replays_pb2.CompareReplayResponse, _abc.Awaitable[_replays_pb2.CompareReplayResponse]]:
+        """Compares an ended job that replays another (CreateJobRequest.replay) with that one: the state events of each run, in
+        order, ids, times and usage left aside. FAILED_PRECONDITION "job_not_replay" when it replays none.
         """
 
     @_abc_1.abstractmethod

@@ -396,6 +396,7 @@ class SkillSpec(_message.Message):
     REMOTE_FIELD_NUMBER: _builtins.int
     START_FIELD_NUMBER: _builtins.int
     PRIVATE_DIRECTORIES_FIELD_NUMBER: _builtins.int
+    START_TIMEOUT_MS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     @_builtins.property
     @_deprecated("""This field has been marked as deprecated using proto field options.""")
@@ -411,6 +412,8 @@ class SkillSpec(_message.Message):
     start: Global___StartMode.ValueType
     private_directories: _builtins.bool
     """The server's cwd and HOME are private and empty, and package runners find no configuration of the workspace."""
+    start_timeout_ms: _builtins.int
+    """0: that of the limits."""
     @_builtins.property
     def stdio(self) -> Global___StdioServer: ...
     @_builtins.property
@@ -431,10 +434,11 @@ class SkillSpec(_message.Message):
         remote: Global___RemoteServer | None = ...,
         start: Global___StartMode.ValueType = ...,
         private_directories: _builtins.bool = ...,
+        start_timeout_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["remote", b"remote", "stdio", b"stdio"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["lazy_init", b"lazy_init", "name", b"name", "omit", b"omit", "pick", b"pick", "private_directories", b"private_directories", "remote", b"remote", "start", b"start", "stdio", b"stdio", "tool_timeout_ms", b"tool_timeout_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lazy_init", b"lazy_init", "name", b"name", "omit", b"omit", "pick", b"pick", "private_directories", b"private_directories", "remote", b"remote", "start", b"start", "start_timeout_ms", b"start_timeout_ms", "stdio", b"stdio", "tool_timeout_ms", b"tool_timeout_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -197,6 +197,7 @@ def _skill(skill: pb.SkillSpec) -> SkillOrder:
         start=_start(skill),
         private=skill.private_directories,
         tool_timeout_ms=skill.tool_timeout_ms,
+        start_timeout_ms=skill.start_timeout_ms,
     )
 
 

@@ -58,6 +58,7 @@ class SkillOrder(NamedTuple):
     start: str = "first"
     private: bool = False
     tool_timeout_ms: int = 0
+    start_timeout_ms: int = 0
 
     def __repr__(self) -> str:
         return f"SkillOrder(name={self.name!r})"

@@ -56,7 +56,7 @@ class Workplace:
     def call_seconds(self, call: Call) -> float:
         """The longest that a call may take before it is stopped from outside."""
         if call.skill and self.skills is not None:
-            start = self.assign.limits.skill_start_timeout_ms / 1000 or 600
+            start = self.skills.start_seconds(call.skill)
             # The skill bounds its calls itself, and stops their clocks while a person is asked: the last resort.
             return self.skills.call_seconds(call.skill) + start + LONGEST_HOLD_SECONDS + _MARGIN_SECONDS
         return (self.assign.limits.tool_timeout_ms or LONGEST_TIMEOUT_MS) / 1000 + _MARGIN_SECONDS

@@ -52,6 +52,14 @@ async def test_tools_of_all_pages_come_by_pick_and_omit(daemon: FakeDaemon, work
     assert "nope; it has echo, image, slow, where" in by_skill["wrong"].detail
 
 
+async def test_a_skills_own_time_for_its_start_comes_before_the_usual_one(daemon: FakeDaemon, workspace: Path) -> None:
+    skills = [raw("quick"), raw("silent", "no-handshake", start_timeout_ms=700)]
+    await daemon.begin(workspace, skills=skills, limits=pb.RunnerLimits(skill_start_timeout_ms=60_000))
+    failed = daemon.skill_states[-1]
+    assert (failed.skill, failed.state) == ("silent", pb.SkillState.STATE_FAILED)
+    assert "not ready after 0.7 s; startTimeout of the skill allows more" in failed.detail
+
+
 async def test_a_program_that_is_missing_is_named(daemon: FakeDaemon, workspace: Path) -> None:
     skill = pb.SkillSpec(name="s", stdio=pb.StdioServer(command=["no-such-server"]))
     await daemon.begin(workspace, skills=[skill])

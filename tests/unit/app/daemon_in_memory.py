@@ -27,6 +27,7 @@ from perstackd.domain.workspace import WorkspaceSpec
 from tests.fakes.acting_runner import ActingRunnerLinks
 from tests.fakes.clock import FakeClock
 from tests.fakes.egress import FakeEgress
+from tests.fakes.halts import FakeHalts
 from tests.fakes.models import Entry, ScriptedModels
 from tests.fakes.sandboxes import FakeSandboxes
 from tests.fakes.secrets import FakeSealer
@@ -99,6 +100,7 @@ class Machine:
             store or FakeStore(),
         )
         self.links, self.clock = ActingRunnerLinks(self.workspaces), FakeClock()
+        self.halts = FakeHalts()
 
     @classmethod
     def rebooted(cls, runtime: Path, store: FakeStore) -> "Machine":
@@ -169,7 +171,7 @@ async def world(
     place = machine or Machine(runtime)
     workspaces, sandboxes, links, clock = place.workspaces, place.sandboxes, place.links, place.clock
     egress, store, models = FakeEgress(), store or place.store, ScriptedModels(turns)
-    ports = PoolPorts(sandboxes, links, workspaces, egress, store.sandboxes, clock)
+    ports = PoolPorts(sandboxes, links, workspaces, egress, store.sandboxes, clock, halts=place.halts)
     templates = [template or Template("base", "perstack/base:latest"), *([skills] if skills else [])]
     pool = WarmPool(ports, templates, str(runtime), bounds or PoolLimits(return_seconds=0.2))
     async with pool:

@@ -13,6 +13,7 @@ from perstackd.app.warm_pool import ClaimRequest, PoolLimits, PoolPorts, WarmPoo
 from perstackd.domain.ids import DEFAULT_TENANT, JobId, RunId, SandboxId
 from perstackd.domain.sandbox import SandboxRecord, Template
 from perstackd.ports.room import Room
+from perstackd.ports.traces import Traces
 from tests.fakes.clock import FakeClock
 from tests.fakes.egress import FakeEgress
 from tests.fakes.runner_link import FakeRunnerLinks
@@ -38,6 +39,11 @@ class Timers:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._sleepers.append((self._clock.monotonic() + seconds, future))
         await future
+
+    def waits_for(self, seconds: float) -> bool:
+        """Whether somebody sleeps who is to be woken after so much more time."""
+        due = self._clock.monotonic() + seconds
+        return any(abs(each - due) < 1e-6 for each, _ in self._sleepers)
 
     def advance(self, seconds: float) -> None:
         """Let time pass and wake whose time has come."""
@@ -88,6 +94,7 @@ class World:
     egress: FakeEgress = field(default_factory=FakeEgress)
     store: FakeStore = field(default_factory=FakeStore)
     room: Room | None = None
+    host: Traces | None = None
 
     def __post_init__(self) -> None:
         self.links = FakeRunnerLinks(self.workspaces)
@@ -105,6 +112,7 @@ class World:
             self.clock,
             self.timers.sleep,
             self.room,
+            self.host,
         )
         bounds = replace(PoolLimits(boot_seconds=BOUND), **limits)  # type: ignore[arg-type]
         return WarmPool(ports, templates or (BASE,), str(self.runtime), bounds)

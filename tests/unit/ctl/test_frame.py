@@ -47,6 +47,24 @@ def test_the_tree_shows_runs_calls_output_and_the_text_so_far() -> None:
     ]
 
 
+def test_skills_that_are_waited_for_are_named_until_they_are_there() -> None:
+    log = EventLog()
+    log.created()
+    log.add("sandboxAssigned", {"sandboxId": "S"}, run=PARENT, step=1)
+    for news, skill in [
+        ("skillStarting", "a"),
+        ("skillStarting", "b"),
+        ("skillStarting", "c"),
+        ("skillConnected", "b"),
+    ]:
+        log.add(news, {"skill": skill}, run=PARENT, step=1)
+    assert drawn(log.items)[1].endswith("waits for skills a, c")
+    log.add("skillDisconnected", {"skill": "a"}, run=PARENT, step=1)
+    assert drawn(log.items)[1].endswith("waits for skill c")
+    log.add("skillConnected", {"skill": "c"}, run=PARENT, step=1)
+    assert "skill" not in drawn(log.items)[1]
+
+
 def test_a_job_that_ended_is_small_and_says_how_it_ended() -> None:
     assert drawn(story()) == [
         "job 01JD3Z0000000000000000JOB0  completed  2.0s  5.0k↑ 250↓",

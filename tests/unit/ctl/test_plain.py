@@ -90,14 +90,28 @@ def test_what_models_and_tools_write_cannot_act_on_the_terminal() -> None:
     assert all("s  " in row for row in text.split("\n\n")[0].split("\n"))
 
 
-def test_a_denied_host_comes_with_the_way_to_allow_it() -> None:
+@pytest.mark.parametrize(
+    ("reason", "remedy"),
+    [
+        ("host_not_allowed", "; allow it with --allow-domain api.example"),
+        ("address_not_global", "; the daemon's operator opens its address with egress.allow_addresses"),
+        ("not_tls", ""),
+    ],
+)
+def test_a_denied_host_comes_with_what_opens_it(reason: str, remedy: str) -> None:
     log = EventLog()
     log.created()
     log.started(PARENT, "q")
-    log.add("egressDenied", {"host": "api.example", "port": 443, "reason": "host_not_allowed"}, run=PARENT, step=1)
-    assert "was denied api.example:443 (host_not_allowed); allow it with --allow-domain api.example" in printed(
-        log.items
-    )
+    log.add("egressDenied", {"host": "api.example", "port": 443, "reason": reason}, run=PARENT, step=1)
+    assert f"was denied api.example:443 ({reason}){remedy}\n" in printed(log.items)
+
+
+def test_a_skill_that_starts_is_told_before_it_is_there() -> None:
+    log = EventLog()
+    log.created()
+    log.add("sandboxAssigned", {"sandboxId": "S", "template": "base"}, run=PARENT, step=1)
+    log.add("skillStarting", {"skill": "tracker"}, run=PARENT, step=1)
+    assert "starts skill tracker\n" in printed(log.items)
 
 
 def test_a_sandbox_that_is_lost_is_told_and_one_that_is_given_back_is_not() -> None:

@@ -311,6 +311,7 @@ ASK = '[experts.a.skills.s]\ntype = "interactiveSkill"\n[experts.a.skills.s.tool
         (STDIO + 'isolation = "own"\nworkspace = "wr"\n', "workspace", "not one of none, ro, rw"),
         (STDIO + 'approval = "sometimes"\n', "approval", '"never", "always" or an array'),
         (STDIO + "toolTimeout = 0\n", "toolTimeout", "must be 1 to"),
+        (STDIO + "startTimeout = 0\n", "startTimeout", "must be 1 to"),
         (STDIO + 'lazyInit = "yes"\n', "lazyInit", "must be true or false, not a string"),
         (REMOTE, "endpoint", "is empty"),
         (REMOTE + 'endpoint = "http://localhost:1"\n', "endpoint", "must be https"),

@@ -9,6 +9,7 @@ import pytest
 from perstackd.adapters.definition.allowed import reaches_loopback
 from perstackd.adapters.definition.parser import TomlDefinitions
 from perstackd.adapters.definition.skills import BASE_TOOLS
+from perstackd.domain.assignment import installer, start_ms
 from perstackd.domain.expert import Finding, InteractiveSkill, RemoteSkill, Severity, StdioSkill
 
 ROOT = Path(__file__).parents[3]
@@ -43,6 +44,32 @@ def test_arguments_are_kept_as_they_are_written_also_twice() -> None:
 
 def test_a_package_may_stand_beside_an_empty_array_of_arguments() -> None:
     assert findings(STDIO + 'packageName = "p"\nargs = []\n') == ()
+
+
+@pytest.mark.parametrize(
+    ("lines", "wait"),
+    [
+        (STDIO, 10),
+        (STDIO + "startTimeout = 7\n", 7),
+        (REMOTE + "startTimeout = 7\n", 7),
+        (STDIO.replace("tool", "npx") + 'packageName = "p"\n', 30),
+        (STDIO.replace("tool", "uvx") + 'args = ["p"]\n', 30),
+        (STDIO.replace("tool", "npx") + 'packageName = "p"\nstartTimeout = 7\n', 7),
+    ],
+)
+def test_a_start_has_the_skills_own_time_and_longer_than_usual_where_a_package_is_installed(
+    lines: str, wait: int
+) -> None:
+    found = skill(lines)
+    assert isinstance(found, StdioSkill | RemoteSkill)
+    assert start_ms(found, usual_ms=10) == wait
+
+
+@pytest.mark.parametrize("package", ['packageName = "p"', 'args = ["-y", "p"]'])
+def test_a_package_runner_installs_what_its_arguments_name_as_well(package: str) -> None:
+    found = skill(STDIO.replace("tool", "npx") + package + "\n")
+    assert isinstance(found, StdioSkill)
+    assert installer(found) == "npx"
 
 
 def test_the_built_in_tools_are_those_of_the_one_list() -> None:

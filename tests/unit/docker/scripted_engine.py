@@ -24,6 +24,7 @@ class ScriptedEngine:
             "GET /version": lambda: (200, {"ApiVersion": "1.41", "Version": "scripted"}),
             "POST /containers/create": lambda: (201, {"Id": "c0ffee", "Warnings": []}),
             "POST /containers/c0ffee/start": lambda: (204, None),
+            "GET /containers/json": lambda: (200, [{"Id": "c0ffee"}]),
             "DELETE /containers/": lambda: (204, None),
         }
         self.changed = threading.Condition()

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from perstackd.adapters.docker.engine import DockerSandboxes, end_of
+from perstackd.adapters.docker.ledger import Ledger
 from perstackd.domain.errors import PerstackError
 from perstackd.domain.ids import SandboxId
 from perstackd.domain.sandbox import SandboxRecord, SandboxState, Template
@@ -217,3 +218,46 @@ async def test_nothing_is_started_without_a_readable_seccomp_profile(tmp_path: P
 def test_the_engines_state_becomes_a_cause_of_end(state: dict[str, object], cause: EndCause, code: int) -> None:
     end = end_of(state)
     assert (end.cause, end.exit_code) == (cause, code)
+
+
+async def test_a_container_is_noted_before_it_is_started(tmp_path: Path) -> None:
+    engine, ledger = ScriptedEngine(), Ledger(str(tmp_path), "test")
+    container = "c0ffee" * 10 + "0000"
+    seen: list[object] = []
+
+    def start() -> Answer:
+        seen.append(ledger.noted())
+        return 204, None
+
+    engine.routes["POST /containers/create"] = lambda: (201, {"Id": container, "Warnings": []})
+    engine.routes[f"POST /containers/{container}/start"] = start
+    with serving(engine, tmp_path / "engine.sock") as settings:
+        async with DockerSandboxes(replace(settings, ledger=ledger)) as sandboxes:
+            await sandboxes.start(record(), TEMPLATE, DIRECTORIES)
+    assert seen == [{container: record().id}]
+
+
+async def test_what_cannot_be_noted_is_not_started(tmp_path: Path) -> None:
+    engine = ScriptedEngine()
+    with serving(engine, tmp_path / "engine.sock") as settings:
+        async with DockerSandboxes(replace(settings, ledger=Ledger(str(tmp_path), "test"))) as sandboxes:
+            with pytest.raises(PerstackError, match="cannot be noted before it runs"):
+                await sandboxes.start(record(), TEMPLATE, DIRECTORIES)
+    assert engine.count("POST /containers/c0ffee/start") == 0
+    assert engine.asked[-1] == "DELETE /containers/c0ffee"
+
+
+async def test_a_container_of_that_name_without_our_label_is_left_alone(rig: Subject) -> None:
+    engine, sandboxes = rig
+    engine.routes["GET /containers/json"] = lambda: (200, [])  # the engine looks for name and label together
+    await sandboxes.remove(record().id)
+    assert engine.count(DELETE) == 0
+
+
+@pytest.mark.parametrize(("answer", "known"), [((200, {"Id": "c0ffee"}), True), ((404, {"message": "no"}), False)])
+async def test_the_engine_is_asked_whether_it_knows_a_container_whosever_it_is(
+    rig: Subject, answer: Answer, *, known: bool
+) -> None:
+    engine, sandboxes = rig
+    engine.routes["GET /containers/c0ffee"] = lambda: answer
+    assert await sandboxes.knows("c0ffee") is known

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from perstackd.domain.adoption import adopted, found
 from perstackd.domain.ids import SandboxId
 from perstackd.domain.pool import Expire, Hand, PoolState, Seat, Stage, Start, handed
 from perstackd.domain.pool_plan import SURPLUS_SECONDS, Planned, plan, wanted_idle
@@ -69,6 +70,45 @@ def test_it_is_never_below_the_least_nor_above_the_most(
         assert template.min_idle <= wanted_idle(state, template) <= template.max
 
 
+def test_where_none_is_to_be_kept_a_rare_claim_keeps_none_and_a_flow_does() -> None:
+    none = replace(TEMPLATE, min_idle=0)
+    assert need(claimed(1, refill_ms=300), none, NOW) == 0
+    assert need(claimed(1, refill_ms=10_000), none, NOW) == 2
+    assert need(steady(2, 300), none, NOW) == 1
+
+
+def test_every_claim_in_the_window_counts_and_none_at_its_edge() -> None:
+    edge = claimed(10.0, 9.9, 5.0, 0.0, refill_ms=10_000)
+    assert need(edge, TEMPLATE, NOW) == 5
+
+
+def test_in_a_drain_none_is_wanted() -> None:
+    assert wanted_idle(replace(steady(4), idle_target=6, draining=True), TEMPLATE) == 0
+
+
+def test_the_proof_of_late_binding_goes_once_something_was_claimed_where_none_is_kept() -> None:
+    none = replace(TEMPLATE, min_idle=0)
+    state = claimed(seats=idle(1), claimed_total=3)
+    later = NOW + SURPLUS_SECONDS + 1
+    assert plan({"base": state}, {"base": none}, later, ("base",)) == (("base", Expire(SandboxId("s0"))),)
+
+
+def test_sandboxes_of_the_reserve_are_no_surplus_and_take_no_idle_ones_place() -> None:
+    reserved = replace(idle(1)[0], sandbox_id=SandboxId("r"), level=1)
+    state = claimed(seats=(*idle(3), reserved), idle_target=3, claimed_total=3)
+    assert planned(state, NOW + SURPLUS_SECONDS + 1) == (("base", Expire(SandboxId("r"))),)
+
+
+def test_adopted_ones_beyond_the_least_have_a_minute_to_be_claimed_after_a_restart() -> None:
+    state = PoolState(proven=True)
+    for number in range(6):
+        state = adopted(found(state, SandboxId(f"s{number}"), NOW), SandboxId(f"s{number}"), NOW)
+    assert planned(sized(state, TEMPLATE, NOW)) == ()
+    assert len(planned(state, NOW + SURPLUS_SECONDS)) == 4
+    busy = replace(steady(4), seats=state.seats)
+    assert planned(sized(busy, TEMPLATE, NOW)) == ()
+
+
 def test_it_grows_at_once_and_shrinks_one_by_one_after_a_quiet_while() -> None:
     grown = sized(steady(4), TEMPLATE, NOW)
     assert grown.idle_target == 6
@@ -85,6 +125,11 @@ def test_a_flow_that_goes_on_keeps_it_as_it_is() -> None:
     later = replace(state, claimed_at=tuple(at + 100 for at in state.claimed_at))
     assert sized(later, TEMPLATE, NOW + 100).target_at == NOW + 100
     assert sized(replace(later, target_at=NOW + 100, claimed_at=()), TEMPLATE, NOW + 200).idle_target == 6
+
+
+def test_within_a_second_nothing_is_new() -> None:
+    state = sized(steady(4), TEMPLATE, NOW)
+    assert sized(state, TEMPLATE, NOW + 0.9) is state
 
 
 def test_nothing_is_news_while_the_least_is_enough() -> None:

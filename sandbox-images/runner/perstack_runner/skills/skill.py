@@ -124,7 +124,8 @@ class Skill:
                     await self._attend(server)
             why = "its server does not know the session any more" if server.streams.lost() else "its server ended"
         except TimeoutError:
-            why = f"not ready after {self.start_seconds():.0f} s{self._requests.noise}"
+            said = self._requests.noise or "; startTimeout of the skill allows more"
+            why = f"not ready after {self.start_seconds():g} s{said}"
         except Exception as error:
             why = reason(error)
         self._words.flush()
@@ -161,7 +162,8 @@ class Skill:
 
     def start_seconds(self) -> float:
         """How long a start may take."""
-        return self._shared.limits.skill_start_timeout_ms / 1000 or LONGEST_START_SECONDS
+        limit_ms = self._order.start_timeout_ms or self._shared.limits.skill_start_timeout_ms
+        return limit_ms / 1000 or LONGEST_START_SECONDS
 
     def call_seconds(self) -> float:
         """The time-out of its tools."""

@@ -50,6 +50,10 @@ class SkillSet:
         """How long a call of this skill may take, with the wait for its server."""
         return self._skills[skill].call_seconds() if skill in self._skills else 1.0
 
+    def start_seconds(self, skill: str) -> float:
+        """How long this skill's server may take to start."""
+        return self._skills[skill].start_seconds() if skill in self._skills else 1.0
+
     async def run(self, call: Call, progress: Callable[[str], None]) -> Result:
         """Run a call to its result; a failure is a result too. Its duration is the caller's to fill in."""
         try:

@@ -1,0 +1,39 @@
+"""The halts port on this host: a container's processes are found by its cgroup and killed, whatever the engine does."""
+
+import asyncio
+from collections.abc import Iterator
+
+from perstackd.adapters.docker.cgroups import container_cgroups, end_cgroups
+from perstackd.adapters.workspaces.mountinfo import MountPoint, mounts
+from perstackd.domain.errors import Kind, PerstackError
+from perstackd.domain.traces import container_of, is_container
+
+
+class HostHalts:
+    """Implements `Halts`."""
+
+    async def halt(self, container_id: str) -> None:
+        if not is_container(container_id):
+            return  # it was never started
+        left = await asyncio.to_thread(_halted, container_id)
+        if left:
+            raise PerstackError(
+                Kind.UNAVAILABLE,
+                "sandbox_unstoppable",
+                f"processes of the container {container_id[:12]} live on after SIGKILL, in {', '.join(left)}; see what "
+                "they wait for in the kernel (/proc/PID/stack), then start the job again",
+                retryable=True,
+            )
+
+
+def _halted(container_id: str) -> tuple[str, ...]:
+    """The cgroups that still have processes. Any one hierarchy has them all; with the freezer's they can be thawed."""
+    for mount in sorted(_hierarchies(), key=lambda mount: "freezer" not in mount.path):
+        found = [path for path in container_cgroups((mount,)) if container_of(path.rpartition("/")[2]) == container_id]
+        if found:
+            return end_cgroups(tuple(found), container_id)
+    return ()
+
+
+def _hierarchies() -> Iterator[MountPoint]:
+    return (mount for mount in mounts() if mount.file_system in ("cgroup", "cgroup2"))
