@@ -74,6 +74,7 @@ from perstackd.config import Config, template
 from perstackd.domain.budget import Budgets
 from perstackd.domain.errors import Kind, PerstackError
 from perstackd.domain.expert import ModelChoice
+from perstackd.domain.loosening import costs
 from perstackd.domain.messages import ToolSpec
 from perstackd.ports.event_store import Store
 from perstackd.ports.package_indexes import GRANT, PackageIndexes
@@ -233,6 +234,9 @@ def _with_host(config: Config, ports: PoolPorts, sandboxes: DockerSandboxes) -> 
 
 def _pool(config: Config, ports: PoolPorts) -> WarmPool:
     templates = [template(name, section) for name, section in config.templates.items()]
+    for each in templates:
+        for name, cost in costs(each):
+            _log.warning("template is loosened", template=each.name, exception=name, cost=cost)
     limits = PoolLimits(uid_first=config.sandbox_uids[0], uid_last=config.sandbox_uids[1])
     return WarmPool(ports, templates, str(config.runtime_directory), limits)
 

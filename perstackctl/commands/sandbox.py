@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from perstackctl.client.values import Pool, Posture, Sandbox
+from perstackctl.client.values import Pool, Posture, PostureCheck, Sandbox
 from perstackctl.commands.lazy import Nouns
 from perstackctl.commands.options import ID_LENGTH, address_option, in_loop, make_client, output_option
 from perstackctl.commands.pool import standing_still
@@ -135,13 +135,26 @@ async def _posture(client: "Client", given: str) -> Posture:
 def _show(found: Posture) -> None:
     """Long values are cut in the table; what differs is told in full below it, and -o json has everything."""
     rows = [
-        ("ok" if c.ok else "DIFFERS", c.name, line(c.actual, _VALUE_WIDTH) or "-", c.cis or "-", c.source or "-")
+        (_verdict(c, found.exceptions), c.name, line(c.actual, _VALUE_WIDTH) or "-", c.cis or "-", c.source or "-")
         for c in found.checks
     ]
     say(fitted(_CHECKS, rows, room() or WIDE))
     differing = [check for check in found.checks if not check.ok]
     for check in differing:
         say(f"\n{check.name} differs\n  expected: {line(check.expected)}\n  actual:   {line(check.actual)}")
+    for check in found.checks:
+        if _excepted(check, found.exceptions):
+            say(f"\n{check.name} is loosened, CIS {check.cis or '-'}: {line(check.expected)}")
     exceptions = ", ".join(found.exceptions) or "none"
     verdict = "as its template asks" if found.ok else f"{len(differing)} of {len(found.checks)} checks differ"
     say(f"\nSandbox {found.sandbox_id}: {verdict}. Exceptions of the template: {exceptions}.")
+
+
+def _verdict(check: PostureCheck, exceptions: tuple[str, ...]) -> str:
+    if not check.ok:
+        return "DIFFERS"
+    return "excepted" if _excepted(check, exceptions) else "ok"
+
+
+def _excepted(check: PostureCheck, exceptions: tuple[str, ...]) -> bool:
+    return any(check.expected.endswith(f"(exception {name})") for name in exceptions)

@@ -150,7 +150,7 @@ def _follow(state: RunState, tally: Tally) -> RunPayload | None:
 
 def _after_turn(state: RunState, turn: Turn) -> RunPayload | None:
     if state.phase is Phase.RESULT:
-        return _answer(state, turn)
+        return _completed(state, turn)
     if state.phase is not Phase.GENERATING:
         return None
     if turn.finish_reason is FinishReason.CONTENT_FILTER:
@@ -158,7 +158,7 @@ def _after_turn(state: RunState, turn: Turn) -> RunPayload | None:
             "model_refused", "the model's provider refused to answer; change the query or the instruction"
         )
     if not turn.calls:
-        return _answer(state, turn)
+        return _completed(state, turn)
     if (repeated := repeated_call(turn)) is not None:  # before all else: no history may hold such a turn
         return _retry(state, "turn_malformed", f"the model gave two calls the same id {repeated[:64]!r}")
     if turn.finish_reason is FinishReason.LENGTH:
@@ -172,7 +172,7 @@ def _after_turn(state: RunState, turn: Turn) -> RunPayload | None:
     return CallTools(turn)
 
 
-def _answer(state: RunState, turn: Turn) -> CompleteRun | Retry | StopRunByError:
+def _completed(state: RunState, turn: Turn) -> CompleteRun | Retry | StopRunByError:
     if not turn.text.strip():  # servers send a blank where the model said nothing
         return _retry(state, "empty_turn", "the model generated nothing")
     return CompleteRun(turn.text, state.usage + turn.usage, turn)

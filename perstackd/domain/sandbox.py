@@ -17,7 +17,8 @@ class SandboxState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A kind of sandbox. Sizes are bytes. `cpus` may be a fraction. `exceptions` name each loosening on purpose.
+    """A kind of sandbox. Sizes are bytes. `cpus` may be a fraction. `exceptions` name each loosening on purpose
+    (`domain.loosening`).
 
     `grant` is what a skill sandbox of it may reach beyond its skill's own hosts: nothing, or `package-indexes` when its
     skill installs a package.

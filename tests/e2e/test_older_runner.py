@@ -50,9 +50,7 @@ FROM perstack/base:latest
 COPY convert loop /older/
 RUN cat /older/convert >> /opt/perstack/lib/perstack_runner/convert.py \\
  && cat /older/loop >> /opt/perstack/lib/perstack_runner/loop.py \\
- && python3 -m compileall -q -f --invalidation-mode unchecked-hash /opt/perstack/lib/perstack_runner \\
- && python3 -O -m compileall -q -f --invalidation-mode unchecked-hash /opt/perstack/lib/perstack_runner \\
- && python3 -OO -m compileall -q -f --invalidation-mode unchecked-hash /opt/perstack/lib/perstack_runner
+ && python3 -m compileall -q -f --invalidation-mode unchecked-hash /opt/perstack/lib/perstack_runner
 """
 IMAGE = "perstack-older-runner:test"
 

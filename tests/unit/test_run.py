@@ -160,6 +160,12 @@ def test_an_empty_turn_is_tried_again_in_its_step_and_leaves_no_trace_in_the_his
     assert request_messages(state) == request_messages(STARTED)
 
 
+def test_a_turn_of_blanks_is_no_answer() -> None:
+    (fact,) = decide(STARTED, Generated(Turn((TextPart(" \n"),), FinishReason.STOP)), ROOM)
+    assert isinstance(fact, events.Retry)
+    assert fact.reason == "empty_turn"
+
+
 def test_a_cut_tool_call_is_shown_to_the_model_once() -> None:
     cut = Turn((ToolCallPart("a", "exec", {}),), FinishReason.LENGTH)
     state, facts = tell(STARTED, Generated(cut), Generate())

@@ -183,7 +183,7 @@ class DockerSandboxes(AbstractAsyncContextManager["DockerSandboxes"]):
     async def _profile(self, template: Template) -> str:
         if not self._seccomp:
             self._seccomp = await asyncio.to_thread(read_profile, self._settings.seccomp_path)
-        return profile_for(template.runtime, self._seccomp)
+        return profile_for(template, self._seccomp)
 
 
 # --- on a thread ----------------------------------------------------------------------------------------------------

@@ -36,6 +36,7 @@ from perstackd.adapters.workspaces.userns import UserNamespaces
 from perstackd.domain.checkup import Finding, error, good, warning
 from perstackd.domain.errors import PerstackError
 from perstackd.domain.ids import SandboxId
+from perstackd.domain.loosening import costs
 from perstackd.domain.sandbox import Posture, SandboxRecord, SandboxState, Template
 from perstackd.ports.sandboxes import SandboxDirectories
 
@@ -48,7 +49,8 @@ _RUNNER: Final = "opt/perstack/lib/perstack_runner"
 
 
 def examine(subject: Subject) -> Iterator[Finding]:
-    """All of it; when the engine does not answer that is the only finding."""
+    """All of it; when the engine does not answer that is the only finding, beside what templates leave out."""
+    yield from _loosened(subject.templates)
     try:
         client = _client(subject)
     except (OSError, docker.errors.DockerException) as failure:
@@ -87,6 +89,13 @@ def _client(subject: Subject) -> Client:
     client = docker.APIClient(subject.engine_url, version="auto", timeout=ceil(subject.engine_seconds))
     client.trust_env = False
     return client
+
+
+def _loosened(templates: tuple[Template, ...]) -> Iterator[Finding]:
+    for template in templates:
+        for name, cost in costs(template):
+            remedy = f"take it out of templates.{template.name}.exceptions unless its programs need it"
+            yield warning(f"template {template.name}", f"exception {name}", cost, remedy)
 
 
 # --- what it says ---------------------------------------------------------------------------------------------------
@@ -227,7 +236,7 @@ def _trial(client: Client, subject: Subject, template: Template, image_id: str) 
     with _places(subject) as (workspaces, runtime):
         directories = _directories(runtime, record.uid)
         asyncio.run(workspaces.prepare(directories.slot, record.uid))
-        name, seccomp = container_name(record.id), profile_for(template.runtime, read_profile(subject.seccomp_path))
+        name, seccomp = container_name(record.id), profile_for(template, read_profile(subject.seccomp_path))
         options = container_options(
             record,
             template,

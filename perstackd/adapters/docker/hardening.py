@@ -1,6 +1,6 @@
 """What the engine is asked for: one sandbox as a container of the Engine API. Pure.
 
-Every sandbox has all of it; a template chooses sizes and nothing else. `posture` holds what came of it to the same
+Every sandbox has all of it; a template chooses sizes, and may name what it leaves out (`domain.loosening`). `posture` holds what came of it to the same
 values.
 """
 
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from perstackd.domain.ids import SandboxId
+from perstackd.domain.loosening import Loosening, has
 from perstackd.domain.sandbox import SandboxRecord, Template
 from perstackd.ports.sandboxes import SandboxDirectories
 
@@ -121,15 +122,17 @@ def runner_arguments(template: Template) -> tuple[str, ...]:
     return ("--skills",) if template.name == "skills" or template.name.startswith("skills-") else ()
 
 
-def profile_for(runtime: str, profile: str) -> str:
-    """The seccomp profile as the runtime reads it, as one line of JSON.
+def profile_for(template: Template, profile: str) -> str:
+    """The seccomp profile as the template's runtime reads it, as one line of JSON.
 
     gVisor answers every refusal with EPERM, whatever errno the profile asks for, and glibc then starts no thread: it
     goes on without clone3 on ENOSYS only. Being traced without a tracer is ENOSYS to every kernel (seccomp(2),
     SECCOMP_RET_TRACE), gVisor's as well, and the profile lets nobody trace.
     """
     document = json.loads(profile)
-    if runtime == "runsc":
+    if has(template, Loosening.PTRACE):
+        document["syscalls"].append({"names": ["ptrace"], "action": "SCMP_ACT_ALLOW"})
+    if template.runtime == "runsc":
         for rule in document["syscalls"]:
             if rule["action"] == "SCMP_ACT_ERRNO" and rule.get("errnoRet") == errno.ENOSYS:
                 del rule["errnoRet"]
@@ -209,7 +212,7 @@ def _namespaces() -> dict[str, Json]:
 
 def _files(template: Template, binds: Iterable[Bind], uid: int) -> dict[str, Json]:
     return {
-        "ReadonlyRootfs": True,
+        "ReadonlyRootfs": not has(template, Loosening.WRITABLE_ROOT),
         "MaskedPaths": list(MASKED),
         "ReadonlyPaths": list(READ_ONLY),
         "Tmpfs": {tmpfs.path: tmpfs.options(uid) for tmpfs in tmpfs_of(template)},

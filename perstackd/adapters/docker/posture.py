@@ -25,6 +25,7 @@ from perstackd.adapters.docker.posture_cgroup import cgroup_checks, same
 from perstackd.adapters.docker.posture_runsc import sentry_checks
 from perstackd.adapters.docker.sentry import SentryView
 from perstackd.domain.ids import SandboxId
+from perstackd.domain.loosening import LOOSENED, Loosening, has
 from perstackd.domain.sandbox import Posture, PostureCheck, SandboxRecord, Template
 from perstackd.ports.sandboxes import SandboxDirectories
 
@@ -97,8 +98,8 @@ def not_running(sandbox_id: SandboxId, actual: str) -> Posture:
 def compare(
     record: SandboxRecord, template: Template, expected: Expected, inspected: Inspected, seen: KernelView | SentryView
 ) -> Posture:
-    """All checks, in a fixed order. One that the template names as an exception counts as passed and is listed. `seen`
-    is a SentryView for the runtime runsc.
+    """All checks, in a fixed order. Those that an exception of the template loosens expect just that, and what they
+    expect ends with its name in parentheses. `seen` is a SentryView for the runtime runsc.
     """
     if template.runtime not in _RULES or (template.runtime == "runsc") != isinstance(seen, SentryView):
         return not_running(record.id, f"the runtime {template.runtime} has no posture rules for what is seen of it")
@@ -111,10 +112,14 @@ def compare(
         case _:
             assert_never(seen)
     found = (running, *outside, *_engine(record, template, expected, inspected))
-    excused = tuple(check.name for check in found if not check.ok and check.name in template.exceptions)
-    if excused:
-        found = tuple(replace(check, ok=True) if check.name in excused else check for check in found)
-    return Posture(record.id, found, excused)
+    loosened = {check: name for name in template.exceptions for check in LOOSENED[Loosening(name)].checks}
+    found = tuple(
+        replace(check, expected=f"{check.expected} (exception {loosened[check.name]})")
+        if check.name in loosened
+        else check
+        for check in found
+    )
+    return Posture(record.id, found, template.exceptions)
 
 
 def _checks(
@@ -163,7 +168,7 @@ def _mounts(
     record: SandboxRecord, template: Template, expected: Expected, kernel: KernelView
 ) -> Iterator[PostureCheck]:
     at = {mount.target: mount for mount in kernel.mounts}
-    yield _flags("root", at.get("/"), {"ro"}, "5.12")
+    yield _flags("root", at.get("/"), {"rw" if has(template, Loosening.WRITABLE_ROOT) else "ro"}, "5.12")
     yield _flags("gateway", at.get("/gw"), {"ro"})
     yield _flags("slot", at.get("/mnt"), {"ro"})
     for name in ("passwd", "group"):
@@ -254,8 +259,9 @@ def _engine(
     record: SandboxRecord, template: Template, expected: Expected, inspected: Inspected
 ) -> Iterator[PostureCheck]:
     host = inspected.get("HostConfig") or {}
-    for name, key, wanted, cis in _HOST_CONFIG:
-        yield same(name, wanted, host.get(key) or type(wanted)(), cis, "engine")
+    for name, key, usual, cis in _HOST_CONFIG:
+        wanted = not has(template, Loosening.WRITABLE_ROOT) if key == "ReadonlyRootfs" else usual
+        yield same(name, wanted, host.get(key) or type(usual)(), cis, "engine")
     yield same("runtime", template.runtime, host.get("Runtime", ""), "", "engine")
     yield same("log_driver", "none", (host.get("LogConfig") or {}).get("Type", ""), "", "engine")
     yield same("restart_policy", "no", (host.get("RestartPolicy") or {}).get("Name") or "no", "5.14", "engine")

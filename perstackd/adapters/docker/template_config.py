@@ -6,6 +6,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from perstackd.adapters.config_section import Section
+from perstackd.domain.loosening import Loosening
 
 MEMORY_MARGIN: Final = 256 << 20
 
@@ -31,6 +32,7 @@ class TemplateConfig(Section):
     min_idle: int = Field(2, ge=0, le=1000)
     max: int = Field(16, ge=1, le=1000)
     grant: Literal["", "package-indexes"] = ""
+    exceptions: tuple[Loosening, ...] = ()
 
     @model_validator(mode="after")
     def _fits(self) -> "TemplateConfig":
@@ -42,6 +44,10 @@ class TemplateConfig(Section):
             )
         if self.min_idle > self.max:
             raise ValueError(f"min_idle {self.min_idle} is above max {self.max}")
+        if self.exceptions and self.runtime != "runc":
+            raise ValueError(f"exceptions ({', '.join(self.exceptions)}) are for runc, not for {self.runtime}")
+        if len(set(self.exceptions)) < len(self.exceptions):
+            raise ValueError("exceptions names one of them twice")
         return self
 
 

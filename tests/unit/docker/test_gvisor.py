@@ -132,7 +132,7 @@ def test_the_slot_is_writable_for_gvisor_alone_and_nothing_else_is() -> None:
 def test_what_the_filter_answers_with_enosys_stays_so_in_gvisor() -> None:
     profile = (Path(__file__).parents[3] / "sandbox-images/seccomp/profile.json").read_text()
     for runtime, action in (("runc", "SCMP_ACT_ERRNO"), ("runsc", "SCMP_ACT_TRACE")):
-        document = json.loads(profile_for(runtime, profile))
+        document = json.loads(profile_for(Template("t", "i", runtime=runtime), profile))
         (rule,) = [rule for rule in document["syscalls"] if "clone3" in rule["names"]]
         assert rule["action"] == action
         assert (rule.get("errnoRet") == errno.ENOSYS) is (runtime == "runc")
@@ -140,7 +140,7 @@ def test_what_the_filter_answers_with_enosys_stays_so_in_gvisor() -> None:
             name for each in document["syscalls"] if each["action"] == "SCMP_ACT_ALLOW" for name in each["names"]
         }
         assert "ptrace" not in allowed, "who may trace would carry out what is answered so"
-    assert json.loads(profile_for("runc", profile)) == json.loads(profile)
+    assert json.loads(profile_for(Template("t", "i"), profile)) == json.loads(profile)
 
 
 # --- the runtime ----------------------------------------------------------------------------------------------------

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 
 from perstackd.adapters.docker import kernel
-from perstackd.adapters.docker.hardening import CA_BUNDLE, MASKED, READ_ONLY, environment_of
+from perstackd.adapters.docker.hardening import CA_BUNDLE, MASKED, READ_ONLY, environment_of, profile_for
 from perstackd.adapters.docker.posture import Expected, compare, not_running
 from perstackd.adapters.docker.posture_cgroup import weights
 from perstackd.domain.ids import SandboxId
+from perstackd.domain.loosening import LOOSENED as LOOSENED_BY
+from perstackd.domain.loosening import Loosening
 from perstackd.domain.sandbox import Posture, SandboxRecord, SandboxState, Template
 from perstackd.ports.sandboxes import SandboxDirectories
 
@@ -309,16 +311,60 @@ def test_fallback_tunnels_of_the_kernel_are_no_way_out() -> None:
     assert judged(observed(interfaces=("lo", "tunl0", "sit0"))).ok
 
 
-def test_a_named_exception_passes_and_is_listed() -> None:
-    template = replace(TEMPLATE, exceptions=("cpus", "memory"))
-    posture = judged(limit(cpus=None), template=template)
+LOOSENED = replace(TEMPLATE, exceptions=("writable-root",))
+
+
+def writable(**changes: Any) -> dict[str, Any]:
+    return {**INSPECTED, "HostConfig": {**INSPECTED["HostConfig"], "ReadonlyRootfs": False, **changes}}
+
+
+def writable_view() -> kernel.KernelView:
+    view = observed()
+    mounts = tuple(
+        replace(mount, options=mount.options - {"ro"} | {"rw"}) if mount.target == "/" else mount
+        for mount in view.mounts
+    )
+    return replace(view, mounts=mounts)
+
+
+def test_an_exception_is_listed_and_named_at_each_check_that_it_loosens() -> None:
+    posture = judged(writable_view(), writable(), LOOSENED)
     assert posture.ok
-    assert posture.exceptions == ("cpus",)
+    assert posture.exceptions == ("writable-root",)
+    named = {check.name: check.expected for check in posture.checks if "exception" in check.expected}
+    assert named == {"root": "rw (exception writable-root)", "read_only_root": "no (exception writable-root)"}
+    assert {check.cis for check in posture.checks if check.name in named} == {"5.12"}
 
 
-def test_an_exception_excuses_nothing_else() -> None:
-    template = replace(TEMPLATE, exceptions=("cpus",))
-    assert failed(judged(limit(cpus=None, pids=None), template=template)) == {"pids"}
+def test_without_the_exception_the_same_sandbox_differs() -> None:
+    assert failed(judged(writable_view(), writable())) == {"root", "read_only_root"}
+
+
+def test_an_exception_excuses_nothing_else_and_a_tighter_sandbox_is_another_one_too() -> None:
+    assert failed(judged(writable_view(), writable(CapAdd=["NET_RAW"]), LOOSENED)) == {"added_capabilities"}
+    assert failed(judged(template=LOOSENED)) == {"root", "read_only_root"}
+
+
+def test_ptrace_is_another_profile_and_the_usual_one_differs_from_it() -> None:
+    template = replace(TEMPLATE, exceptions=("ptrace",))
+    loosened = profile_for(template, SECCOMP)
+    usual, added = json.loads(SECCOMP), json.loads(loosened)
+    assert added.pop("syscalls")[:-1] == usual.pop("syscalls")
+    assert added == usual
+    expected = replace(EXPECTED, seccomp=loosened)
+    options = [*INSPECTED["HostConfig"]["SecurityOpt"][:1], f"seccomp={loosened}"]
+    inspected = {**INSPECTED, "HostConfig": {**INSPECTED["HostConfig"], "SecurityOpt": options}}
+    assert compare(RECORD, template, expected, inspected, observed()).ok
+    assert failed(compare(RECORD, template, expected, INSPECTED, observed())) == {"seccomp_profile"}
+    assert failed(judged(inspected=inspected)) == {"seccomp_profile"}
+
+
+def test_every_exception_loosens_checks_that_there_are_and_none_of_privileges_or_namespaces() -> None:
+    names = {check.name for check in judged().checks}
+    loosened = {check for each in LOOSENED_BY.values() for check in each.checks}
+    assert set(LOOSENED_BY) == set(Loosening)
+    assert loosened == {"root", "read_only_root", "seccomp_profile"}
+    assert loosened <= names
 
 
 def test_sources_of_mounts_are_not_compared_for_a_sandbox_of_an_earlier_process() -> None:
