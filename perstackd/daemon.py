@@ -30,6 +30,7 @@ from perstackd.adapters.definition.allowed import reaches_loopback
 from perstackd.adapters.definition.parser import TomlDefinitions
 from perstackd.adapters.docker import ca_bundle
 from perstackd.adapters.docker.calls import CallLimits
+from perstackd.adapters.docker.counters import HostCounters
 from perstackd.adapters.docker.engine import DockerSandboxes, EngineSettings
 from perstackd.adapters.docker.halting import HostHalts
 from perstackd.adapters.docker.ledger import Ledger
@@ -164,7 +165,7 @@ async def assembled(
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(await open_store(config.state_directory))
         secrets, rotation = await _secrets(config, store, clock)
-        egress = await stack.enter_async_context(_egress(config))
+        egress = await stack.enter_async_context(_egress(config, secrets, scrubbing))
         keys = partial(_provider_key, secrets, scrubbing)
         router = _router(config, store, keys, providers)
         stack.push_async_callback(router.close)
@@ -229,7 +230,7 @@ def _host_settings(config: Config) -> HostSettings:
 def _with_host(config: Config, ports: PoolPorts, sandboxes: DockerSandboxes) -> PoolPorts:
     room = HostRoom(config.pool.min_free_memory, config.pool.min_free_disk, (config.state_directory,))
     traces = HostTraces(str(config.runtime_directory), _ledger(config), sandboxes.knows)
-    return replace(ports, room=room, traces=traces, halts=HostHalts())
+    return replace(ports, room=room, traces=traces, halts=HostHalts(), counters=HostCounters())
 
 
 def _pool(config: Config, ports: PoolPorts) -> WarmPool:
@@ -278,6 +279,13 @@ def _provider_key(secrets: Secrets, scrubbing: Scrubbing, provider: str, variabl
     return key
 
 
+def _route_value(secrets: Secrets, scrubbing: Scrubbing, name: str) -> str | None:
+    """As it is stored now. One that is in use is kept out of the log."""
+    value = secrets.route_value(name)
+    scrubbing.own.learn({f"route-{name}": value} if value else {})
+    return value
+
+
 @asynccontextmanager
 async def _logs(config: Config, store: Store, jobs: Jobs, clock: SystemClock) -> AsyncIterator[JobLogs]:
     documents, writing, oldest = StoreDocuments(), jobs.checkpoints.writing, jobs.oldest_live
@@ -287,7 +295,7 @@ async def _logs(config: Config, store: Store, jobs: Jobs, clock: SystemClock) ->
         yield JobLogs(Replays(store, ConversationLines()), transfer, retention, documents)
 
 
-def _egress(config: Config) -> EgressProxy:
+def _egress(config: Config, secrets: Secrets, scrubbing: Scrubbing) -> EgressProxy:
     section = config.egress
     options = ProgramOptions(
         uid=section.uid,
@@ -298,7 +306,7 @@ def _egress(config: Config) -> EgressProxy:
         sandbox_bytes=section.max_sandbox_bytes,
         ca_bundle=str(section.ca_bundle or ""),
     )
-    routes = OriginRoutes(section.origin_routes(), os.environ.get)
+    routes = OriginRoutes(section.origin_routes(), os.environ.get, partial(_route_value, secrets, scrubbing))
     return EgressProxy(allow_addresses=section.allow_addresses, options=options, routes=routes)
 
 

@@ -14,7 +14,7 @@ from perstackctl.client.errors import ClientError, UnsupportedError
 @dataclass(frozen=True, slots=True)
 class StoredSecret:
     """What is known of a secret. `experts` are the keys of those that get it, none means all. Of a model provider's key
-    the name is the provider's, and `tenant` is empty.
+    the name is the provider's, and `tenant` is empty; so it is for a `route`, which headers of origin routes name.
     """
 
     name: str
@@ -23,6 +23,7 @@ class StoredSecret:
     experts: tuple[str, ...]
     created_at: int
     updated_at: int
+    route: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,7 @@ class NewSecret:
     provider: bool = False
     experts: tuple[str, ...] = ()
     all_experts: bool = False
+    route: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +79,15 @@ class SecretStore:
             value=secret.value,
             experts=secret.experts,
             all_experts=secret.all_experts,
+            route=secret.route,
         )
         return _stored((await self._call(self._stub.PutSecret, request)).secret)
 
-    async def list(self, tenant: str = "", *, providers: bool = False) -> tuple[StoredSecret, ...]:
+    async def list(
+        self, tenant: str = "", *, providers: bool = False, routes: bool = False
+    ) -> tuple[StoredSecret, ...]:
         """Names, grants and times, by name."""
-        request = pb.ListSecretsRequest(tenant=tenant, providers=providers)
+        request = pb.ListSecretsRequest(tenant=tenant, providers=providers, routes=routes)
         return tuple(map(_stored, (await self._call(self._stub.ListSecrets, request)).secrets))
 
     async def names(self, tenant: str = "") -> frozenset[str]:
@@ -92,9 +97,9 @@ class SecretStore:
         except UnsupportedError:
             return frozenset()
 
-    async def remove(self, name: str, tenant: str = "", *, provider: bool = False) -> StoredSecret:
+    async def remove(self, name: str, tenant: str = "", *, provider: bool = False, route: bool = False) -> StoredSecret:
         """Delete a secret; returns what it was."""
-        request = pb.RemoveSecretRequest(tenant=tenant, name=name, provider=provider)
+        request = pb.RemoveSecretRequest(tenant=tenant, name=name, provider=provider, route=route)
         return _stored((await self._call(self._stub.RemoveSecret, request, repeat=False)).secret)
 
     async def rotate(self, master_key: str = "", *, seconds: float = 600.0) -> RotatedKeys:
@@ -116,4 +121,5 @@ def _stored(message: pb.Secret) -> StoredSecret:
         tuple(message.experts),
         message.created_at,
         message.updated_at,
+        message.route,
     )

@@ -22,17 +22,21 @@ Examples:
   perstackctl secret put GITHUB_TOKEN --expert github-issue-bot <token.txt
   pass show smtp | perstackctl secret put SMTP_PASSWORD
   perstackctl secret put --provider anthropic
+  perstackctl secret put --route TRACKER_TOKEN <token.txt
 """
 _ROTATE_EPILOG: Final = """\b
 Examples:
   perstackctl secret rotate
   perstackctl secret rotate --master-key file:/etc/perstackd/master-2.key
 """
+_ROUTE: Final = click.option(
+    "--route", is_flag=True, help="A value for headers of the operator's origin routes: no expert gets it."
+)
 
 
 @click.group(cls=Nouns)
 def secret() -> None:
-    """Secrets that the daemon keeps: for experts that require them, and keys of model providers.
+    """Secrets that the daemon keeps: for experts that require them, keys of model providers, values of origin routes.
 
     No command shows a value: what is stored reaches the sandboxes of experts that require it, or the provider.
     """
@@ -45,6 +49,7 @@ def secret() -> None:
     "--expert", "experts", metavar="KEY", multiple=True, help="Only this expert gets it. Repeatable.  [default: all]"
 )
 @click.option("--all-experts", is_flag=True, help="Take an earlier --expert back.")
+@_ROUTE
 @click.option("--tenant", default="", help="Whose secret.")
 @output_option
 @address_option
@@ -57,6 +62,7 @@ def put(
     provider: str,
     experts: tuple[str, ...],
     all_experts: bool,
+    route: bool,
     tenant: str,
     output: str,
 ) -> None:
@@ -69,8 +75,8 @@ def put(
     """
     from perstackctl.client.secrets import NewSecret
 
-    named = _named(ctx, name, provider)
-    new = NewSecret(named, _value(named), tenant, bool(provider), experts, all_experts)
+    named = _named(ctx, name, provider, route=route)
+    new = NewSecret(named, _value(named), tenant, bool(provider), experts, all_experts, route)
     stored = in_loop(_put(make_client(ctx), new))
     if output == JSON:
         document(stored)
@@ -84,7 +90,7 @@ def put(
 @address_option
 @click.pass_context
 def list_secrets(ctx: click.Context, tenant: str, output: str) -> None:
-    """List the secrets of a tenant and the keys of providers: names and who gets them, never values."""
+    """List the secrets of a tenant, the keys of providers and values of routes: names and who gets them."""
     found = in_loop(_list(make_client(ctx), tenant))
     if output == JSON:
         document(found)
@@ -96,13 +102,14 @@ def list_secrets(ctx: click.Context, tenant: str, output: str) -> None:
 @secret.command(epilog="\b\nExample:\n  perstackctl secret rm GITHUB_TOKEN")
 @click.argument("name", required=False)
 @click.option("--provider", metavar="PROVIDER", default="", help="The key of a model provider instead of NAME.")
+@_ROUTE
 @click.option("--tenant", default="", help="Whose secret.")
 @address_option
 @click.pass_context
-def rm(ctx: click.Context, name: str | None, provider: str, tenant: str) -> None:
+def rm(ctx: click.Context, name: str | None, provider: str, *, route: bool, tenant: str) -> None:
     """Delete a secret. Sandboxes that were given it keep it until they end: rotate it at its issuer as well."""
-    named = _named(ctx, name, provider)
-    removed = in_loop(_remove(make_client(ctx), named, tenant, bool(provider)))
+    named = _named(ctx, name, provider, route=route)
+    removed = in_loop(_remove(make_client(ctx), named, tenant, provider=bool(provider), route=route))
     say(f"{removed.name} is deleted")
 
 
@@ -136,7 +143,9 @@ def rotate(ctx: click.Context, master_key: str, output: str) -> int:
     return 1 if done.unreadable else 0
 
 
-def _named(ctx: click.Context, name: str | None, provider: str) -> str:
+def _named(ctx: click.Context, name: str | None, provider: str, *, route: bool) -> str:
+    if route and provider:
+        raise click.UsageError("--route takes the NAME that a header of egress.routes names, and no --provider", ctx)
     if (name is None) == (not provider):
         raise click.UsageError("give NAME, or --provider PROVIDER", ctx)
     return name or provider
@@ -160,6 +169,8 @@ def _value(name: str) -> bytes:
 def _granted(secret: "StoredSecret") -> str:
     if secret.provider:
         return "the daemon's model calls"
+    if secret.route:
+        return "origin routes"
     return ", ".join(secret.experts) or "all experts"
 
 
@@ -170,12 +181,14 @@ async def _put(client: "Client", new: "NewSecret") -> "StoredSecret":
 
 async def _list(client: "Client", tenant: str) -> "tuple[StoredSecret, ...]":
     async with client:
-        return (*await client.secrets.list(tenant), *await client.secrets.list(providers=True))
+        secrets = client.secrets
+        own, keys = await secrets.list(tenant), await secrets.list(providers=True)
+        return (*own, *keys, *(each for each in await secrets.list(routes=True) if each.route))
 
 
-async def _remove(client: "Client", name: str, tenant: str, provider: bool) -> "StoredSecret":  # noqa: FBT001 - as given
+async def _remove(client: "Client", name: str, tenant: str, *, provider: bool, route: bool) -> "StoredSecret":
     async with client:
-        return await client.secrets.remove(name, tenant, provider=provider)
+        return await client.secrets.remove(name, tenant, provider=provider, route=route)
 
 
 async def _rotate(client: "Client", master_key: str) -> "RotatedKeys":

@@ -145,7 +145,9 @@ def _skill(run: Run, event: Event, fields: p.Fields) -> Run:
     name = p.text(fields, "skill")
     left = tuple(each for each in run.starting if each != name)
     starting = (*left, name) if event.type == "skillStarting" else left
-    note = f"waits for skill{'s' if starting[1:] else ''} {', '.join(starting)}" if starting else ""
+    several = len(starting) > 1
+    verb = "start" if several else "starts"
+    note = f"skill{'s' if several else ''} {', '.join(starting)} {verb}" if starting else ""
     return replace(run, starting=starting, note=note)
 
 

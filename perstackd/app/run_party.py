@@ -29,6 +29,7 @@ from perstackd.domain.assignment import (
     skill_secrets,
     start_ms,
 )
+from perstackd.domain.counters import proven, told
 from perstackd.domain.dispatch import EXPERT
 from perstackd.domain.errors import PerstackError
 from perstackd.domain.events import JobAdmitted, Payload, SandboxAssigned
@@ -177,10 +178,16 @@ class RunParty:
             _log.warning("way out not closed", sandbox_id=member.lease.record.id, error=str(error))
 
     async def cause(self, lease: Lease) -> tuple[str, str]:
-        """How it ended, as the engine knows it: (cause, detail). Unknown is allowed, a guess is not.
-
-        The link breaks a moment before the engine has seen the container end, so a running one is asked for again.
+        """How it ended: (cause, detail). As the engine knows it, else as the kernel's counters prove it. Unknown is
+        allowed, a guess is not.
         """
+        cause, detail, exit_code = await self._told_by_engine(lease)
+        recent = await self._services.pool.counting.recent(lease.record)
+        said = "; ".join(filter(None, (self._context.scrubber.text(detail), told(recent))))
+        return proven(cause, exit_code, recent), said or f"exit code {exit_code}"
+
+    async def _told_by_engine(self, lease: Lease) -> tuple[str, str, int]:
+        """The link breaks a moment before the engine has seen the container end: a running one is asked for again."""
         try:
             end = await self._services.pool.end(lease)
             for _ in range(END_TRIES):
@@ -189,9 +196,9 @@ class RunParty:
                 await anyio.sleep(END_SECONDS)
                 end = await self._services.pool.end(lease)
         except PerstackError as error:
-            return "unknown", error.message
+            return "unknown", error.message, 0
         cause = {EndCause.RUNNING: "linkLost", EndCause.GONE: "lost"}.get(end.cause, end.cause.value)
-        return cause, self._context.scrubber.text(end.detail) or f"exit code {end.exit_code}"
+        return cause, end.detail, end.exit_code
 
     # --- moving in --------------------------------------------------------------------------------------------------
     async def _attach(self, member: RunMember) -> None:

@@ -2,7 +2,7 @@
 is claimed waits for no disk, and a new value counts from the moment that it is durable.
 
 Above are the servicer, the jobs and the providers' adapters; below are the rows and the keys. Changes are made one
-after the other. Values leave through `released` and `provider_key` only.
+after the other. Values leave through `released`, `provider_key` and `route_value` only.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -19,6 +19,7 @@ from perstackd.domain.ids import TenantId
 from perstackd.domain.secret import (
     MAX_SECRETS,
     PROVIDERS,
+    ROUTES,
     DataKey,
     Secret,
     checked_experts,
@@ -167,6 +168,11 @@ class Secrets:
     def provider_key(self, provider: str) -> str | None:
         """The stored key of a model provider. Raises PerstackError PRECONDITION `seal_broken`."""
         secret = self.index.get(PROVIDERS, provider)
+        return None if secret is None else self.index.value(secret).decode("utf-8")
+
+    def route_value(self, name: str) -> str | None:
+        """The stored value of that name for origin routes. Raises PerstackError PRECONDITION `seal_broken`."""
+        secret = self.index.get(ROUTES, name)
         return None if secret is None else self.index.value(secret).decode("utf-8")
 
     def _check_room(self, owner: str, old: Secret | None) -> None:

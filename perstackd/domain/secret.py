@@ -1,6 +1,7 @@
 """Stored secrets: whose they are, what they may be called and hold, and which experts get them.
 
-An owner is a tenant, or `PROVIDERS` for the keys of model providers, which never leave the daemon.
+An owner is a tenant, `PROVIDERS` for the keys of model providers, which never leave the daemon, or `ROUTES` for what
+headers of origin routes name, which goes to the proxy and into no sandbox.
 """
 
 import re
@@ -12,6 +13,7 @@ from perstackd.domain.errors import Kind, PerstackError
 from perstackd.domain.ids import TenantId
 
 PROVIDERS: Final = "providers"
+ROUTES: Final = "routes"
 MAX_VALUE: Final = 64 << 10
 MAX_SECRETS: Final = 256
 """Of one owner."""
@@ -88,7 +90,7 @@ def tenant_owner(tenant: TenantId) -> str:
 
 
 def tenant_of(owner: str) -> str:
-    """The tenant of an owner; empty for `PROVIDERS`."""
+    """The tenant of an owner; empty for `PROVIDERS` and `ROUTES`."""
     return owner.removeprefix(_TENANT) if owner.startswith(_TENANT) else ""
 
 
@@ -130,6 +132,8 @@ def checked_experts(owner: str, experts: Sequence[str]) -> tuple[str, ...]:
     """
     if owner == PROVIDERS and experts:
         raise _bad_grant("the key of a provider is given to no expert: it never leaves the daemon; leave --expert out")
+    if owner == ROUTES and experts:
+        raise _bad_grant("a value of routes is given to no expert: it stays outside of sandboxes; leave --expert out")
     if len(experts) > MAX_EXPERTS:
         raise _bad_grant(f"a secret is granted to at most {MAX_EXPERTS} experts by name; name none for all")
     for key in experts:

@@ -9,7 +9,8 @@ from perstack.v1 import secrets_pb2_grpc
 
 from perstackd.app.secret_rotation import SecretRotation
 from perstackd.app.secrets import SecretOrder, Secrets
-from perstackd.domain.secret import PROVIDERS, Secret, checked_name, tenant_of, tenant_owner
+from perstackd.domain.errors import Kind, PerstackError
+from perstackd.domain.secret import PROVIDERS, ROUTES, Secret, checked_name, tenant_of, tenant_owner
 from perstackd.rpc import convert
 
 
@@ -29,7 +30,7 @@ class SecretServicer(secrets_pb2_grpc.SecretServiceServicer):
         self._vault = vault
 
     async def PutSecret(self, request: pb.PutSecretRequest, context: Any) -> pb.PutSecretResponse:  # noqa: N802
-        owner = _owner(request.tenant, provider=request.provider)
+        owner = _owner(request.tenant, provider=request.provider, route=request.route)
         if request.provider:
             self._vault.check_provider(checked_name(owner, request.name))
         experts = tuple(request.experts)
@@ -37,11 +38,11 @@ class SecretServicer(secrets_pb2_grpc.SecretServiceServicer):
         return pb.PutSecretResponse(secret=_secret(await self._vault.secrets.put(order)))
 
     async def ListSecrets(self, request: pb.ListSecretsRequest, context: Any) -> pb.ListSecretsResponse:  # noqa: N802
-        found = self._vault.secrets.listed(_owner(request.tenant, provider=request.providers))
+        found = self._vault.secrets.listed(_owner(request.tenant, provider=request.providers, route=request.routes))
         return pb.ListSecretsResponse(secrets=[_secret(each) for each in found])
 
     async def RemoveSecret(self, request: pb.RemoveSecretRequest, context: Any) -> pb.RemoveSecretResponse:  # noqa: N802
-        owner = _owner(request.tenant, provider=request.provider)
+        owner = _owner(request.tenant, provider=request.provider, route=request.route)
         return pb.RemoveSecretResponse(secret=_secret(await self._vault.secrets.remove(owner, request.name)))
 
     async def RotateKeys(self, request: pb.RotateKeysRequest, context: Any) -> pb.RotateKeysResponse:  # noqa: N802
@@ -57,8 +58,11 @@ class SecretServicer(secrets_pb2_grpc.SecretServiceServicer):
         )
 
 
-def _owner(tenant: str, *, provider: bool) -> str:
-    return PROVIDERS if provider else tenant_owner(convert.tenant(tenant))
+def _owner(tenant: str, *, provider: bool, route: bool) -> str:
+    if provider and route:
+        message = "a secret is a provider's key or a value of routes: give one of both"
+        raise PerstackError(Kind.INVALID, "secret_name_invalid", message)
+    return PROVIDERS if provider else ROUTES if route else tenant_owner(convert.tenant(tenant))
 
 
 def _secret(secret: Secret) -> pb.Secret:
@@ -69,4 +73,5 @@ def _secret(secret: Secret) -> pb.Secret:
         experts=secret.experts,
         created_at=secret.created_at,
         updated_at=secret.updated_at,
+        route=secret.owner == ROUTES,
     )

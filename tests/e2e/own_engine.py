@@ -1,4 +1,6 @@
-"""A Docker engine of a test's own, to be restarted and frozen: the machine's never is."""
+"""A Docker engine of a test's own, to be restarted and frozen: the machine's never is. It has a network of its own too:
+one without a bridge takes away the bridge of the network that it is in.
+"""
 
 import os
 import shutil

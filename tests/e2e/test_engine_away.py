@@ -38,7 +38,9 @@ def daemon() -> Iterator[Daemon]:
         home = Path(directory)
         (home / "files").mkdir()
         os.chown(home / "files", 1000, 1000)
-        yield Daemon(home, {"workspace_roots": [str(home / "files")], "engine.call_deadline_s": 2})
+        yield Daemon(
+            home, {"workspace_roots": [str(home / "files")], "engine.call_deadline_s": 2, "engine.start_deadline_s": 3}
+        )
 
 
 def begin(daemon: Daemon, engine: OwnEngine) -> Path:

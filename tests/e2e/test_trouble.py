@@ -2,11 +2,12 @@
 
 import os
 import signal
+import sqlite3
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,46 @@ def test_on_a_full_disk_new_jobs_are_refused_running_ones_wait_and_go_on_once_th
     assert watcher.returncode == 0, daemon.log()[-2000:]
     assert one(events, "jobFinished")["answer"] == "went on"
     assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
+    assert results(events)["c"].count("made\\n") == 2
+
+
+def test_while_another_process_has_the_store_new_jobs_are_refused_running_ones_wait_and_nothing_told_is_lost(
+    home: Path,
+) -> None:
+    daemon, files = Daemon(home, {"workspace_roots": [str(home / "files")]}), home / "files"
+    files.mkdir()
+    os.chown(files, 1000, 1000)
+    with running(daemon):
+        wait_for_go = "import os, time\nwhile not os.path.exists('go'): time.sleep(0.05)\n"
+        step = "open('made', 'a').write('made\\n'); print('x' * 20_000)"
+        daemon.script(
+            "solo",
+            {"calls": [python("a", wait_for_go + step)]},
+            {"calls": [python("b", step)]},
+            {"calls": [call("c", "readTextFile", path="made")]},
+            {"text": "went on"},
+        )
+        directory = daemon.definition(expert("solo"))
+        watcher = daemon.begin(directory, "solo", "--workspace", str(files))
+        seen = until(watcher, "callTools")
+        with closing(sqlite3.connect(home / "state/perstackd.db", timeout=30, isolation_level=None)) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            (files / "go").touch()
+            eventually(lambda: not store_is_healthy(daemon))
+            (job,) = daemon.json("job", "ls")
+            assert (job["state"], "locked" in job["queueReason"]) == ("running", True), job
+            code, _, stderr = daemon.run(directory, "solo")
+            assert (code, "locked" in stderr) == (7, True), stderr
+            assert len(daemon.json("job", "ls")) == 1
+            other.execute("ROLLBACK")
+        rest, _ = watcher.communicate(timeout=60)
+        eventually(lambda: store_is_healthy(daemon))
+        stored = events_of(daemon.ctl("job", "watch", job["id"], "--no-follow", "-o", "json").stdout)
+    events = [*seen, *events_of(rest)]
+    assert watcher.returncode == 0, daemon.log()[-2000:]
+    assert one(events, "jobFinished")["answer"] == "went on"
+    assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
+    assert [event["id"] for event in stored] == [event["id"] for event in events]
     assert results(events)["c"].count("made\\n") == 2
 
 

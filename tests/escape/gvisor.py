@@ -51,6 +51,7 @@ OTHERWISE = {
     "sibling_abstract_socket": "there is no Landlock: what must be kept apart has a sandbox of its own (ESC-042 to 046)",
     "inode_bomb": "gVisor counts no inodes: the sandbox's memory bounds them",
     "inotify_bomb": "inotify is gVisor's own, of one sandbox",
+    "zombies": "zombies are gVisor's own and take no task of the host",
     "pipe_bomb": "pipes are gVisor's own, of one sandbox",
 }
 NOT_APPLICABLE = {**LACKING, **WITHIN, **OTHERWISE}

@@ -65,7 +65,10 @@ def socket_of_another(rig: Rig) -> Iterator[None]:
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(rig.root / "another.sock"))
         server.listen()
-        yield
+        try:
+            yield
+        finally:
+            (rig.root / "another.sock").unlink()
 
 
 def each(mark: Mark, probes: Iterable[str]) -> pytest.MarkDecorator:
@@ -142,7 +145,8 @@ def made(kind, number):
     return attempt(lambda: os.close(os.open(path, os.O_RDWR)))
 def of(pid, name):
     with open(f'/proc/{pid}/{name}', 'rb') as file: return file.read().decode()
-(runner,) = [pid for pid in os.listdir('/proc') if pid.isdigit() and '/gw/runner.sock' in of(pid, 'cmdline') and pid != '1']
+ends = [pid for pid in os.listdir('/proc') if pid.isdigit() and of(pid, 'cmdline').endswith('/gw/runner.sock' + chr(0))]
+(runner,) = [pid for pid in ends if pid != '1']
 block, character = 0o60000, 0o20000
 print(json.dumps({
     'devices': [made(block, (8, 0)), made(block, (7, 0)), made(character, (1, 1)), made(character, (1, 11))],

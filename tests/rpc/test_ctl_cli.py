@@ -576,6 +576,23 @@ async def test_a_posture_is_a_table_with_cis_numbers_and_exceptions(daemon: Fake
     assert (await ctl("sandbox", "posture", SANDBOX, "-o", "json")).code == 0
 
 
+async def test_a_check_that_an_exception_loosens_is_marked_and_said_what_it_expects(
+    daemon: FakeDaemon, ctl: Ctl
+) -> None:
+    root = sandboxes_pb2.PostureCheck(
+        name="root", expected="rw (exception writable-root)", actual="relatime rw", ok=True, cis="5.12"
+    )
+    daemon.sandboxes = [sandboxes_pb2.Sandbox(id=SANDBOX, template="base")]
+    daemon.postures[SANDBOX] = sandboxes_pb2.GetPostureResponse(
+        sandbox_id=SANDBOX, checks=[root], ok=True, exceptions=["writable-root"]
+    )
+    done = await ctl("sandbox", "posture", SANDBOX)
+    assert done.code == 0
+    assert done.out.split("\n")[1].split()[:2] == ["excepted", "root"]
+    assert "root is loosened, CIS 5.12: rw (exception writable-root)" in done.out
+    assert "as its template asks. Exceptions of the template: writable-root." in done.out
+
+
 async def test_sandboxes_pools_and_the_daemon_are_shown(daemon: FakeDaemon, ctl: Ctl) -> None:
     state = sandboxes_pb2.SANDBOX_STATE_IDLE
     daemon.sandboxes = [sandboxes_pb2.Sandbox(id=SANDBOX, template="base", state=state, uid=200001, runtime="runc")]

@@ -111,6 +111,21 @@ async def test_a_refusal_has_its_reason_and_nothing_of_the_value(daemon: Daemon)
         assert VALUE not in f"{caught.value} {caught.value.metadata}"
 
 
+async def test_a_value_of_routes_is_stored_listed_and_removed_beside_a_tenants_of_the_same_name(daemon: Daemon) -> None:
+    done = await daemon.ctl("secret", "put", "--route", "TOKEN", value=VALUE.encode())
+    assert (done.returncode, done.stdout) == (0, b"TOKEN is stored, for origin routes\n"), done.stderr
+    assert daemon.secrets.route_value("TOKEN") == VALUE
+    await daemon.client.secrets.put(NewSecret("TOKEN", b"for experts"))
+    rows = (await daemon.ctl("secret", "ls")).stdout.decode().splitlines()[1:]
+    assert [row.split()[:2] for row in rows] == [["TOKEN", "all"], ["TOKEN", "origin"]]
+    assert (await daemon.ctl("secret", "rm", "--route", "TOKEN")).returncode == 0
+    assert daemon.secrets.route_value("TOKEN") is None
+    assert await daemon.client.secrets.names() == {"TOKEN"}
+    assert (await daemon.ctl("secret", "put", "--route", "--provider", "anthropic", value=b"x")).returncode == 2
+    with pytest.raises(ClientError):
+        await daemon.client.secrets.put(NewSecret("TOKEN", b"x", provider=True, route=True))
+
+
 async def test_the_command_reads_the_value_from_standard_input_and_cuts_one_line_end(daemon: Daemon) -> None:
     done = await daemon.ctl("secret", "put", "TOKEN", "--expert", "lead", value=f"{VALUE}\n\n".encode())
     assert (done.returncode, done.stdout) == (0, b"TOKEN is stored, for lead\n"), done.stderr

@@ -63,7 +63,8 @@ _INSTALLERS: Final = frozenset({"npx", "uvx"})
 _SHARED_KEYS: Final = ("type", "description", "rule")
 _SERVER_KEYS: Final = (
     *_SHARED_KEYS,
-    *("pick", "omit", "requiredEnv", "allowedDomains", "isolation", "toolTimeout", "startTimeout", "approval", "workspace"),
+    *("pick", "omit", "requiredEnv", "allowedDomains", "isolation", "approval", "workspace"),
+    *("startTimeout", "toolTimeout"),
 )
 _STDIO_KEYS: Final = (*_SERVER_KEYS, "command", "packageName", "args", "lazyInit")
 _REMOTE_KEYS: Final = (*_SERVER_KEYS, "endpoint", "headers")

@@ -15,7 +15,10 @@ class HostHalts:
     async def halt(self, container_id: str) -> None:
         if not is_container(container_id):
             return  # it was never started
-        left = await asyncio.to_thread(_halted, container_id)
+        try:
+            left = await asyncio.to_thread(_halted, container_id)
+        except OSError as error:
+            left = (f"its cgroup cannot be read: {error}",)
         if left:
             raise PerstackError(
                 Kind.UNAVAILABLE,

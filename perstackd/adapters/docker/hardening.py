@@ -1,7 +1,7 @@
 """What the engine is asked for: one sandbox as a container of the Engine API. Pure.
 
-Every sandbox has all of it; a template chooses sizes, and may name what it leaves out (`domain.loosening`). `posture` holds what came of it to the same
-values.
+Every sandbox has all of it; a template chooses sizes, and may name what it leaves out (`domain.loosening`). `posture`
+holds what came of it to the same values.
 """
 
 import errno

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, StringConstraints, model_validator
 
 from perstackd.adapters.config_section import AbsolutePath, Section
-from perstackd.adapters.egress.routes import OriginRoute
+from perstackd.adapters.egress.routes import SECRET, OriginRoute
 from perstackd.domain import host_pattern
 from perstackd.domain.egress_policy import EgressPolicy, parse_pattern, show
 
@@ -25,7 +25,7 @@ HeaderName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-
 
 class RouteConfig(Section):
     """One origin that sandboxes reach as `http://127.0.0.1:3129/NAME/`, with headers that they never see. `${NAME}` in
-    a header's value is the daemon's variable of that name.
+    a header's value is the daemon's variable of that name, `${secret:NAME}` the stored value.
     """
 
     origin: str
@@ -45,6 +45,10 @@ class RouteConfig(Section):
                 raise ValueError(f"header {name} is the proxy's own and cannot be set")
             if not _VALUE.fullmatch(value):
                 raise ValueError(f"the value of header {name} must be printable ASCII")
+            if "${secret:" in SECRET.sub("", value):
+                raise ValueError(
+                    f"the value of header {name} names no secret: write ${{secret:NAME}}, NAME of A-Z, 0-9, _"
+                )
         return self
 
     def route(self, name: str) -> OriginRoute:

@@ -10,8 +10,8 @@ from perstack.v1 import egress_pb2 as pb
 from perstackd.domain.errors import Kind, PerstackError
 from perstackd.ports.egress import Occupant
 
-SECRET: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-"""`${NAME}` in a header's value."""
+SECRET: Final = re.compile(r"\$\{(?:([A-Za-z_][A-Za-z0-9_]*)|secret:([A-Z_][A-Z0-9_]{0,127}))\}")
+"""`${NAME}`, a variable of the daemon, or `${secret:NAME}`, a stored value, in a header's value."""
 _SENDABLE: Final = re.compile(r"[\x20-\x7e\t]*")
 
 
@@ -37,10 +37,13 @@ class OriginRoute:
 
 @dataclass(frozen=True, slots=True)
 class OriginRoutes:
-    """All of them. `secret` gives the value of a name now, or None."""
+    """All of them. `variable` gives the value of a name in the daemon's environment, `stored` in its store; now, or
+    None.
+    """
 
     routes: tuple[OriginRoute, ...] = ()
-    secret: Callable[[str], str | None] = field(default=lambda _name: None, repr=False)
+    variable: Callable[[str], str | None] = field(default=lambda _name: None, repr=False)
+    stored: Callable[[str], str | None] = field(default=lambda _name: None, repr=False)
 
     def __bool__(self) -> bool:
         return bool(self.routes)
@@ -59,11 +62,13 @@ class OriginRoutes:
 
     def _value(self, route: OriginRoute, template: str) -> str:
         def value(found: re.Match[str]) -> str:
-            known = self.secret(found[1])
-            if known is None or not _SENDABLE.fullmatch(known):
-                wrong = "is not there" if known is None else "has characters that no header can carry"
-                message = f"egress.routes.{route.name} needs {found[1]}, which {wrong}; give it to the daemon"
-                raise PerstackError(Kind.PRECONDITION, "egress_secret_missing", message)
-            return known
+            variable, kept = found[1], found[2]
+            known = self.stored(kept) if kept else self.variable(variable)
+            if known is not None and _SENDABLE.fullmatch(known):
+                return known
+            wrong = "is not there" if known is None else "has characters that no header can carry"
+            remedy = f"store it: perstackctl secret put --route {kept}" if kept else "give it to the daemon"
+            message = f"egress.routes.{route.name} needs {found[0]}, which {wrong}; {remedy}"
+            raise PerstackError(Kind.PRECONDITION, "egress_secret_missing", message)
 
         return SECRET.sub(value, template)

@@ -12,6 +12,7 @@ import structlog
 
 from perstackd.app.warm_pool.adoption import Adoption
 from perstackd.app.warm_pool.claims import Claims, pool_closing, pool_draining
+from perstackd.app.warm_pool.counting import Counting
 from perstackd.app.warm_pool.crew import Crew
 from perstackd.app.warm_pool.endings import Endings
 from perstackd.app.warm_pool.fences import Fences
@@ -72,6 +73,7 @@ class WarmPool:
         self._claims = Claims(self._premises, self._keeper, self._endings)
         self.returns = Returns(self._premises, starter, self._endings, self._crew)
         self.fences = Fences(self._premises, self.returns)
+        self.counting = Counting(self._premises)
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> "WarmPool":
@@ -82,6 +84,8 @@ class WarmPool:
             stack.push_async_callback(self._shut_down)
             await self.returns.begin()
             self._crew.run("pool-rounds", rounds.go)
+            if self._ports.counters is not None:
+                self._crew.run("pool-counters", self.counting.go)
             if self._ports.room is not None:
                 self._crew.run(
                     "pool-room", partial(watch, self._ports.room, self._ports, self._roster, self._keeper.advance)

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from perstackd.domain.errors import Kind, PerstackError
 from perstackd.ports.clock import Clock
+from perstackd.ports.counters import CounterReader
 from perstackd.ports.egress import Egress
 from perstackd.ports.event_store import SandboxIndex
 from perstackd.ports.halts import Halts
@@ -23,7 +24,8 @@ T = TypeVar("T")
 class PoolPorts:
     """The world as the pool needs it. `sleep` is time passing, for pauses and periods; tests drive it by hand. Without
     a `room` the machine's watermarks are not looked at, without `traces` nothing but containers, rows and directories;
-    without `halts` what runs in a sandbox ends with its container.
+    without `halts` what runs in a sandbox ends with its container, without `counters` only the engine tells how it
+    ended.
     """
 
     sandboxes: Sandboxes
@@ -36,6 +38,7 @@ class PoolPorts:
     room: Room | None = None
     traces: Traces | None = None
     halts: Halts | None = None
+    counters: CounterReader | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19perstack/v1/secrets.proto\x12\x0bperstack.v1\"q\n\x06Secret\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x10\n\x08provider\x18\x03 \x01(\x08\x12\x0f\n\x07\x65xperts\x18\x04 \x03(\t\x12\x12\n\ncreated_at\x18\x05 \x01(\x03\x12\x12\n\nupdated_at\x18\x06 \x01(\x03\"|\n\x10PutSecretRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x10\n\x08provider\x18\x03 \x01(\x08\x12\x12\n\x05value\x18\x04 \x01(\x0c\x42\x03\x80\x01\x01\x12\x0f\n\x07\x65xperts\x18\x05 \x03(\t\x12\x13\n\x0b\x61ll_experts\x18\x06 \x01(\x08\"8\n\x11PutSecretResponse\x12#\n\x06secret\x18\x01 \x01(\x0b\x32\x13.perstack.v1.Secret\"7\n\x12ListSecretsRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x11\n\tproviders\x18\x02 \x01(\x08\";\n\x13ListSecretsResponse\x12$\n\x07secrets\x18\x01 \x03(\x0b\x32\x13.perstack.v1.Secret\"E\n\x13RemoveSecretRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x10\n\x08provider\x18\x03 \x01(\x08\";\n\x14RemoveSecretResponse\x12#\n\x06secret\x18\x01 \x01(\x0b\x32\x13.perstack.v1.Secret\"\'\n\x11RotateKeysRequest\x12\x12\n\nmaster_key\x18\x01 \x01(\t\"\x85\x01\n\x12RotateKeysResponse\x12\x0f\n\x07secrets\x18\x01 \x01(\r\x12\x11\n\tdata_keys\x18\x02 \x01(\r\x12\x0c\n\x04jobs\x18\x03 \x01(\r\x12\x12\n\nunreadable\x18\x04 \x01(\r\x12\x15\n\rmaster_key_id\x18\x05 \x01(\t\x12\x12\n\nmaster_key\x18\x06 \x01(\t2\xd1\x02\n\rSecretService\x12J\n\tPutSecret\x12\x1d.perstack.v1.PutSecretRequest\x1a\x1e.perstack.v1.PutSecretResponse\x12P\n\x0bListSecrets\x12\x1f.perstack.v1.ListSecretsRequest\x1a .perstack.v1.ListSecretsResponse\x12S\n\x0cRemoveSecret\x12 .perstack.v1.RemoveSecretRequest\x1a!.perstack.v1.RemoveSecretResponse\x12M\n\nRotateKeys\x12\x1e.perstack.v1.RotateKeysRequest\x1a\x1f.perstack.v1.RotateKeysResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19perstack/v1/secrets.proto\x12\x0bperstack.v1\"\x80\x01\n\x06Secret\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x10\n\x08provider\x18\x03 \x01(\x08\x12\x0f\n\x07\x65xperts\x18\x04 \x03(\t\x12\x12\n\ncreated_at\x18\x05 \x01(\x03\x12\x12\n\nupdated_at\x18\x06 \x01(\x03\x12\r\n\x05route\x18\x07 \x01(\x08\"\x8b\x01\n\x10PutSecretRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x10\n\x08provider\x18\x03 \x01(\x08\x12\x12\n\x05value\x18\x04 \x01(\x0c\x42\x03\x80\x01\x01\x12\x0f\n\x07\x65xperts\x18\x05 \x03(\t\x12\x13\n\x0b\x61ll_experts\x18\x06 \x01(\x08\x12\r\n\x05route\x18\x07 \x01(\x08\"8\n\x11PutSecretResponse\x12#\n\x06secret\x18\x01 \x01(\x0b\x32\x13.perstack.v1.Secret\"G\n\x12ListSecretsRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x11\n\tproviders\x18\x02 \x01(\x08\x12\x0e\n\x06routes\x18\x03 \x01(\x08\";\n\x13ListSecretsResponse\x12$\n\x07secrets\x18\x01 \x03(\x0b\x32\x13.perstack.v1.Secret\"T\n\x13RemoveSecretRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x10\n\x08provider\x18\x03 \x01(\x08\x12\r\n\x05route\x18\x04 \x01(\x08\";\n\x14RemoveSecretResponse\x12#\n\x06secret\x18\x01 \x01(\x0b\x32\x13.perstack.v1.Secret\"\'\n\x11RotateKeysRequest\x12\x12\n\nmaster_key\x18\x01 \x01(\t\"\x85\x01\n\x12RotateKeysResponse\x12\x0f\n\x07secrets\x18\x01 \x01(\r\x12\x11\n\tdata_keys\x18\x02 \x01(\r\x12\x0c\n\x04jobs\x18\x03 \x01(\r\x12\x12\n\nunreadable\x18\x04 \x01(\r\x12\x15\n\rmaster_key_id\x18\x05 \x01(\t\x12\x12\n\nmaster_key\x18\x06 \x01(\t2\xd1\x02\n\rSecretService\x12J\n\tPutSecret\x12\x1d.perstack.v1.PutSecretRequest\x1a\x1e.perstack.v1.PutSecretResponse\x12P\n\x0bListSecrets\x12\x1f.perstack.v1.ListSecretsRequest\x1a .perstack.v1.ListSecretsResponse\x12S\n\x0cRemoveSecret\x12 .perstack.v1.RemoveSecretRequest\x1a!.perstack.v1.RemoveSecretResponse\x12M\n\nRotateKeys\x12\x1e.perstack.v1.RotateKeysRequest\x1a\x1f.perstack.v1.RotateKeysResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,24 +33,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_PUTSECRETREQUEST'].fields_by_name['value']._loaded_options = None
   _globals['_PUTSECRETREQUEST'].fields_by_name['value']._serialized_options = b'\200\001\001'
-  _globals['_SECRET']._serialized_start=42
-  _globals['_SECRET']._serialized_end=155
-  _globals['_PUTSECRETREQUEST']._serialized_start=157
-  _globals['_PUTSECRETREQUEST']._serialized_end=281
-  _globals['_PUTSECRETRESPONSE']._serialized_start=283
-  _globals['_PUTSECRETRESPONSE']._serialized_end=339
-  _globals['_LISTSECRETSREQUEST']._serialized_start=341
-  _globals['_LISTSECRETSREQUEST']._serialized_end=396
-  _globals['_LISTSECRETSRESPONSE']._serialized_start=398
-  _globals['_LISTSECRETSRESPONSE']._serialized_end=457
-  _globals['_REMOVESECRETREQUEST']._serialized_start=459
-  _globals['_REMOVESECRETREQUEST']._serialized_end=528
-  _globals['_REMOVESECRETRESPONSE']._serialized_start=530
-  _globals['_REMOVESECRETRESPONSE']._serialized_end=589
-  _globals['_ROTATEKEYSREQUEST']._serialized_start=591
-  _globals['_ROTATEKEYSREQUEST']._serialized_end=630
-  _globals['_ROTATEKEYSRESPONSE']._serialized_start=633
-  _globals['_ROTATEKEYSRESPONSE']._serialized_end=766
-  _globals['_SECRETSERVICE']._serialized_start=769
-  _globals['_SECRETSERVICE']._serialized_end=1106
+  _globals['_SECRET']._serialized_start=43
+  _globals['_SECRET']._serialized_end=171
+  _globals['_PUTSECRETREQUEST']._serialized_start=174
+  _globals['_PUTSECRETREQUEST']._serialized_end=313
+  _globals['_PUTSECRETRESPONSE']._serialized_start=315
+  _globals['_PUTSECRETRESPONSE']._serialized_end=371
+  _globals['_LISTSECRETSREQUEST']._serialized_start=373
+  _globals['_LISTSECRETSREQUEST']._serialized_end=444
+  _globals['_LISTSECRETSRESPONSE']._serialized_start=446
+  _globals['_LISTSECRETSRESPONSE']._serialized_end=505
+  _globals['_REMOVESECRETREQUEST']._serialized_start=507
+  _globals['_REMOVESECRETREQUEST']._serialized_end=591
+  _globals['_REMOVESECRETRESPONSE']._serialized_start=593
+  _globals['_REMOVESECRETRESPONSE']._serialized_end=652
+  _globals['_ROTATEKEYSREQUEST']._serialized_start=654
+  _globals['_ROTATEKEYSREQUEST']._serialized_end=693
+  _globals['_ROTATEKEYSRESPONSE']._serialized_start=696
+  _globals['_ROTATEKEYSRESPONSE']._serialized_end=829
+  _globals['_SECRETSERVICE']._serialized_start=832
+  _globals['_SECRETSERVICE']._serialized_end=1169
 # @@protoc_insertion_point(module_scope)

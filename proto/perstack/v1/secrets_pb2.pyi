@@ -28,14 +28,17 @@ class Secret(_message.Message):
     EXPERTS_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
     UPDATED_AT_FIELD_NUMBER: _builtins.int
+    ROUTE_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
-    """Empty for the key of a provider."""
+    """Empty for the key of a provider and for a value of routes."""
     name: _builtins.str
     """The variable's name; of a provider's key the provider."""
     provider: _builtins.bool
     created_at: _builtins.int
     """Milliseconds since the epoch."""
     updated_at: _builtins.int
+    route: _builtins.bool
+    """A value that headers of origin routes name: no expert gets it."""
     @_builtins.property
     def experts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Keys of the experts that get it; none means all of the tenant."""
@@ -49,10 +52,11 @@ class Secret(_message.Message):
         experts: _abc.Iterable[_builtins.str] | None = ...,
         created_at: _builtins.int = ...,
         updated_at: _builtins.int = ...,
+        route: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "experts", b"experts", "name", b"name", "provider", b"provider", "tenant", b"tenant", "updated_at", b"updated_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "experts", b"experts", "name", b"name", "provider", b"provider", "route", b"route", "tenant", b"tenant", "updated_at", b"updated_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -68,6 +72,7 @@ class PutSecretRequest(_message.Message):
     VALUE_FIELD_NUMBER: _builtins.int
     EXPERTS_FIELD_NUMBER: _builtins.int
     ALL_EXPERTS_FIELD_NUMBER: _builtins.int
+    ROUTE_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     name: _builtins.str
     """[A-Z_][A-Z0-9_]*, or with `provider` the name of a model provider."""
@@ -75,6 +80,8 @@ class PutSecretRequest(_message.Message):
     value: _builtins.bytes
     """UTF-8 of 1 byte to 64 KiB, without NUL."""
     all_experts: _builtins.bool
+    route: _builtins.bool
+    """For headers of origin routes: of no tenant, and given to no expert."""
     @_builtins.property
     def experts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """None leaves the grants of a secret that is there as they are, and grants a new one to all."""
@@ -88,10 +95,11 @@ class PutSecretRequest(_message.Message):
         value: _builtins.bytes = ...,
         experts: _abc.Iterable[_builtins.str] | None = ...,
         all_experts: _builtins.bool = ...,
+        route: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_experts", b"all_experts", "experts", b"experts", "name", b"name", "provider", b"provider", "tenant", b"tenant", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_experts", b"all_experts", "experts", b"experts", "name", b"name", "provider", b"provider", "route", b"route", "tenant", b"tenant", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -123,18 +131,22 @@ class ListSecretsRequest(_message.Message):
 
     TENANT_FIELD_NUMBER: _builtins.int
     PROVIDERS_FIELD_NUMBER: _builtins.int
+    ROUTES_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     providers: _builtins.bool
     """Those of model providers instead of the tenant's."""
+    routes: _builtins.bool
+    """Those of origin routes."""
     def __init__(
         self,
         *,
         tenant: _builtins.str = ...,
         providers: _builtins.bool = ...,
+        routes: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["providers", b"providers", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["providers", b"providers", "routes", b"routes", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -167,19 +179,22 @@ class RemoveSecretRequest(_message.Message):
     TENANT_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     PROVIDER_FIELD_NUMBER: _builtins.int
+    ROUTE_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     name: _builtins.str
     provider: _builtins.bool
+    route: _builtins.bool
     def __init__(
         self,
         *,
         tenant: _builtins.str = ...,
         name: _builtins.str = ...,
         provider: _builtins.bool = ...,
+        route: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "provider", b"provider", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "provider", b"provider", "route", b"route", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class SecretServiceStub:
-    """Secrets that the daemon keeps, of a tenant and of model providers. Values go in and never come back.
+    """Secrets that the daemon keeps, of a tenant, of model providers and of the operator's origin routes. Values go in and never come back.
     """
 
     def __init__(self, channel):
@@ -58,7 +58,7 @@ class SecretServiceStub:
 
 
 class SecretServiceServicer:
-    """Secrets that the daemon keeps, of a tenant and of model providers. Values go in and never come back.
+    """Secrets that the daemon keeps, of a tenant, of model providers and of the operator's origin routes. Values go in and never come back.
     """
 
     def PutSecret(self, request, context):
@@ -121,7 +121,7 @@ def add_SecretServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class SecretService:
-    """Secrets that the daemon keeps, of a tenant and of model providers. Values go in and never come back.
+    """Secrets that the daemon keeps, of a tenant, of model providers and of the operator's origin routes. Values go in and never come back.
     """
 
     @staticmethod

@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class SecretServiceStub:
-    """Secrets that the daemon keeps, of a tenant and of model providers. Values go in and never come back."""
+    """Secrets that the daemon keeps, of a tenant, of model providers and of the operator's origin routes. Values go in and never come back."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -44,7 +44,7 @@ class SecretServiceStub:
 
 @_typing.type_check_only
 class SecretServiceAsyncStub(SecretServiceStub):
-    """Secrets that the daemon keeps, of a tenant and of model providers. Values go in and never come back."""
+    """Secrets that the daemon keeps, of a tenant, of model providers and of the operator's origin routes. Values go in and never come back."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     PutSecret: _aio.UnaryUnaryMultiCallable[_secrets_pb2.PutSecretRequest, _secrets_pb2.PutSecretResponse]  # type: ignore[assignment]
@@ -57,7 +57,7 @@ class SecretServiceAsyncStub(SecretServiceStub):
     """Seals everything anew, beside all that goes on. FAILED_PRECONDITION "rotation_running" while another one does."""
 
 class SecretServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Secrets that the daemon keeps, of a tenant and of model providers. Values go in and never come back."""
+    """Secrets that the daemon keeps, of a tenant, of model providers and of the operator's origin routes. Values go in and never come back."""
 
     @_abc_1.abstractmethod
     def PutSecret(

@@ -25,6 +25,7 @@ ONE = SandboxId("01K0000000000000000000000A")
 TWO = SandboxId("01K0000000000000000000000B")
 EXPERT = Occupant("issues")
 TOKEN = "tok-5ecre7"
+STORED = "stored-0123456789abcdef"
 GET = b"GET /api/items?page=2 HTTP/1.1\r\nHost: 127.0.0.1:3129\r\n\r\n"
 
 
@@ -64,15 +65,15 @@ class Desk:
 async def desk(
     root: Path, certificate: Certificate, options: ProgramOptions | None = None, ca_bundle: str | None = None
 ) -> AsyncIterator[Desk]:
-    secrets = {"TOKEN": TOKEN}
+    secrets = {"TOKEN": TOKEN, "STORED": STORED}
     async with origin(certificate.server) as server:
-        headers = (("Authorization", "Bearer ${TOKEN}"), ("X-Team", "perstack"))
+        headers = (("Authorization", "Bearer ${TOKEN}"), ("X-Team", "perstack"), ("X-Stored", "${secret:STORED}"))
         route = OriginRoute("api", "localhost", server.port, headers, frozenset({"issues"}))
         bundle = str(certificate.path) if ca_bundle is None else ca_bundle
         egress = EgressProxy(
             allow_addresses=("127.0.0.0/8",),
             options=replace(options or ProgramOptions(), ca_bundle=bundle),
-            routes=OriginRoutes((route,), secrets.get),
+            routes=OriginRoutes((route,), secrets.get, secrets.get),
         )
         async with egress:
             at = Desk(egress, str(root / "egress.sock"), server)
@@ -92,6 +93,8 @@ async def test_the_origin_gets_the_request_with_the_headers_and_the_sandbox_the_
     assert seen.head.startswith("GET /items?page=2 HTTP/1.1\r\n")
     assert seen.fields["host"] == f"localhost:{at.origin.port}"
     assert (seen.fields["authorization"], seen.fields["x-team"]) == (f"Bearer {TOKEN}", "perstack")
+    assert seen.fields["x-stored"] == STORED
+    assert STORED.encode() not in answer
     head, _, body = answer.partition(b"\r\n\r\n")
     assert (head.split(b"\r\n")[0], body) == (b"HTTP/1.1 200 OK", b"ok")
     assert TOKEN.encode() not in answer

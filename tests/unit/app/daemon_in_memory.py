@@ -24,6 +24,7 @@ from perstackd.domain.job import JobRecord
 from perstackd.domain.messages import ToolSpec
 from perstackd.domain.sandbox import Template
 from perstackd.domain.workspace import WorkspaceSpec
+from perstackd.ports.counters import CounterReader
 from tests.fakes.acting_runner import ActingRunnerLinks
 from tests.fakes.clock import FakeClock
 from tests.fakes.egress import FakeEgress
@@ -164,6 +165,7 @@ async def world(
     machine: Machine | None = None,
     bounds: PoolLimits | None = None,
     store_patience_s: float = 3600,
+    counters: CounterReader | None = None,
 ) -> AsyncIterator[World]:
     """A daemon whose models play `turns`, by a marker in the system prompt. With `skills`, a template for the sandboxes
     of skills. `change` gives it other services. On a `machine` it is the next daemon there.
@@ -171,7 +173,9 @@ async def world(
     place = machine or Machine(runtime)
     workspaces, sandboxes, links, clock = place.workspaces, place.sandboxes, place.links, place.clock
     egress, store, models = FakeEgress(), store or place.store, ScriptedModels(turns)
-    ports = PoolPorts(sandboxes, links, workspaces, egress, store.sandboxes, clock, halts=place.halts)
+    ports = PoolPorts(
+        sandboxes, links, workspaces, egress, store.sandboxes, clock, halts=place.halts, counters=counters
+    )
     templates = [template or Template("base", "perstack/base:latest"), *([skills] if skills else [])]
     pool = WarmPool(ports, templates, str(runtime), bounds or PoolLimits(return_seconds=0.2))
     async with pool:

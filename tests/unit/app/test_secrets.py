@@ -15,7 +15,7 @@ from perstackd.app.secrets import SecretOrder, Secrets
 from perstackd.domain.errors import PerstackError
 from perstackd.domain.expert import BaseSkill, Expert
 from perstackd.domain.ids import DEFAULT_TENANT, JobId
-from perstackd.domain.secret import MAX_SECRETS, PROVIDERS, tenant_owner
+from perstackd.domain.secret import MAX_SECRETS, PROVIDERS, ROUTES, tenant_owner
 from perstackd.ports.event_store import Store
 from tests.contracts.test_secret_rows import add_job
 from tests.fakes.clock import FakeClock
@@ -86,6 +86,19 @@ async def test_tenants_and_providers_have_stores_of_their_own() -> None:
     assert {each.owner for each in secrets.listed(PROVIDERS)} == {PROVIDERS}
 
 
+async def test_a_value_of_routes_is_no_experts_and_no_experts_value_is_one_of_routes() -> None:
+    secrets = await opened()
+    await secrets.put(order("TOKEN", "for-the-proxy", owner=ROUTES))
+    assert secrets.route_value("TOKEN") == "for-the-proxy"
+    assert secrets.granted(DEFAULT_TENANT, EXPERT.key) == frozenset()
+    with pytest.raises(PerstackError, match="TOKEN"):
+        secrets.released(DEFAULT_TENANT, EXPERT, {})
+    await secrets.put(order("OTHER"))
+    assert secrets.route_value("OTHER") is None
+    await secrets.put(order("TOKEN", "another", owner=ROUTES))
+    assert secrets.route_value("TOKEN") == "another"
+
+
 async def test_a_removed_secret_is_given_to_nobody() -> None:
     secrets = await opened()
     await secrets.put(order())
@@ -113,6 +126,8 @@ async def test_a_removed_secret_is_given_to_nobody() -> None:
         (order("TOKEN", VALUE, *(f"e{number}" for number in range(65))), "secret_grant_invalid"),
         (order("TOKEN", VALUE, "bot", all_experts=True), "secret_grant_invalid"),
         (order("anthropic", VALUE, "bot", owner=PROVIDERS), "secret_grant_invalid"),
+        (order("TOKEN", VALUE, "bot", owner=ROUTES), "secret_grant_invalid"),
+        (order("lower", owner=ROUTES), "secret_name_invalid"),
     ],
 )
 async def test_what_cannot_be_stored_is_refused_with_its_reason(wrong: SecretOrder, reason: str) -> None:

@@ -15,6 +15,7 @@ from perstackd.domain.sandbox import SandboxRecord, Template
 from perstackd.ports.room import Room
 from perstackd.ports.traces import Traces
 from tests.fakes.clock import FakeClock
+from tests.fakes.counters import FakeCounters
 from tests.fakes.egress import FakeEgress
 from tests.fakes.runner_link import FakeRunnerLinks
 from tests.fakes.sandboxes import FakeSandboxes
@@ -95,6 +96,7 @@ class World:
     store: FakeStore = field(default_factory=FakeStore)
     room: Room | None = None
     host: Traces | None = None
+    counters: FakeCounters | None = None
 
     def __post_init__(self) -> None:
         self.links = FakeRunnerLinks(self.workspaces)
@@ -113,6 +115,7 @@ class World:
             self.timers.sleep,
             self.room,
             self.host,
+            counters=self.counters,
         )
         bounds = replace(PoolLimits(boot_seconds=BOUND), **limits)  # type: ignore[arg-type]
         return WarmPool(ports, templates or (BASE,), str(self.runtime), bounds)

@@ -58,9 +58,9 @@ def test_skills_that_are_waited_for_are_named_until_they_are_there() -> None:
         ("skillConnected", "b"),
     ]:
         log.add(news, {"skill": skill}, run=PARENT, step=1)
-    assert drawn(log.items)[1].endswith("waits for skills a, c")
+    assert drawn(log.items)[1].endswith("waits  2.0s  skills a, c start")
     log.add("skillDisconnected", {"skill": "a"}, run=PARENT, step=1)
-    assert drawn(log.items)[1].endswith("waits for skill c")
+    assert drawn(log.items)[1].endswith("waits  2.0s  skill c starts")
     log.add("skillConnected", {"skill": "c"}, run=PARENT, step=1)
     assert "skill" not in drawn(log.items)[1]
 

@@ -41,6 +41,17 @@ def bad(findings: list[Finding]) -> dict[str, Level]:
     return {finding.check: finding.level for finding in findings if finding.level is not Level.OK}
 
 
+def test_what_a_template_leaves_out_is_a_warning_also_while_the_engine_is_away() -> None:
+    loosened = Template("build", "perstack/full:latest", exceptions=("writable-root",))
+    subject = replace(SUBJECT, templates=(*SUBJECT.templates, loosened), engine_url="unix:///nonexistent/e.sock")
+    findings = list(engine.examine(subject))
+    assert [(each.area, each.check, each.level) for each in findings] == [
+        ("template build", "exception writable-root", Level.WARNING),
+        ("engine", "reachable", Level.ERROR),
+    ]
+    assert "templates.build.exceptions" in findings[0].remedy
+
+
 def test_an_engine_that_is_as_it_should_be_has_nothing_to_repair() -> None:
     assert bad([*engine._settings(ENGINE), *engine._runtimes(ENGINE, SUBJECT.templates)]) == {}
 

@@ -5,6 +5,7 @@ from pydantic import ValidationError
 
 from perstackd.adapters.egress.config import EgressConfig, RouteConfig
 from perstackd.adapters.egress.routes import OriginRoutes
+from perstackd.domain.errors import PerstackError
 from perstackd.ports.egress import Occupant
 
 
@@ -32,6 +33,35 @@ def test_a_route_of_a_skill_is_for_the_sandboxes_that_host_it() -> None:
 def test_a_value_does_not_stand_in_the_text_of_a_route() -> None:
     routes = OriginRoutes(section(experts=["a"], headers={"X": "${KEY}"}).origin_routes(), {"KEY": "s3cret"}.get)
     assert "s3cret" not in repr(routes)
+
+
+def test_a_stored_value_is_looked_up_each_time_and_is_no_variable() -> None:
+    stored = {"KEY": "one"}
+    headers = {"X": "k-${secret:KEY}", "Y": "${KEY}"}
+    routes = OriginRoutes(section(experts=["a"], headers=headers).origin_routes(), {"KEY": "env"}.get, stored.get)
+    assert [each.value for each in routes.of(Occupant("a"))[0].headers] == ["k-one", "env"]
+    stored["KEY"] = "two"  # rotated
+    assert [each.value for each in routes.of(Occupant("a"))[0].headers] == ["k-two", "env"]
+
+
+def test_a_value_that_is_not_stored_names_the_command_that_stores_it_and_one_that_cannot_be_sent_is_not_told() -> None:
+    stored: dict[str, str] = {}
+    routes = OriginRoutes(section(experts=["a"], headers={"X": "${secret:KEY}"}).origin_routes(), stored=stored.get)
+    with pytest.raises(PerstackError, match="perstackctl secret put --route KEY") as missing:
+        routes.of(Occupant("a"))
+    assert missing.value.reason == "egress_secret_missing"
+    stored["KEY"] = "s3cret\r\nX: y"
+    with pytest.raises(PerstackError) as unsendable:
+        routes.of(Occupant("a"))
+    assert "s3cret" not in unsendable.value.message
+
+
+@pytest.mark.parametrize(
+    "value", ["${secret:}", "${secret:lower}", "${secret:A-B}", "Bearer ${secret:A", "${secret:1}"]
+)
+def test_a_header_that_names_no_secret_is_refused(value: str) -> None:
+    with pytest.raises(ValidationError, match="names no secret"):
+        section(experts=["a"], headers={"X": value})
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,18 @@ def test_lines_are_counted_from_0_and_the_last_is_left_out(
     assert "truncated" not in value
 
 
+@pytest.mark.parametrize(
+    ("first", "last", "says"),
+    [(9, 12, "the file ends before line 9"), (9, None, "the file ends before line 9"), (2, 2, ""), (2, 9, "")],
+)
+def test_a_range_behind_the_end_is_told_from_an_empty_one(
+    tree: Tree, root: Path, first: int, last: int | None, says: str
+) -> None:
+    (root / "f").write_text("a\nb\nc")
+    bounds = {"from": first} if last is None else {"from": first, "to": last}
+    assert call(text_file.read, tree, path="f", **bounds).get("note", "") == says
+
+
 def test_a_large_file_is_read_in_pieces_that_join_to_the_whole(tree: Tree, root: Path) -> None:
     lines = [f"line {number} {'x' * (number % 97)}\n" for number in range(30_000)]
     (root / "f").write_text("".join(lines))

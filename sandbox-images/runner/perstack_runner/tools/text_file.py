@@ -29,6 +29,8 @@ def read(tree: Tree, arguments: dict[str, Any]) -> Outcome:
     finally:
         os.close(descriptor)
     value = {"path": path, **_decoded(content), "from": first, "to": first + count}
+    if first and not count and last != first:
+        value["note"] = f"the file ends before line {first}"
     if not complete:
         value["truncated"] = f"stopped at {READ_BYTES >> 10} KiB; go on with from={first + count}"
     return Outcome(value)
