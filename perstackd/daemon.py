@@ -56,6 +56,7 @@ from perstackd.adapters.workspaces.host import HostWorkspaces
 from perstackd.adapters.workspaces.settings import HostSettings
 from perstackd.adapters.workspaces.userns import UserNamespaces
 from perstackd.app.egress_rules import EgressDryRun
+from perstackd.app.erasure import Erasure
 from perstackd.app.errors import single_errors
 from perstackd.app.feed import Feed
 from perstackd.app.job_context import JobDefaults
@@ -166,8 +167,7 @@ async def assembled(
         store = await stack.enter_async_context(await open_store(config.state_directory))
         secrets, rotation = await _secrets(config, store, clock)
         egress = await stack.enter_async_context(_egress(config, secrets, scrubbing))
-        keys = partial(_provider_key, secrets, scrubbing)
-        router = _router(config, store, keys, providers)
+        router = _router(config, store, partial(_provider_key, secrets, scrubbing), providers)
         stack.push_async_callback(router.close)
         settings = await asyncio.to_thread(_engine, config)
         sandboxes = await stack.enter_async_context(DockerSandboxes(settings))
@@ -193,10 +193,11 @@ async def assembled(
         )
         jobs = await stack.enter_async_context(_jobs(config, store, services, secrets.keys, router))
         system = System(_facts(config, started), sandboxes, pool, jobs)
-        logs = await stack.enter_async_context(_logs(config, store, jobs, clock))
+        managed = Workspaces(workspaces.managed, jobs.holds)
+        logs = await stack.enter_async_context(_logs(config, store, jobs, clock, (secrets, managed)))
         vault = SecretVault(secrets, rotation, assembly.checker(router))
         dry_run = EgressDryRun(egress, jobs.resolve, services.reach)
-        yield Parts(Api(jobs, pool, system, logs, dry_run, vault, Workspaces(workspaces.managed, jobs.holds)), clock)
+        yield Parts(Api(jobs, pool, system, logs, dry_run, vault, managed), clock)
 
 
 # --- parts ----------------------------------------------------------------------------------------------------------
@@ -287,12 +288,14 @@ def _route_value(secrets: Secrets, scrubbing: Scrubbing, name: str) -> str | Non
 
 
 @asynccontextmanager
-async def _logs(config: Config, store: Store, jobs: Jobs, clock: SystemClock) -> AsyncIterator[JobLogs]:
+async def _logs(
+    config: Config, store: Store, jobs: Jobs, clock: SystemClock, kept: tuple[Secrets, Workspaces]
+) -> AsyncIterator[JobLogs]:
     documents, writing, oldest = StoreDocuments(), jobs.checkpoints.writing, jobs.oldest_live
     transfer = Transfer(store, documents, config.state_directory, writing)
     keep_days = config.jobs.keep_days
     async with Retention(store, clock, keep_days=keep_days, oldest_live=oldest, writing=writing) as retention:
-        yield JobLogs(Replays(store, ConversationLines()), transfer, retention, documents)
+        yield JobLogs(Replays(store, ConversationLines()), transfer, Erasure(retention, *kept), documents)
 
 
 def _egress(config: Config, secrets: Secrets, scrubbing: Scrubbing) -> EgressProxy:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
+from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 import grpc.aio
@@ -33,6 +34,17 @@ _PAGE: Final = 1000
 _PIECE: Final = 512 << 10
 _LONG_SECONDS: Final = 3600.0
 """Of a whole export or import, and of a replay: they read all of a log."""
+
+
+@dataclass(frozen=True, slots=True)
+class ErasedTenant:
+    """How many were deleted. `unfinished` jobs go on; `left` says what else was left and why."""
+
+    jobs: int
+    unfinished: int
+    secrets: int
+    workspaces: int
+    left: tuple[str, ...]
 
 
 class _Call(Protocol):
@@ -135,14 +147,15 @@ class JobLogs:
         request = retention_pb2.DeleteJobsRequest(job_ids=job_ids)
         return tuple((await self._call(stub.DeleteJobs, request, repeat=False)).job_ids)
 
-    async def erase_tenant(self, tenant: str) -> tuple[int, int]:
-        """Delete all ended jobs of a tenant; returns how many, and how many go on and were left."""
+    async def erase_tenant(self, tenant: str, *, jobs_only: bool = False) -> ErasedTenant:
+        """Delete all that is kept of a tenant: ended jobs, stored secrets, named workspaces; or the jobs alone."""
         stub = retention_pb2_grpc.RetentionServiceStub(self._channel)
+        request = retention_pb2.EraseTenantRequest(tenant=tenant, jobs_only=jobs_only)
         try:
-            reply = await stub.EraseTenant(retention_pb2.EraseTenantRequest(tenant=tenant), timeout=_LONG_SECONDS)
+            reply = await stub.EraseTenant(request, timeout=_LONG_SECONDS)
         except grpc.aio.AioRpcError as error:
             raise await self._explain(error) from None
-        return reply.deleted, reply.unfinished
+        return ErasedTenant(reply.deleted, reply.unfinished, reply.secrets, reply.workspaces, tuple(reply.left))
 
 
 async def _requests(pieces: AsyncIterator[bytes], tenant: str) -> AsyncIterator[transfers_pb2.ImportJobRequest]:

@@ -25,7 +25,7 @@ _COMMANDS: Final = {
     "export": LazyCommand(f"{_HERE}.transfer:export", "Write an ended job into a file."),
     "import": LazyCommand(f"{_HERE}.transfer:import_", "Read an exported job from a file."),
     "rm": LazyCommand(f"{_HERE}.retention:rm", "Delete ended jobs."),
-    "erase": LazyCommand(f"{_HERE}.retention:erase", "Delete all ended jobs of a tenant."),
+    "erase": LazyCommand(f"{_HERE}.retention:erase", "Delete all that is kept of a tenant."),
     "tree": LazyCommand(f"{_HERE}.job_tree:tree", "Show who delegated to whom, and what came of it."),
 }
 

@@ -1,4 +1,4 @@
-"""perstackctl job rm and erase: jobs that are deleted for good."""
+"""perstackctl job rm and erase: jobs that are deleted for good, and all of a tenant."""
 
 from typing import TYPE_CHECKING
 
@@ -9,6 +9,7 @@ from perstackctl.output import JSON, document, note, say
 
 if TYPE_CHECKING:
     from perstackctl.client.client import Client
+    from perstackctl.client.logs import ErasedTenant
 
 
 @click.command(epilog="\b\nExample:\n  perstackctl job rm 01JD3Z 01JD40")
@@ -31,22 +32,38 @@ async def _delete(client: "Client", given: tuple[str, ...]) -> tuple[str, ...]:
         return await client.logs.delete_jobs([await full_job_id(client, each) for each in given])
 
 
-@click.command(epilog="\b\nExample:\n  perstackctl job erase --tenant default --yes")
-@click.option("--tenant", required=True, help="Whose jobs.")
+_ERASE_EPILOG = """\b
+Examples:
+  perstackctl job erase --tenant default
+  perstackctl job erase --tenant default --jobs-only --yes
+"""
+
+
+@click.command(epilog=_ERASE_EPILOG)
+@click.option("--tenant", required=True, help="Who is erased.")
+@click.option("--jobs-only", is_flag=True, help="Stored secrets and named workspaces stay.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @address_option
 @click.pass_context
-def erase(ctx: click.Context, tenant: str, yes: bool) -> int:  # noqa: FBT001 - click's signature
-    """Delete all ended jobs of a tenant for good. Ends with 1 when some go on and were left."""
+def erase(ctx: click.Context, /, *, tenant: str, jobs_only: bool, yes: bool) -> int:
+    """Delete all that is kept of a tenant for good: ended jobs, stored secrets, named workspaces.
+
+    What something still needs is left and said: jobs that go on, the secrets while any does, workspaces that are in
+    use. Keys of providers and values of origin routes are the operator's, directories of the host whose they are: they
+    stay. Ends with 1 when something was left.
+    """
+    what = "all ended jobs" if jobs_only else "all ended jobs, stored secrets and named workspaces"
     if not yes:
-        click.confirm(f"Delete all ended jobs of the tenant {tenant!r} for good?", abort=True)
-    deleted, unfinished = in_loop(_erase(make_client(ctx), tenant))
-    say(f"{deleted} jobs deleted")
-    if unfinished:
-        note(f"{unfinished} jobs go on and were left; cancel them, wait for their end, and erase again")
-    return 1 if unfinished else 0
+        click.confirm(f"Delete {what} of the tenant {tenant!r} for good?", abort=True)
+    done = in_loop(_erase(make_client(ctx), tenant, jobs_only=jobs_only))
+    say(f"{done.jobs} jobs deleted" + ("" if jobs_only else f", {done.secrets} secrets, {done.workspaces} workspaces"))
+    if done.unfinished:
+        note(f"{done.unfinished} jobs go on and were left; cancel them, wait for their end, and erase again")
+    for each in done.left:
+        note(f"left: {each}")
+    return 1 if done.unfinished or done.left else 0
 
 
-async def _erase(client: "Client", tenant: str) -> tuple[int, int]:
+async def _erase(client: "Client", tenant: str, *, jobs_only: bool) -> "ErasedTenant":
     async with client:
-        return await client.logs.erase_tenant(tenant)
+        return await client.logs.erase_tenant(tenant, jobs_only=jobs_only)

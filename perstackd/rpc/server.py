@@ -31,9 +31,9 @@ from perstack.v1 import (
 )
 
 from perstackd.app.egress_rules import EgressDryRun
+from perstackd.app.erasure import Erasure
 from perstackd.app.jobs import Jobs
 from perstackd.app.replay import Replays
-from perstackd.app.retention import Retention
 from perstackd.app.store_trouble import StoreTrouble
 from perstackd.app.system import System
 from perstackd.app.transfer import Transfer
@@ -83,11 +83,11 @@ class AdminSocket:
 
 @dataclass(frozen=True, slots=True)
 class JobLogs:
-    """What is done with the logs of jobs."""
+    """What is done with the logs of jobs, and with all of a tenant."""
 
     replays: Replays
     transfer: Transfer
-    retention: Retention
+    erasure: Erasure
     documents: JobDocuments
 
 
@@ -178,7 +178,7 @@ def _bind_logs(server: grpc.aio.Server, jobs: Jobs, logs: JobLogs) -> None:
     checkpoints_pb2_grpc.add_CheckpointServiceServicer_to_server(checkpoints, server)
     replays_pb2_grpc.add_ReplayServiceServicer_to_server(ReplayServicer(logs.replays, logs.documents), server)
     transfers_pb2_grpc.add_TransferServiceServicer_to_server(TransferServicer(logs.transfer), server)
-    retention_pb2_grpc.add_RetentionServiceServicer_to_server(RetentionServicer(logs.retention), server)
+    retention_pb2_grpc.add_RetentionServiceServicer_to_server(RetentionServicer(logs.erasure), server)
 
 
 def _prepare(socket: AdminSocket) -> None:

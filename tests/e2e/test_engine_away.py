@@ -169,5 +169,6 @@ def test_a_daemon_that_is_killed_while_the_engine_stands_still_takes_its_job_up_
 
 def _blocked(daemon: Daemon) -> bool:
     """Whether the pool says why it does not refill."""
-    (pool,) = daemon.json("pool", "status")
-    return pool["idle"] == 0 and "engine" in pool["halted"].lower()
+    status = daemon.json("pool", "status")
+    (pool,) = status if isinstance(status, list) else (status,)
+    return "engine" in str(pool["halted"]).lower()

@@ -56,7 +56,8 @@ class Host:
         self._number += 1
         now = self.home / f"disk{self._number}"
         _run("cp", "--sparse=always", str(self.disk), str(now))
-        self.daemon.stop(signal.SIGKILL)
+        os.killpg(self.daemon.process.pid, signal.SIGKILL)  # its helpers stand still as well
+        self.daemon.stop()
         self._end()
         self.disk.unlink()
         self.disk = now

@@ -40,7 +40,7 @@ WITHIN = {
     "device_node": "anyone may make nodes, of gVisor's own devices, and in its own memory only (ESC-009, ESC-033)",
     "priority": "gVisor writes niceness down and schedules nothing by it",
     "runner_environ": "there is no Landlock; the runner's environment holds nothing",
-    "runner_descriptors": "there is no Landlock; the names of its descriptors can be read, and none be opened",
+    "runner_descriptors": "there is no Landlock; the names of its descriptors can be read, and its sockets not be opened",
     "runner_signal": "there is no Landlock; whoever ends the runner ends its own sandbox",
 }
 """By attack: what gVisor permits and where that ends; tests hold the latter against it."""

@@ -18,7 +18,7 @@ from tests.escape.verdicts import attack, control, in_runtimes
 from tests.escape.weakened import Options, run_inside, started, unlimited
 from tests.integration.docker.rig import Rig
 
-pytestmark = pytest.mark.docker
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]  # the first one starts an engine with gVisor
 
 BOMBS = {
     "fork": "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass",

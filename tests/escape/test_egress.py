@@ -11,7 +11,7 @@ from tests.escape.verdicts import attack, control
 from tests.escape.weakened import as_root_of_its_own_network, run_inside, started
 from tests.integration.docker.rig import Rig
 
-pytestmark = pytest.mark.docker
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]  # the first one starts an engine with gVisor
 
 ADDRESSES = [
     "127.0.0.1", "127.1", "2130706433", "0x7f000001", "0177.0.0.1", "0", "0.0.0.0", "[::1]", "[::]",

@@ -25,7 +25,7 @@ from tests.escape.verdicts import attack, control
 from tests.escape.weakened import Options, run_inside, started, weaken
 from tests.integration.docker.rig import Rig
 
-pytestmark = pytest.mark.docker
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]  # the first one starts an engine with gVisor
 
 TRAPS = """
 import os, socket

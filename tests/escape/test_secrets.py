@@ -18,7 +18,7 @@ from tests.escape.verdicts import attack, control
 from tests.escape.weakened import MACHINES, Engine, Options, run_inside, started, unlimited
 from tests.integration.docker.rig import Rig
 
-pytestmark = pytest.mark.docker
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]  # the first one starts an engine with gVisor
 
 SERVER = Path(__file__).with_name("hostile_server.py").read_text()
 SECRET = "a-value-that-nobody-else-has-5150"

@@ -16,7 +16,7 @@ from tests.escape.verdicts import attack, control, in_runtimes
 from tests.escape.weakened import Options, run_inside, started
 from tests.integration.docker.rig import Rig
 
-pytestmark = pytest.mark.docker
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]  # the first one starts an engine with gVisor
 
 SERVER = Path(__file__).with_name("hostile_server.py").read_text()
 MARK, SLEEPER, ABSTRACT, LEFT = (

@@ -12,11 +12,13 @@ import pytest
 
 from perstackctl import client as api
 from perstackctl.client import Client, Definition, JobRequest
+from perstackctl.client.logs import ErasedTenant
 from perstackctl.client.values import Parent
 from perstackd.adapters.models.conversation_lines import ConversationLines
 from perstackd.adapters.models.digest import Digester
 from perstackd.adapters.models.replay import load
 from perstackd.adapters.store.documents import StoreDocuments
+from perstackd.app.erasure import Erasure
 from perstackd.app.replay import Replays
 from perstackd.app.retention import Retention
 from perstackd.app.system import System, SystemFacts
@@ -50,7 +52,7 @@ async def daemon(root: Path) -> AsyncIterator[World]:
         logs = JobLogs(
             Replays(daemon.store, ConversationLines()),
             Transfer(daemon.store, documents, root, writing),
-            Retention(daemon.store, FakeClock(), keep_days=0, oldest_live=oldest, writing=writing),
+            Erasure(Retention(daemon.store, FakeClock(), keep_days=0, oldest_live=oldest, writing=writing)),
             documents,
         )
         facts = SystemFacts("0.1.0", 1, ("/srv",), "/var/lib/perstackd", "scripted", "m")
@@ -159,7 +161,7 @@ async def test_a_tenant_is_erased_only_when_it_is_named(client: Client, daemon: 
     await finished(client)
     with pytest.raises(api.InvalidError):
         await client.logs.erase_tenant("")
-    assert await client.logs.erase_tenant("default") == (1, 0)
+    assert await client.logs.erase_tenant("default") == ErasedTenant(1, 0, 0, 0, ())
     assert daemon.store.records == {}
 
 

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bperstack/v1/retention.proto\x12\x0bperstack.v1\"$\n\x11\x44\x65leteJobsRequest\x12\x0f\n\x07job_ids\x18\x01 \x03(\t\"%\n\x12\x44\x65leteJobsResponse\x12\x0f\n\x07job_ids\x18\x01 \x03(\t\"$\n\x12\x45raseTenantRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\":\n\x13\x45raseTenantResponse\x12\x0f\n\x07\x64\x65leted\x18\x01 \x01(\x04\x12\x12\n\nunfinished\x18\x02 \x01(\x04\x32\xb3\x01\n\x10RetentionService\x12M\n\nDeleteJobs\x12\x1e.perstack.v1.DeleteJobsRequest\x1a\x1f.perstack.v1.DeleteJobsResponse\x12P\n\x0b\x45raseTenant\x12\x1f.perstack.v1.EraseTenantRequest\x1a .perstack.v1.EraseTenantResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bperstack/v1/retention.proto\x12\x0bperstack.v1\"$\n\x11\x44\x65leteJobsRequest\x12\x0f\n\x07job_ids\x18\x01 \x03(\t\"%\n\x12\x44\x65leteJobsResponse\x12\x0f\n\x07job_ids\x18\x01 \x03(\t\"7\n\x12\x45raseTenantRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x11\n\tjobs_only\x18\x02 \x01(\x08\"m\n\x13\x45raseTenantResponse\x12\x0f\n\x07\x64\x65leted\x18\x01 \x01(\x04\x12\x12\n\nunfinished\x18\x02 \x01(\x04\x12\x0f\n\x07secrets\x18\x03 \x01(\x04\x12\x12\n\nworkspaces\x18\x04 \x01(\x04\x12\x0c\n\x04left\x18\x05 \x03(\t2\xb3\x01\n\x10RetentionService\x12M\n\nDeleteJobs\x12\x1e.perstack.v1.DeleteJobsRequest\x1a\x1f.perstack.v1.DeleteJobsResponse\x12P\n\x0b\x45raseTenant\x12\x1f.perstack.v1.EraseTenantRequest\x1a .perstack.v1.EraseTenantResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,9 +36,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DELETEJOBSRESPONSE']._serialized_start=82
   _globals['_DELETEJOBSRESPONSE']._serialized_end=119
   _globals['_ERASETENANTREQUEST']._serialized_start=121
-  _globals['_ERASETENANTREQUEST']._serialized_end=157
-  _globals['_ERASETENANTRESPONSE']._serialized_start=159
-  _globals['_ERASETENANTRESPONSE']._serialized_end=217
-  _globals['_RETENTIONSERVICE']._serialized_start=220
-  _globals['_RETENTIONSERVICE']._serialized_end=399
+  _globals['_ERASETENANTREQUEST']._serialized_end=176
+  _globals['_ERASETENANTRESPONSE']._serialized_start=178
+  _globals['_ERASETENANTRESPONSE']._serialized_end=287
+  _globals['_RETENTIONSERVICE']._serialized_start=290
+  _globals['_RETENTIONSERVICE']._serialized_end=469
 # @@protoc_insertion_point(module_scope)

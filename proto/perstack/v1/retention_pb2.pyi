@@ -65,16 +65,20 @@ class EraseTenantRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_FIELD_NUMBER: _builtins.int
+    JOBS_ONLY_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """Must be named: empty is refused."""
+    jobs_only: _builtins.bool
+    """Secrets and workspaces stay."""
     def __init__(
         self,
         *,
         tenant: _builtins.str = ...,
+        jobs_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["jobs_only", b"jobs_only", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -86,18 +90,30 @@ class EraseTenantResponse(_message.Message):
 
     DELETED_FIELD_NUMBER: _builtins.int
     UNFINISHED_FIELD_NUMBER: _builtins.int
+    SECRETS_FIELD_NUMBER: _builtins.int
+    WORKSPACES_FIELD_NUMBER: _builtins.int
+    LEFT_FIELD_NUMBER: _builtins.int
     deleted: _builtins.int
     unfinished: _builtins.int
     """Jobs that go on and were left: cancel them, wait, and erase again."""
+    secrets: _builtins.int
+    workspaces: _builtins.int
+    @_builtins.property
+    def left(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What else was left and why, a sentence each: erase again once that is over."""
+
     def __init__(
         self,
         *,
         deleted: _builtins.int = ...,
         unfinished: _builtins.int = ...,
+        secrets: _builtins.int = ...,
+        workspaces: _builtins.int = ...,
+        left: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deleted", b"deleted", "unfinished", b"unfinished"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deleted", b"deleted", "left", b"left", "secrets", b"secrets", "unfinished", b"unfinished", "workspaces", b"workspaces"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class RetentionServiceStub:
-    """How long jobs are kept. Deleting takes a job's events, its sealed values and the blobs that it alone needed.
+    """How long jobs, and what else a tenant has, are kept. Deleting takes a job's events, its sealed values and the blobs that it alone needed.
     """
 
     def __init__(self, channel):
@@ -48,7 +48,7 @@ class RetentionServiceStub:
 
 
 class RetentionServiceServicer:
-    """How long jobs are kept. Deleting takes a job's events, its sealed values and the blobs that it alone needed.
+    """How long jobs, and what else a tenant has, are kept. Deleting takes a job's events, its sealed values and the blobs that it alone needed.
     """
 
     def DeleteJobs(self, request, context):
@@ -59,7 +59,8 @@ class RetentionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def EraseTenant(self, request, context):
-        """All ended jobs of a tenant.
+        """All that is kept of a tenant: its ended jobs, its stored secrets, its named workspaces. What something still needs is left and
+        said. Not the tenant's are keys of providers, values of origin routes, and directories of the host.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -87,7 +88,7 @@ def add_RetentionServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class RetentionService:
-    """How long jobs are kept. Deleting takes a job's events, its sealed values and the blobs that it alone needed.
+    """How long jobs, and what else a tenant has, are kept. Deleting takes a job's events, its sealed values and the blobs that it alone needed.
     """
 
     @staticmethod

@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class RetentionServiceStub:
-    """How long jobs are kept. Deleting takes a job's events, its sealed values and the blobs that it alone needed."""
+    """How long jobs, and what else a tenant has, are kept. Deleting takes a job's events, its sealed values and the blobs that it alone needed."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -36,20 +36,24 @@ class RetentionServiceStub:
     DeleteJobs: _grpc.UnaryUnaryMultiCallable[_retention_pb2.DeleteJobsRequest, _retention_pb2.DeleteJobsResponse]
     """Ended jobs only; FAILED_PRECONDITION "job_not_ended" at the first other one: those before it are deleted by then."""
     EraseTenant: _grpc.UnaryUnaryMultiCallable[_retention_pb2.EraseTenantRequest, _retention_pb2.EraseTenantResponse]
-    """All ended jobs of a tenant."""
+    """All that is kept of a tenant: its ended jobs, its stored secrets, its named workspaces. What something still needs is left and
+    said. Not the tenant's are keys of providers, values of origin routes, and directories of the host.
+    """
 
 @_typing.type_check_only
 class RetentionServiceAsyncStub(RetentionServiceStub):
-    """How long jobs are kept. Deleting takes a job's events, its sealed values and the blobs that it alone needed."""
+    """How long jobs, and what else a tenant has, are kept. Deleting takes a job's events, its sealed values and the blobs that it alone needed."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     DeleteJobs: _aio.UnaryUnaryMultiCallable[_retention_pb2.DeleteJobsRequest, _retention_pb2.DeleteJobsResponse]  # type: ignore[assignment]
     """Ended jobs only; FAILED_PRECONDITION "job_not_ended" at the first other one: those before it are deleted by then."""
     EraseTenant: _aio.UnaryUnaryMultiCallable[_retention_pb2.EraseTenantRequest, _retention_pb2.EraseTenantResponse]  # type: ignore[assignment]
-    """All ended jobs of a tenant."""
+    """All that is kept of a tenant: its ended jobs, its stored secrets, its named workspaces. What something still needs is left and
+    said. Not the tenant's are keys of providers, values of origin routes, and directories of the host.
+    """
 
 class RetentionServiceServicer(metaclass=_abc_1.ABCMeta):
-    """How long jobs are kept. Deleting takes a job's events, its sealed values and the blobs that it alone needed."""
+    """How long jobs, and what else a tenant has, are kept. Deleting takes a job's events, its sealed values and the blobs that it alone needed."""
 
     @_abc_1.abstractmethod
     def DeleteJobs(
@@ -65,6 +69,8 @@ class RetentionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _retention_pb2.EraseTenantRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_retention_pb2.EraseTenantResponse, _abc.Awaitable[_retention_pb2.EraseTenantResponse]]:
-        """All ended jobs of a tenant."""
+        """All that is kept of a tenant: its ended jobs, its stored secrets, its named workspaces. What something still needs is left and
+        said. Not the tenant's are keys of providers, values of origin routes, and directories of the host.
+        """
 
 def add_RetentionServiceServicer_to_server(servicer: RetentionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
