@@ -30,10 +30,19 @@ def result(call_id: str, text: str) -> pb.ToolResult:
 
 
 def dialled(path: str) -> socket.socket:
-    client = socket.socket(socket.AF_UNIX)
-    client.settimeout(5)
-    client.connect(path)
-    return client
+    """Waits a little for room in the backlog: a busy machine's proxy takes its time to empty it."""
+    end = time.monotonic() + 2
+    while True:
+        client = socket.socket(socket.AF_UNIX)
+        client.settimeout(5)
+        try:
+            client.connect(path)
+            return client
+        except BlockingIOError:
+            client.close()
+            if time.monotonic() > end:
+                raise
+        time.sleep(0.02)
 
 
 class Runner:
