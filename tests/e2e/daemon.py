@@ -7,7 +7,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -155,3 +156,13 @@ def until(process: "subprocess.Popen[str]", event_type: str, count: int = 1) -> 
 
 def docker(*arguments: str) -> str:
     return subprocess.run(["docker", *arguments], check=True, capture_output=True, text=True, timeout=60).stdout
+
+
+@contextmanager
+def running(daemon: Daemon) -> Iterator[Daemon]:
+    """Whatever becomes of the test, it stops."""
+    daemon.start()
+    try:
+        yield daemon
+    finally:
+        daemon.stop()

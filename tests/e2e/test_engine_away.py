@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.daemon import Daemon, one, types
-from tests.e2e.own_engine import OwnEngine, own_engine, running
+from tests.e2e.daemon import Daemon, one, running, types
 from tests.e2e.skill_servers import call, expert, python, results, watched
 from tests.e2e.test_trouble import eventually
+from tests.own_engine import OwnEngine, own_engine
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
 WAIT = """
@@ -95,7 +95,7 @@ def test_over_a_restart_of_an_engine_that_leaves_containers_alone_a_job_goes_on_
 
 def test_over_a_restart_of_an_engine_that_ends_containers_a_job_goes_on_in_fresh_ones(daemon: Daemon) -> None:
     files = daemon.home / "files"
-    with own_engine(live_restore=False) as engine:
+    with own_engine(options=()) as engine:
         daemon.settings["engine.url"] = engine.url
         with running(daemon):
             directory = begin(daemon, engine)
@@ -112,8 +112,8 @@ def test_over_a_restart_of_an_engine_that_ends_containers_a_job_goes_on_in_fresh
             eventually(lambda: len(idle(daemon)) == 2, GONE_SECONDS)
             assert not idle(daemon) & before
             eventually(lambda: idle(daemon) == engine.running(), GONE_SECONDS)
-            left = set(engine.docker("ps", "-aq", "--no-trunc").split())
-            assert not left & {*before, claimed}
+            gone = {*before, claimed}
+            eventually(lambda: not gone & set(engine.docker("ps", "-aq", "--no-trunc").split()), GONE_SECONDS)
 
 
 def test_while_an_engine_stands_still_warm_sandboxes_are_claimed_and_jobs_end_and_afterwards_the_pool_is_full(

@@ -16,10 +16,10 @@ import pytest
 
 from perstackd.adapters.docker.halting import HostHalts
 from tests.e2e import daemon as ordinary
-from tests.e2e.daemon import Daemon, one, types
-from tests.e2e.own_engine import OwnEngine, own_engine, running
+from tests.e2e.daemon import Daemon, one, running, types
 from tests.e2e.skill_servers import call, expert, python, results, stdio, watched
 from tests.e2e.test_trouble import eventually
+from tests.own_engine import OwnEngine, own_engine
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(240)]
 

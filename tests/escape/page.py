@@ -59,9 +59,8 @@ def page(verdicts: Sequence[Verdict]) -> str:
 
 
 def _summary(verdicts: Sequence[Verdict]) -> Iterator[str]:
-    of_runc, of_runsc = (
-        [verdict.refused[runtime] for verdict in verdicts if runtime in verdict.refused] for runtime in gvisor.RUNTIMES
-    )
+    of_runc = [verdict.refused["runc"] for verdict in verdicts]
+    of_runsc = [verdict.refused["runsc"] for verdict in verdicts if verdict.attack.name in gvisor.TRIED]
     controls = sum(verdict.control_succeeds for verdict in verdicts)
     yield f"- {len(of_runc)} attacks in runc's sandboxes, {of_runc.count(False)} succeeded; {controls} controls succeeded."
     yield (

@@ -29,16 +29,19 @@ def call(**given: Any) -> list[Call]:
 
 
 # --- at the link ------------------------------------------------------------------------------------------------------
-def lost(outcome: Outcome) -> bool:
-    """Whether a call took its sandbox with it; the run goes on in a fresh one, and the model is told."""
+def loses_its_sandbox(outcome: Outcome) -> None:
+    """A call took its sandbox with it; the run goes on in a fresh one, and the model is told."""
+    assert outcome.code == 0, outcome.stderr
     causes = [event["cause"] for event in outcome.events if event["type"] == "sandboxReleased"]
-    return outcome.code == 0 and len(causes) == 2 and causes[1] == "finished" and causes[0] != "finished"
+    assert causes[-1:] == ["finished"], causes
+    assert len(causes) == 2, causes
+    assert causes[0] != "finished"
 
 
 @attack("huge_frames")
 def test_a_message_above_the_bound_ends_its_stream(hostile: Attacker) -> None:
     outcome = hostile.run(call(size=HUGE), mode="huge", options=("--max-steps", "2"))
-    assert lost(outcome), outcome.stderr
+    loses_its_sandbox(outcome)
     assert "hhhh" not in json.dumps(outcome.events)
     assert hostile.run(call(), mode="honest").answers()["a"] == "honest"
 
@@ -70,7 +73,7 @@ def test_without_the_bound_it_sends_as_fast_as_it_can(lawless: Attacker) -> None
 @attack("malformed_messages")
 def test_bytes_that_are_no_message_end_the_stream(hostile: Attacker) -> None:
     outcome = hostile.run(call(valid=False), mode="garbage")
-    assert lost(outcome), outcome.stderr
+    loses_its_sandbox(outcome)
     assert hostile.run(call(), mode="honest").answers()["a"] == "honest"
 
 

@@ -11,20 +11,22 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-
-from tests.e2e.daemon import Daemon
+from typing import TypeVar
 
 START_SECONDS = 30.0
 BASE = "perstack/base:latest"
+LIVE_RESTORE = "--live-restore"
+
+E = TypeVar("E", bound="OwnEngine")
 
 
 class OwnEngine:
-    """Started by `own_engine`. Without `live_restore` its containers end with it."""
+    """`options` are dockerd's; without `--live-restore` its containers end with it."""
 
-    def __init__(self, home: Path, *, live_restore: bool) -> None:
+    def __init__(self, home: Path, options: Sequence[str] = ()) -> None:
         self.home = home
         self.url = f"unix://{home}/s"
-        self._options = ["--live-restore"] if live_restore else []
+        self._options = options
         self._process: subprocess.Popen[bytes] | None = None
 
     def docker(self, *arguments: str, check: bool = True) -> str:
@@ -37,17 +39,16 @@ class OwnEngine:
         return set(self.docker("ps", "-q", "--no-trunc").split())
 
     def start(self) -> None:
-        command = [
-            "unshare",
-            "--net",
-            "dockerd",
-            *self._options,
+        places = [
             "--data-root",
             f"{self.home}/data",
             "--exec-root",
             f"{self.home}/exec",
+            "--pidfile",
+            f"{self.home}/pid",
         ]
-        command += ["--pidfile", f"{self.home}/pid", "-H", self.url, "--bridge=none", "--iptables=false"]
+        command = ["unshare", "--net", "dockerd", *self._options, *places, "-H", self.url]
+        command += ["--bridge=none", "--iptables=false"]
         with (self.home / "log").open("a") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         deadline = time.monotonic() + START_SECONDS
@@ -83,6 +84,12 @@ class OwnEngine:
         files = Path(f"/proc/{self._process.pid}/task").glob("*/children")
         return [int(pid) for file in files for pid in file.read_text().split()]
 
+    def copy(self, image: str) -> None:
+        """Give it an image of the machine's engine."""
+        with subprocess.Popen(["docker", "save", image], stdout=subprocess.PIPE) as saving:
+            load = ["docker", "-H", self.url, "load"]
+            subprocess.run(load, stdin=saving.stdout, check=True, capture_output=True, timeout=100)
+
     def close(self) -> None:
         """Nothing of it is left."""
         if self._process is not None and self._process.poll() is None:
@@ -97,25 +104,19 @@ class OwnEngine:
 
 
 @contextmanager
-def own_engine(images: Sequence[str] = (BASE,), *, live_restore: bool = True) -> Iterator[OwnEngine]:
+def own_engine(images: Sequence[str] = (BASE,), options: Sequence[str] = (LIVE_RESTORE,)) -> Iterator[OwnEngine]:
     """It runs and has the images; all that it made is gone afterwards."""
-    engine = OwnEngine(Path(tempfile.mkdtemp(prefix="oe-", dir="/tmp")), live_restore=live_restore)
-    try:
-        engine.start()
-        for image in images:
-            with subprocess.Popen(["docker", "save", image], stdout=subprocess.PIPE) as saving:
-                load = ["docker", "-H", engine.url, "load"]
-                subprocess.run(load, stdin=saving.stdout, check=True, capture_output=True, timeout=100)
+    with served(OwnEngine(Path(tempfile.mkdtemp(prefix="oe-", dir="/tmp")), options), images) as engine:
         yield engine
-    finally:
-        engine.close()
 
 
 @contextmanager
-def running(daemon: Daemon) -> Iterator[Daemon]:
-    """Whatever becomes of the test, it stops."""
-    daemon.start()
+def served(engine: E, images: Sequence[str]) -> Iterator[E]:
+    """Start it, give it the images, and close it in the end."""
     try:
-        yield daemon
+        engine.start()
+        for image in images:
+            engine.copy(image)
+        yield engine
     finally:
-        daemon.stop()
+        engine.close()
