@@ -21,6 +21,9 @@ from perstack_runner.messages import Acknowledged, Ask, Hello, NextTurn, Order, 
 WELCOME_SECONDS: Final = 10.0
 FIRST_DELAY: Final = 0.05
 LONGEST_DELAY: Final = 0.25
+LATER_SECONDS: Final = 60.0
+LATER_DELAY: Final = 2.0
+"""Tries are rarer when the daemon has been away for so long: well below what it waits for runners to come back."""
 ABSENCE_SECONDS: Final = 3600.0
 """How long a daemon may stay away, an upgrade included, before the runner gives up."""
 MAX_REJECTIONS: Final = 40
@@ -107,7 +110,8 @@ class Link:
                     raise LinkGone(f"no session with the daemon any more ({code})")
                 if not self._closed:
                     await asyncio.sleep(delay)
-                    delay = min(delay * 2, LONGEST_DELAY)
+                    longest = LONGEST_DELAY if loop.time() - last_seen < LATER_SECONDS else LATER_DELAY
+                    delay = min(delay * 2, longest)
 
     async def _attach(self, stub: "runner_pb2_grpc.RunnerServiceAsyncStub") -> tuple[grpc.StatusCode | None, bool]:
         """One stream from Hello to its end: its status, and whether there was a welcome."""
