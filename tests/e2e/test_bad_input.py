@@ -211,14 +211,15 @@ def test_a_second_daemon_on_the_same_state_is_refused(daemon: Daemon) -> None:
     assert daemon.ctl("system", "info").returncode == 0
 
 
-def test_a_second_signal_stops_at_once_and_still_cleans_up(home: Path) -> None:
+def test_a_second_signal_stops_at_once_and_leaves_nothing_but_what_jobs_have(home: Path) -> None:
     place = home / "hasty"
     place.mkdir()
     daemon = Daemon(place)
     daemon.start()
     daemon.script("solo", {"text": "never", "delay": 60})
     process = daemon.begin(daemon.definition(SOLO), "solo", "--reconnect", "0")
-    job = until(process, "startGeneration")[0]["jobId"]
+    seen = until(process, "startGeneration")
+    job, claimed = seen[0]["jobId"], one(seen, "sandboxAssigned")["containerId"]
     containers = {row["containerId"] for row in daemon.json("sandbox", "ls")}
     os.kill(daemon.process.pid, signal.SIGTERM)
     deadline = time.monotonic() + 20
@@ -229,8 +230,8 @@ def test_a_second_signal_stops_at_once_and_still_cleans_up(home: Path) -> None:
     daemon.process.join(20)
     assert daemon.process.exitcode == 0
     process.communicate(timeout=30)
-    assert not containers & set(docker("ps", "-aq", "--no-trunc").split())
-    # The job is not lost, and neither is its workspace: the next daemon takes both up.
+    assert containers & set(docker("ps", "-aq", "--no-trunc").split()) == {claimed}
+    # The job is not lost, and neither are its sandbox and its workspace: the next daemon takes all up.
     daemon.start()
     try:
         assert daemon.json("job", "get", job)["state"] == "running"
