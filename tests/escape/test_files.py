@@ -256,7 +256,7 @@ def contents(data: bytes) -> set[bytes]:
 
 @attack("host_reader")
 def test_the_host_reads_nothing_outside_of_a_workspace_that_changes(reads: Reads) -> None:
-    assert reads.beneath == {b"INSIDE"}
+    assert reads.beneath - {b""} == {b"INSIDE"}, "the file inside, which is empty for a moment when it is made"
 
 
 @control("host_reader")
@@ -266,7 +266,7 @@ def test_a_reader_that_opens_by_path_is_led_out(reads: Reads) -> None:
 
 @attack("host_archive")
 def test_the_host_packs_nothing_outside_of_a_workspace_that_changes(reads: Reads) -> None:
-    assert reads.archive == {b"INSIDE"}
+    assert reads.archive - {b""} == {b"INSIDE"}
 
 
 @control("host_archive")

@@ -69,6 +69,7 @@ async def test_a_sandbox_that_ran_out_of_memory_has_its_cause_without_the_engine
         record = await daemon.start()
         with anyio.fail_after(5):
             await held.reached.wait()
+        await eventually(lambda: daemon.pool.status()[0].idle > 0)  # for the run to go on in, without the engine
         (row,) = [each for each in daemon.pool.records() if each.job_id]
         counters.of[row.container_id] = Counters()
         await daemon.pool.counting.recent(row)  # as the pool does each second
@@ -95,6 +96,7 @@ async def test_without_proof_the_cause_stays_unknown(tmp_path: Path) -> None:
         record = await daemon.start()
         with anyio.fail_after(5):
             await held.reached.wait()
+        await eventually(lambda: daemon.pool.status()[0].idle > 0)  # for the run to go on in, without the engine
         (row,) = [each for each in daemon.pool.records() if each.job_id]
         counters.of[row.container_id] = Counters(oom_kills=1)
         await daemon.pool.counting.recent(row)
