@@ -14,7 +14,7 @@ from benchmarks.targets import Result, judged
 from perstackctl.client import Client
 from perstackd.adapters.docker.hardening import LABEL_DAEMON
 
-MIN_IDLE: Final = 4
+MIN_IDLE: Final = 10
 WARM_UP: Final = 60
 """Jobs before the first look, in the same way: threads and connections that are kept are there by then."""
 CLIENTS: Final = 4
@@ -27,7 +27,7 @@ SLACK: Final = 2
 def measure(options: Options) -> Iterator[Result]:
     """200 jobs, each in a fresh sandbox (2,000 with --full); the pool is at rest at both looks."""
     cycles = options.of(200, 2_000)
-    with running_daemon(options, min_idle=MIN_IDLE, most=12) as daemon:
+    with running_daemon(options, min_idle=MIN_IDLE, most=20) as daemon:
         before, after = asyncio.run(_churned(daemon, cycles))
     grown = {name: max(0, after[name] - before[name]) for name in before if name not in NOT_COUNTED}
     grown["descriptors"] = max(0, grown["descriptors"] - SLACK)
