@@ -15,6 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final, cast
 
+import structlog
+
 from benchmarks.failure import MeasurementError
 from benchmarks.options import Measure, Options, progress
 from benchmarks.targets import Result
@@ -54,6 +56,7 @@ def main() -> int:
     )
     chosen = parser.parse_args()
     signal.signal(signal.SIGTERM, _leave)
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # standard output is for figures
     options = Options(full=chosen.full, directory=chosen.directory)
     groups = GROUPS if chosen.group == "all" else (chosen.group,)
     return max([_report(group, options, as_json=chosen.json) for group in groups])
