@@ -1,8 +1,10 @@
 """churn: what is left after many sandboxes came and went: in the daemon, in the kernel, in the engine."""
 
 import asyncio
+import os
 import subprocess
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -72,12 +74,21 @@ def look(daemon: Daemon) -> dict[str, int]:
         "mounts": sum(home in line for line in mounts),
         "directories": sum(1 for _ in (daemon.home / "run" / "s").iterdir()),
         "sockets": sum(path.is_socket() for path in (daemon.home / "run").rglob("*")),
-        "descriptors": _entries(daemon, "fd"),
+        "descriptors": _descriptors(daemon),
         "threads": _entries(daemon, "task"),
         "cgroups": len(_docker_cgroups()),
         "shims": _shims(),
         "loop_devices": _loop_devices(home),
     }
+
+
+def _descriptors(daemon: Daemon) -> int:
+    """Without the user namespaces that are kept, one for each uid that a sandbox ever had: as many as there are uids."""
+    count = 0
+    for descriptor in Path(f"/proc/{daemon.pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            count += not os.readlink(descriptor).startswith("user:[")
+    return count
 
 
 def _entries(daemon: Daemon, what: str) -> int:
