@@ -1,7 +1,6 @@
 """churn: what is left after many sandboxes came and went: in the daemon, in the kernel, in the engine."""
 
 import asyncio
-import os
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -83,11 +82,11 @@ def look(daemon: Daemon) -> dict[str, int]:
 
 
 def _descriptors(daemon: Daemon) -> int:
-    """Without the user namespaces that are kept, one for each uid that a sandbox ever had: as many as there are uids."""
+    """Without the user namespaces, which are kept, one for each uid that a sandbox ever had."""
     count = 0
     for descriptor in Path(f"/proc/{daemon.pid}/fd").iterdir():
         with suppress(FileNotFoundError):
-            count += not os.readlink(descriptor).startswith("user:[")
+            count += not str(descriptor.readlink()).startswith("user:[")
     return count
 
 
