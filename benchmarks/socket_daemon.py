@@ -8,6 +8,7 @@ import asyncio
 import signal
 import sys
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, cast
 
@@ -29,6 +30,7 @@ from perstackd.rpc.runner import GrpcRunnerLink, GrpcRunnerLinks, LinkLimits
 
 ADMIN: Final = "admin.sock"
 RUNNER: Final = "runner.sock"
+MAX_SECONDS: Final = 300.0
 SECRET: Final = "a-secret-value-of-the-run"
 ENDLESS: Final = LinkLimits(
     messages_per_second=1e9, messages_burst=1e9, bytes_per_second=1e12, bytes_burst=1e12, throttled_seconds=60
@@ -47,7 +49,7 @@ class Watched:
 
 
 async def serve(directory: Path) -> None:
-    """Until SIGTERM."""
+    """Until SIGTERM, at most `MAX_SECONDS`."""
     clock = SystemClock()
     job_id = JobId(directory.name)
     async with await open_store(directory) as store:
@@ -63,7 +65,8 @@ async def serve(directory: Path) -> None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
         async with asyncio.TaskGroup() as tasks:
             taking = tasks.create_task(_take(link, feed, job_id))
-            await stop.wait()
+            with suppress(TimeoutError):  # who started it may be dead
+                await asyncio.wait_for(stop.wait(), MAX_SECONDS)
             taking.cancel()
         await link.close()
         await server.stop(1)

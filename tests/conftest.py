@@ -23,3 +23,11 @@ def blocking_calls() -> Iterator[BlockBuster]:
     ours = ["perstackd", "perstackctl", "perstack_egress", "perstack_runner"]
     with blockbuster_ctx(scanned_modules=ours) as detector:
         yield detector
+
+
+@pytest.fixture(scope="session", autouse=True)
+def grpc_stays() -> None:
+    """gRPC kept for the whole run: the last server or channel of a process waits on the loop for gRPC's own thread."""
+    from grpc._cython import cygrpc  # type: ignore[attr-defined]
+
+    cygrpc.init_grpc_aio()

@@ -1,9 +1,9 @@
 """Methods on jobs' logs: checkpoints, replay, files, deletion. Made by `Client.logs`, for as long as it is open."""
 
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import grpc.aio
 from perstack.v1 import (
@@ -18,6 +18,7 @@ from perstack.v1 import (
 )
 
 from perstackctl.client import convert
+from perstackctl.client.calling import Call, Explain
 from perstackctl.client.checkpoints import (
     Checkpoint,
     CheckpointContent,
@@ -28,7 +29,7 @@ from perstackctl.client.checkpoints import (
     Replay,
     UnrecordedCall,
 )
-from perstackctl.client.errors import ClientError, ProtocolError
+from perstackctl.client.errors import ProtocolError
 
 _PAGE: Final = 1000
 _PIECE: Final = 512 << 10
@@ -47,21 +48,10 @@ class ErasedTenant:
     left: tuple[str, ...]
 
 
-class _Call(Protocol):
-    def __call__(
-        self, method: Callable[..., Awaitable[Any]], request: object, *, repeat: bool = True
-    ) -> Awaitable[Any]: ...
-
-
 class JobLogs:
     """Every method raises ClientError and nothing else of the wire."""
 
-    def __init__(
-        self,
-        channel: grpc.aio.Channel,
-        call: _Call,
-        explain: Callable[[grpc.aio.AioRpcError], Awaitable[ClientError]],
-    ) -> None:
+    def __init__(self, channel: grpc.aio.Channel, call: Call, explain: Explain) -> None:
         self._channel = channel
         self._call = call
         self._explain = explain

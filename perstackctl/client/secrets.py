@@ -1,14 +1,13 @@
 """Methods on stored secrets. Made by `Client.secrets`, for as long as it is open. Values go in and never come back."""
 
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
 
 import grpc.aio
 from perstack.v1 import secrets_pb2 as pb
 from perstack.v1 import secrets_pb2_grpc
 
-from perstackctl.client.errors import ClientError, UnsupportedError
+from perstackctl.client.calling import Call, Explain
+from perstackctl.client.errors import UnsupportedError
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,21 +50,10 @@ class RotatedKeys:
     master_key: str
 
 
-class _Call(Protocol):
-    def __call__(
-        self, method: Callable[..., Awaitable[Any]], request: object, *, repeat: bool = True
-    ) -> Awaitable[Any]: ...
-
-
 class SecretStore:
     """Every method raises ClientError and nothing else of the wire. `seconds` bounds a change of keys."""
 
-    def __init__(
-        self,
-        channel: grpc.aio.Channel,
-        call: _Call,
-        explain: Callable[[grpc.aio.AioRpcError], Awaitable[ClientError]],
-    ) -> None:
+    def __init__(self, channel: grpc.aio.Channel, call: Call, explain: Explain) -> None:
         self._stub = secrets_pb2_grpc.SecretServiceStub(channel)
         self._call = call
         self._explain = explain

@@ -1,14 +1,14 @@
 """Methods on the workspaces that the daemon keeps. Made by `Client.workspaces`, for as long as it is open."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Final
 
 import grpc.aio
 from perstack.v1 import workspaces_pb2 as pb
 from perstack.v1 import workspaces_pb2_grpc
 
-from perstackctl.client.errors import ClientError
+from perstackctl.client.calling import Call, Explain
 
 _PIECE: Final = 256 << 10
 _LONG_SECONDS: Final = 3600.0
@@ -40,21 +40,10 @@ class Uploaded:
     bytes: int
 
 
-class _Call(Protocol):
-    def __call__(
-        self, method: Callable[..., Awaitable[Any]], request: object, *, repeat: bool = True
-    ) -> Awaitable[Any]: ...
-
-
 class NamedWorkspaces:
     """Every method raises ClientError and nothing else of the wire."""
 
-    def __init__(
-        self,
-        channel: grpc.aio.Channel,
-        call: _Call,
-        explain: Callable[[grpc.aio.AioRpcError], Awaitable[ClientError]],
-    ) -> None:
+    def __init__(self, channel: grpc.aio.Channel, call: Call, explain: Explain) -> None:
         self._stub = workspaces_pb2_grpc.WorkspaceServiceStub(channel)
         self._call = call
         self._explain = explain
