@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from benchmarks.experts import DEFINITION, QUERY, SECRET
 from benchmarks.failure import MeasurementError
@@ -79,8 +79,9 @@ async def watched(
     seen = Watched(time.perf_counter())
     try:
         async with asyncio.timeout(JOB_SECONDS):
-            seen.job_id = (await client.create_job(request(expert))).job.id
-            async with aclosing(cast("Any", client.watch_job(seen.job_id))) as batches:
+            running = await client.run_job(request(expert))
+            seen.job_id = running.created.job.id
+            async with aclosing(running.batches()) as batches:
                 async for batch in batches:
                     note(seen, batch, heard)
                     if until in (event.type for event in batch.events):

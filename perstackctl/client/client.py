@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
@@ -16,8 +17,9 @@ from perstackctl.client.convert_experts import resolution
 from perstackctl.client.errors import ClientError
 from perstackctl.client.questions import Answer, Question
 from perstackctl.client.resolution import Resolution
+from perstackctl.client.running import RunningJob, begun
 from perstackctl.client.status import from_rpc
-from perstackctl.client.watch import Patience, Stream, Watch
+from perstackctl.client.watch import OnCut, Patience, Stream, Watch
 
 if TYPE_CHECKING:
     from perstackctl.client.egress import EgressVerdict
@@ -38,7 +40,6 @@ _OPTIONS: Final = (
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
-OnCut = Callable[[ClientError, int], None]
 
 
 class Client:  # more than 12 methods: one per method of the API
@@ -69,6 +70,19 @@ class Client:  # more than 12 methods: one per method of the API
         stub = jobs_pb2_grpc.JobServiceStub(self._channel)
         message = convert.create_request(request)
         return convert.created(await self._call(stub.CreateJob, message, repeat=bool(request.idempotency_key)))
+
+    async def run_job(
+        self,
+        request: v.JobRequest,
+        *,
+        include_streaming: bool = False,
+    ) -> RunningJob:
+        """As `create_job` and `watch_job` in one call: what comes of it is in the `batches` of what is returned."""
+        stub = jobs_pb2_grpc.JobServiceStub(self._channel)
+        message = jobs_pb2.RunJobRequest(job=convert.create_request(request), include_streaming=include_streaming)
+        opened, created = await begun(stub.RunJob, message, self._call, repeat=bool(request.idempotency_key))
+        watch = partial(self._watch, created.job.id, include_streaming=include_streaming, first=opened)
+        return RunningJob(created, watch)
 
     async def get_job(self, job_id: str) -> v.Job:
         """One job by its full id."""
@@ -139,6 +153,18 @@ class Client:  # more than 12 methods: one per method of the API
             ConnectionLostError: nothing new for `reconnect_seconds` of trying; has the last sequence number.
             NotFoundError: there is no such job.
         """
+        return self._watch(job_id, after_seq, include_streaming=include_streaming, follow=follow, on_cut=on_cut)
+
+    def _watch(
+        self,
+        job_id: str,
+        after_seq: int = 0,
+        *,
+        include_streaming: bool,
+        follow: bool = True,
+        on_cut: OnCut | None = None,
+        first: Stream | None = None,
+    ) -> AsyncGenerator[v.Batch, None]:
         stub = jobs_pb2_grpc.JobServiceStub(self._channel)
 
         def open_stream(last_seq: int) -> Stream:
@@ -148,7 +174,7 @@ class Client:  # more than 12 methods: one per method of the API
             return stub.WatchJob(request)
 
         patience = Patience(self._reconnect_seconds)
-        return Watch(job_id, after_seq, open_stream, self._explain, patience, on_cut).batches()
+        return Watch(job_id, after_seq, open_stream, self._explain, patience, on_cut, first).batches()
 
     async def resolve(
         self, definition: v.Definition, expert_key: str = "", *, report_errors: bool = False

@@ -5,10 +5,10 @@ Above: Client. Below: one gRPC stream at a time.
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol, TypeAlias
 
 import grpc
 from perstack.v1 import jobs_pb2
@@ -21,7 +21,16 @@ JOB_FINISHED: Final = "jobFinished"
 _FIRST_DELAY: Final = 0.05
 _LONGEST_DELAY: Final = 1.0
 
-Stream = grpc.aio.UnaryStreamCall[jobs_pb2.WatchJobRequest, jobs_pb2.WatchJobResponse]
+
+OnCut: TypeAlias = Callable[[ClientError, int], None]
+
+
+class Stream(Protocol):
+    """A call that answers with batches."""
+
+    def __aiter__(self) -> AsyncIterator[jobs_pb2.WatchJobResponse]: ...
+
+    def cancel(self) -> bool: ...
 
 
 @dataclass(slots=True)
@@ -48,7 +57,8 @@ class Patience:
 
 @dataclass(slots=True)
 class Watch:
-    """One job being watched. `open_stream` starts a stream after a sequence number; `explain` says why it broke.
+    """One job being watched. `open_stream` starts a stream after a sequence number; `explain` says why it broke. The
+    `first` stream is open already.
 
     `on_cut` is told of each break that is about to be mended, with the last sequence number seen.
     """
@@ -58,7 +68,8 @@ class Watch:
     open_stream: Callable[[int], Stream]
     explain: Callable[[grpc.aio.AioRpcError], Awaitable[ClientError]]
     patience: Patience
-    on_cut: Callable[[ClientError, int], None] | None = None
+    on_cut: OnCut | None = None
+    first: Stream | None = None
     _finished: bool = field(default=False, init=False)
 
     async def batches(self) -> AsyncGenerator[Batch, None]:
@@ -86,7 +97,7 @@ class Watch:
             await self._wait(failure)
 
     async def _stream(self) -> AsyncGenerator[Batch, None]:
-        call = self.open_stream(self.last_seq)
+        call, self.first = self.first or self.open_stream(self.last_seq), None
         try:
             async for message in call:
                 batch = self._new(convert.batch(message))

@@ -23,6 +23,7 @@ from perstackctl.request.workspace import choose
 
 if TYPE_CHECKING:
     from perstackctl.client.client import Client
+    from perstackctl.client.running import RunningJob
     from perstackctl.watch.interrupts import Interrupts
     from perstackctl.watch.painter import Painter
 
@@ -38,10 +39,11 @@ async def replay_live(client: "Client", given: str, live: Live, output: str) -> 
             replayed = await client.get_job(await full_job_id(client, given))
             request = await _request(client, replayed, live)
             interrupts.arm()
-            job = (await client.create_job(request)).job
+            running = await client.run_job(request, include_streaming=_watched(output))
+            job = running.created.job
             interrupts.name_job(job.id)
             note(f"job {job.id} replays {replayed.id} ({LIVE[live.mode]})")
-            await _follow(client, job, output, interrupts)
+            await _follow(client, running, output, interrupts)
             found = await client.logs.compare_replay(job.id)
     if output == JSON:
         document(found)
@@ -99,12 +101,16 @@ async def _required(client: "Client", job_id: str) -> tuple[str, ...]:
     return ()
 
 
-async def _follow(client: "Client", job: Job, output: str, interrupts: "Interrupts") -> None:
+def _watched(output: str) -> bool:
+    return output != JSON and sys.stdout.isatty()  # else standard output is for what comes of it
+
+
+async def _follow(client: "Client", running: "RunningJob", output: str, interrupts: "Interrupts") -> None:
     from perstackctl.watch.follow import Follower
 
-    watched = output != JSON and sys.stdout.isatty()  # else standard output is for what comes of it
-    display = _display(watched=watched)
-    await Follower(client, job.id, display, streaming=watched, interrupts=interrupts, stay=True).run()
+    display = _display(watched=_watched(output))
+    job_id = running.created.job.id
+    await Follower(client, job_id, display, running=running, interrupts=interrupts, stay=True).run()
 
 
 def _display(*, watched: bool) -> "Painter":

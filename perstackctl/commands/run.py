@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from perstackctl.client.resolution import Resolution
-from perstackctl.client.values import Budgets, Job, JobRequest, Workspace
+from perstackctl.client.values import Budgets, CreatedJob, Job, JobRequest, Workspace
 from perstackctl.commands.continuing import (
     Continuation,
     continue_options,
@@ -125,14 +125,12 @@ async def execute(client: "Client", options: RunOptions) -> int:
         async with client:
             request = await _request(client, options)
             interrupts.arm()
-            created = await client.create_job(request)
-            interrupts.name_job(created.job.id)
-            for finding in created.warnings:
-                note(located(finding, request.definition.source))
             if options.detach:
+                created = await client.create_job(request)
+                _warn(created, request)
                 _detached(created.job, options.output)
                 return 0
-            return await _follow(client, created.job, options, interrupts)
+            return await _follow(client, request, options, interrupts)
 
 
 def _local(options: RunOptions, needs: Resolution, stored: frozenset[str]) -> tuple[dict[str, str], Workspace]:
@@ -179,14 +177,22 @@ def _detached(job: Job, output: str | None) -> None:
         say(job.id)
 
 
-async def _follow(client: "Client", job: Job, options: RunOptions, interrupts: "Interrupts") -> int:
+def _warn(created: CreatedJob, request: JobRequest) -> None:
+    for finding in created.warnings:
+        note(located(finding, request.definition.source))
+
+
+async def _follow(client: "Client", request: JobRequest, options: RunOptions, interrupts: "Interrupts") -> int:
     from perstackctl.watch.choice import painter, streams
     from perstackctl.watch.follow import Follower
 
+    running = await client.run_job(request, include_streaming=streams(options.output, wanted=options.stream))
+    job = running.created.job
+    interrupts.name_job(job.id)
+    _warn(running.created, request)
     display = painter(options.output)
-    streaming = streams(options.output, wanted=options.stream)
     desk = _desk(client, job, options, display, interrupts)
-    return await Follower(client, job.id, display, streaming=streaming, interrupts=interrupts, desk=desk).run()
+    return await Follower(client, job.id, display, running=running, interrupts=interrupts, desk=desk).run()
 
 
 def _desk(

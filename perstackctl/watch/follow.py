@@ -7,6 +7,7 @@ waits for Ctrl-C, one that asks the job's questions. The reader's end ends the o
 import asyncio
 import os
 import time
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from perstackctl.client.address import DEFAULT_ADDRESS, socket_path
 from perstackctl.client.errors import ClientError, ConnectionLostError, JobWaitsError, UnreachableError
-from perstackctl.client.values import EXIT_CODES, Job, JobState
+from perstackctl.client.values import EXIT_CODES, Batch, Job, JobState
 from perstackctl.output import note
 from perstackctl.questions.choose import distinct
 from perstackctl.questions.show import ways
@@ -26,6 +27,7 @@ from perstackctl.watch.words import question_words
 
 if TYPE_CHECKING:
     from perstackctl.client.client import Client
+    from perstackctl.client.running import RunningJob
     from perstackctl.questions.desk import Desk
 
 _SHOWN: Final = 8
@@ -37,6 +39,7 @@ class Follower:
     """One job being followed. With `interrupts` the first Ctrl-C cancels the job; `tail` waits for what comes.
 
     `stay` goes on watching while the job waits for a person; without it that is the end. A `desk` asks the questions.
+    A job that is `running` from its own call is not watched by another.
     """
 
     client: "Client"
@@ -48,6 +51,7 @@ class Follower:
     interrupts: Interrupts | None = None
     stay: bool = False
     desk: "Desk | None" = None
+    running: "RunningJob | None" = None
     _trace: Trace = field(default_factory=Trace, init=False)
     _waiting: Job | None = field(default=None, init=False)
 
@@ -98,14 +102,16 @@ class Follower:
             raise failures.exceptions[0] from None
 
     async def _read(self) -> None:
-        batches = self.client.watch_job(
-            self.job_id, self.after_seq, self.streaming, follow=self.tail, on_cut=self._on_cut
-        )
-        async with aclosing(batches):
+        async with aclosing(self._batches()) as batches:
             async for batch in batches:
                 self._trace = self.painter.paint(self._trace, batch)
                 if self.desk is not None:
                     self.desk.update(self._trace.questions)
+
+    def _batches(self) -> AsyncGenerator[Batch, None]:
+        if self.running is not None:
+            return self.running.batches(self._on_cut)
+        return self.client.watch_job(self.job_id, self.after_seq, self.streaming, follow=self.tail, on_cut=self._on_cut)
 
     async def _tick(self, reader: "asyncio.Task[None]") -> None:
         asked_at = time.monotonic()

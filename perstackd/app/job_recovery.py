@@ -139,7 +139,6 @@ async def write_off(archives: Archives, record: JobRecord, why: PerstackError) -
     entries.append((JOB, JobFinished("failed", EXIT_CODES[JobState.FAILED], "", why.reason, message)))
     new = numbered(record, entries, archives.clock)
     ended = record.finished(JobState.FAILED, archives.clock.now_ms(), reason=why.reason, message=message)
-    await archives.store.jobs.forget_env(record.id)
     await archives.store.append(replace(ended, last_seq=new[-1].seq), new)
 
 

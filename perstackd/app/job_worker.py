@@ -5,9 +5,9 @@ Above it is `Jobs`, which owns its task; below are the run workers. Shutdown ord
 back), the workspace, the log's last event, the feed.
 """
 
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, TypeAlias, assert_never
+from typing import Final, TypeAlias, assert_never
 
 import anyio
 import structlog
@@ -20,7 +20,7 @@ from perstackd.app.job_log import JOB, Entry
 from perstackd.app.replayed_run import run_worker
 from perstackd.app.run_context import JobContext, RunPlan, RunServices
 from perstackd.app.run_party import RunParty
-from perstackd.app.run_tasks import RunHost
+from perstackd.app.run_tasks import Release, RunHost
 from perstackd.app.run_worker import RunWorker
 from perstackd.app.standing import OpenQuestion
 from perstackd.app.unforeseen import unforeseen
@@ -56,7 +56,7 @@ _STATES = {
 }
 
 
-Forget: TypeAlias = Callable[[], Awaitable[None]]
+Begin: TypeAlias = Callable[[], Awaitable[bool]]
 END_DELAYS: Final = (0.2, 1.0, 3.0)
 """Seconds between tries to write a job's end: a full disk may have room again."""
 
@@ -76,7 +76,7 @@ class JobTask:
 
 
 class JobWorker:
-    """One job. `run` is called once; `forget` deletes its sealed values, before its end is written."""
+    """One job. `run` is called once; `ending` is called before its end is written."""
 
     def __init__(
         self,
@@ -84,7 +84,7 @@ class JobWorker:
         context: JobContext,
         task: JobTask,
         feed: Feed,
-        forget: Forget,
+        ending: Callable[[], None],
     ) -> None:
         self.context = context
         self.queue: tuple[int, str] | None = None
@@ -97,11 +97,13 @@ class JobWorker:
         self._gone = task.gone
         self._coming = task.coming
         self._feed = feed
-        self._forget = forget
+        self._ending = ending
         self._scope = anyio.CancelScope()
         self._queued = anyio.Event()
         self._releases: TaskGroup | None = None
         self._leaving: list[RunParty] = []
+        self._last: list[Entry] | None = None
+        self._unborn = False
 
     def stop(self, command: Stop | None) -> None:
         """End all runs with this order; None leaves them as they are, for the next process to take up. The first order
@@ -111,46 +113,67 @@ class JobWorker:
             self.context.stop.command = command
         self._scope.cancel()
 
-    async def run(self) -> None:
+    async def run(self, begin: Begin) -> None:
         """Go on until the job's last event is in the log; when it cannot be written that is logged, and the next
         start of the daemon writes it. Raises nothing but cancellation, also then with the end written.
+
+        `begin` writes what comes first, beside the opening of the workspace, and cannot be cancelled half-way; when it
+        returns False there is no job, and nothing is done.
         """
         self._feed.open(self.context.job_id)
         end: RunEnd | None = None
         try:
-            end = await self._guarded()
+            end = await self._guarded(begin)
         finally:
             end = end or self._outcome(None)
-            if end is not None:
+            if not self._unborn:
                 with anyio.CancelScope(shield=True):
                     await self._finish(end)
             self._feed.close(self.context.job_id)
 
-    async def _guarded(self) -> RunEnd | None:
+    async def go_on(self) -> bool:
+        """The `begin` of a job that an earlier process began. Raises as JobLog.append does."""
+        await self.context.log.append(self._gone)
+        return True
+
+    async def _guarded(self, begin: Begin) -> RunEnd | None:
         """An error that nobody foresaw ends the job with a log id, and never the daemon."""
         try:
-            return await self._carry_out()
+            return await self._carry_out(begin)
         except PerstackError as error:
             return RunEnd(Outcome.FAILED, "", error.reason, error.message)
         except Exception as error:
             told = unforeseen(self._services.clock, error, job_id=self.context.job_id)
             return RunEnd(Outcome.FAILED, "", "internal", told.message)
 
-    async def _carry_out(self) -> RunEnd | None:
+    async def _carry_out(self, begin: Begin) -> RunEnd | None:
         workspaces, job_id = self._services.workspaces, self.context.job_id
         end: RunEnd | None = None
         try:
             async with single_errors(), anyio.create_task_group() as releases:
                 self._releases = releases
-                with self._scope:
-                    await self.context.log.append(self._gone)
-                    await workspaces.open(job_id, self.context.tenant, self._workspace)
-                    end = await self._coordinate()
+                try:
+                    with self._scope:
+                        if await self._open(begin):
+                            end = await self._coordinate()
+                finally:
+                    self._last = []
         finally:
-            if self._outcome(end) is not None:  # else its files wait for the process that takes the job up
+            if self._unborn or self._outcome(end) is not None:  # else its files wait for who takes the job up
                 with anyio.CancelScope(shield=True):
                     await workspaces.close(job_id)
         return self._outcome(end)
+
+    async def _open(self, begin: Begin) -> bool:
+        """Whether there is a job. Its workspace is open then. Raises as Workspaces.open and `begin` do."""
+        async with single_errors(), anyio.create_task_group() as opening:
+            opening.start_soon(
+                self._services.workspaces.open, self.context.job_id, self.context.tenant, self._workspace
+            )
+            self._unborn = not await begin()
+            if self._unborn:
+                opening.cancel_scope.cancel()
+        return not self._unborn
 
     def _outcome(self, end: RunEnd | None) -> RunEnd | None:
         """The coordinator's end as its log tells it, also when the job was stopped a moment later; else the order; None
@@ -195,18 +218,29 @@ class JobWorker:
             if plan.depth:  # an ended child's history is in the log; the coordinator's end is asked for
                 del self.runs[plan.run_id]
 
-    def _later(self, party: RunParty, release: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    def _later(self, party: RunParty, release: Release) -> None:
         """A run's sandboxes go back while others go on already; the workspace is closed and the job ends after it."""
         if self._releases is None:
             raise RuntimeError("a run ended outside its job")
         self._leaving.append(party)
         self._releases.start_soon(self._give_back, party, release)
 
-    async def _give_back(self, party: RunParty, release: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    async def _give_back(self, party: RunParty, release: Release) -> None:
         try:
-            await release()
+            await self._tell(await release())
         finally:
             self._leaving.remove(party)
+
+    async def _tell(self, entries: Sequence[Entry]) -> None:
+        """Write how sandboxes ended, together with the job's end where that is next: one wait for the disk less."""
+        if self._last is not None:
+            self._last += entries
+            return
+        try:
+            with anyio.CancelScope(shield=True):
+                await self.context.log.append(entries)
+        except PerstackError as error:
+            _log.error("sandboxes' ends are not in the log", job_id=self.context.job_id, reason=error.reason)
 
     def saw(self, access: EgressAccess) -> bool:
         """A sandbox tried to connect somewhere. Returns whether it is one of this job's."""
@@ -277,11 +311,10 @@ class JobWorker:
             await self.context.log.append([(JOB, JobQueued(place, reason))])
 
     # --- the end ----------------------------------------------------------------------------------------------------
-    async def _finish(self, end: RunEnd) -> None:
-        """Secrets go first: a job that has ended in the log holds none, whenever the daemon dies."""
+    async def _finish(self, end: RunEnd | None) -> None:
+        """Write what is left: the job's end, unless another process takes it up."""
         for delay in (*END_DELAYS, None):
             try:
-                await self.context.log.trouble.persist(self._forget)
                 await self._write_end(end)
             except PerstackError as error:
                 if delay is not None and error.kind is Kind.UNAVAILABLE:
@@ -292,12 +325,17 @@ class JobWorker:
                 unforeseen(self._services.clock, error, job_id=self.context.job_id)
             return
 
-    async def _write_end(self, end: RunEnd) -> None:
+    async def _write_end(self, end: RunEnd | None) -> None:
+        last = self._last or ()
+        if end is None:
+            await self.context.log.append(last)
+            return
+        self._ending()
         state = _STATES[end.outcome]
         now = self.context.log.now_ms()
         event = JobFinished(state.value, EXIT_CODES[state], end.text, end.reason, end.message)
         await self.context.log.append(
-            [*self._unclaimed(), (JOB, event)],
+            [*last, *self._unclaimed(), (JOB, event)],
             lambda record: record.finished(state, now, answer=end.text, reason=end.reason, message=end.message),
         )
 

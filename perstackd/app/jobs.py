@@ -170,8 +170,8 @@ class Jobs:
         return record, found.findings
 
     def _begin(self, context: JobContext, task: JobTask, birth: "_Birth | None") -> None:
-        forget = self.holds.ending(context.job_id, partial(self._store.jobs.forget_env, context.job_id))
-        worker = JobWorker(self._services, context, task, self._feed, forget)
+        ending = partial(self.holds.give_back, context.job_id)
+        worker = JobWorker(self._services, context, task, self._feed, ending)
         self._services.scrubbing.watch(context.scrubber)
         self._workers[context.job_id] = worker
         self.holds.take(context.job_id, context.tenant, task.workspace)
@@ -346,8 +346,7 @@ class Jobs:
         """
         job_id = worker.context.job_id
         try:
-            if birth is None or await self._stored(birth):
-                await worker.run()
+            await worker.run(worker.go_on if birth is None else partial(self._stored, birth))
         except Exception as error:
             unforeseen(self._services.clock, error, job_id=job_id)
         finally:
@@ -360,7 +359,6 @@ class Jobs:
     async def _stored(self, birth: "_Birth") -> bool:
         """Whether the job is in the store; a watcher that sees it there finds the feed open."""
         record = birth.record
-        self._feed.open(record.id)
         try:
             with anyio.CancelScope(shield=True):
                 stored = await self._store.create(record, birth.events, birth.sealed)

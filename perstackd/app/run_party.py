@@ -19,6 +19,7 @@ from perstackd.app.run_inbox import MAX_ACCESSES, access_event
 from perstackd.app.run_member import RunMember
 from perstackd.app.run_patience import Patience
 from perstackd.app.store_trouble import PatientBlobs
+from perstackd.app.unforeseen import unforeseen
 from perstackd.app.warm_pool import ClaimRequest, Lease
 from perstackd.domain.assignment import (
     ServedSkill,
@@ -136,26 +137,31 @@ class RunParty:
         for member in self.members.values():
             self._services.pool.keep(member.lease)
 
-    async def give_back(self, step: int, unheard: Sequence[Payload], *, cancelled: bool) -> None:
-        """Give the sandboxes back, whatever else goes wrong; not to be interrupted. Where the run does not know how a
-        sandbox ended the engine is asked; `unheard` are events that were still to be written.
+    async def give_back(self, step: int, unheard: Sequence[Payload], *, cancelled: bool) -> Sequence[Entry]:
+        """Give the sandboxes back, whatever else goes wrong; not to be interrupted. Nothing runs in them on return.
+        Where the run does not know how a sandbox ended the engine is asked. Returns what is to be written of it, after
+        `unheard`, which was still to be.
         """
+        ended: dict[str, Payload] = {}
         with anyio.CancelScope(shield=True):
-            await self._close_ways_out()
-            payloads: list[Payload] = [*unheard, *map(access_event, self._context.scrubber.value(self._cut))]
-            for member in self.members.values():
-                cause, detail = "unknown", ""
-                try:
-                    cause, detail = member.known_cause(cancelled=cancelled) or await self.cause(member.lease)
-                finally:
-                    await self._end(member.lease)
-                    await self._services.pool.release(member.lease, cause)
-                payloads.append(member.released(cause, detail))
-            origin = self._plan.origin(step)
-            try:
-                await self._context.log.append([(origin, payload) for payload in payloads])
-            except PerstackError as error:
-                _log.error("a sandbox's release is not in the log", run_id=self._plan.run_id, reason=error.reason)
+            async with single_errors(), anyio.create_task_group() as leaving:
+                leaving.start_soon(self._close_ways_out)
+                for member in self.members.values():
+                    leaving.start_soon(self._give_up, member, cancelled, ended)
+        cut = map(access_event, self._context.scrubber.value(self._cut))
+        released = (ended[place] for place in self.members)
+        origin = self._plan.origin(step)
+        return [(origin, payload) for payload in (*unheard, *cut, *released)]
+
+    async def _give_up(self, member: RunMember, cancelled: bool, ended: dict[str, Payload]) -> None:  # noqa: FBT001 - of a task
+        cause, detail = "unknown", ""
+        try:
+            cause, detail = member.known_cause(cancelled=cancelled) or await self.cause(member.lease)
+        except Exception as error:  # the others are given back all the same
+            unforeseen(self._services.clock, error, sandbox_id=member.lease.record.id)
+        await self._end(member.lease)
+        await self._services.pool.release(member.lease, cause)
+        ended[member.place] = member.released(cause, detail)
 
     async def _end(self, lease: Lease) -> None:
         """What runs in it, so that the workspace is nobody's when the job has ended, whatever the engine does."""

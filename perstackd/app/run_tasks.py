@@ -1,6 +1,6 @@
 """What a run has others do at its side: model calls, look-ups, children, waits. Each ends in the run's inbox."""
 
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
@@ -11,6 +11,7 @@ from anyio.abc import TaskGroup
 from perstackd.app.archive import Archive
 from perstackd.app.compaction import summarise
 from perstackd.app.generation import generate
+from perstackd.app.job_log import Entry
 from perstackd.app.run_context import JobContext, RunPlan, RunServices
 from perstackd.app.run_inbox import Finished, LookedUp, Outcome, RunInbox
 from perstackd.app.run_party import RunParty
@@ -22,6 +23,8 @@ from perstackd.domain.run_state import Phase, RunState
 
 Delegate: TypeAlias = Callable[[RunPlan, DelegateCall], Awaitable[ToolResultPart]]
 State: TypeAlias = Callable[[], RunState]
+Release: TypeAlias = Callable[[], Awaitable[Sequence[Entry]]]
+"""Gives sandboxes back; returns what is to be written of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +33,7 @@ class RunHost:
 
     delegate: Delegate
     waiting: Callable[[int, str], None]
-    later: Callable[[RunParty, Callable[[], Coroutine[Any, Any, None]]], None]
+    later: Callable[[RunParty, Release], None]
 
 
 class RunTasks:

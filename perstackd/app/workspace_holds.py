@@ -3,7 +3,7 @@
 Owned by the loop's thread; no method waits, so that a job cannot come between a question and its answer.
 """
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TypeAlias
 
@@ -52,17 +52,8 @@ class WorkspaceHolds:
             self._jobs[job_id] = ((tenant, spec.value), spec.shared)
 
     def give_back(self, job_id: JobId) -> None:
-        """The job has ended. Idempotent."""
+        """The job ends: before its end is written, so that whoever sees that can take the workspace. Idempotent."""
         self._jobs.pop(job_id, None)
-
-    def ending(self, job_id: JobId, then: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
-        """`then`, with the job's hold given back before it: whoever sees the job's end can take the workspace."""
-
-        async def end() -> None:
-            self.give_back(job_id)
-            await then()
-
-        return end
 
     def holders(self, tenant: TenantId, name: str) -> tuple[JobId, ...]:
         """The jobs that have it, the oldest first."""

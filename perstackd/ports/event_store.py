@@ -24,7 +24,8 @@ class EventStore(Protocol):
         ...
 
     async def append(self, job: JobRecord, events: Sequence[Event]) -> tuple[StoredEvent, ...]:
-        """Write events and the job's new record together, durable on return.
+        """Write events and the job's new record together, durable on return. With a final state, the job's sealed
+        values go in the same write.
 
         Raises:
             PerstackError: CONFLICT `seq_conflict` when the first event's seq is not the stored last + 1: nothing was
@@ -57,10 +58,6 @@ class JobIndex(Protocol):
 
     async def sealed_env(self, job_id: JobId) -> bytes:
         """The sealed values that the job was created with; empty when there are none."""
-        ...
-
-    async def forget_env(self, job_id: JobId) -> None:
-        """Delete them; called when the job ends. Idempotent."""
         ...
 
 

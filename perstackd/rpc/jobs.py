@@ -33,6 +33,15 @@ class JobServicer(jobs_pb2_grpc.JobServiceServicer):
         job = convert.job(record, self._jobs.queue(record.id))
         return pb.CreateJobResponse(job=job, warnings=[convert.finding(finding) for finding in findings])
 
+    async def RunJob(self, request: pb.RunJobRequest, context: Any) -> AsyncIterator[pb.RunJobResponse]:  # noqa: N802
+        created = await self.CreateJob(request.job, context)
+        yield pb.RunJobResponse(created=created)
+        watch = pb.WatchJobRequest(job_id=created.job.id, include_streaming=request.include_streaming)
+        replies = cast("AsyncGenerator[pb.WatchJobResponse, None]", self.WatchJob(watch, context))
+        async with aclosing(replies) as open_replies:
+            async for reply in open_replies:
+                yield pb.RunJobResponse(watched=reply)
+
     async def GetJob(self, request: pb.GetJobRequest, context: Any) -> pb.GetJobResponse:  # noqa: N802
         record = await self._jobs.get(JobId(request.job_id))
         return pb.GetJobResponse(job=convert.job(record, self._jobs.queue(record.id)))

@@ -348,14 +348,16 @@ async def test_a_job_moves_between_the_pages_of_its_states(store: Store) -> None
     assert [found.id for found in await store.jobs.page(None, [JobState.RUNNING], None, 10)] == [record.id]
 
 
-async def test_sealed_values_are_kept_until_they_are_forgotten(store: Store) -> None:
-    record = job()
-    await store.create(record, [], b"\x00sealed")
+async def test_sealed_values_go_in_the_write_that_ends_their_job(store: Store) -> None:
+    record, other = job(), job()
+    for each in (record, other):
+        await store.create(each, [], b"\x00sealed")
+    await store.append(replace(record, state=JobState.RUNNING), [])
     assert await store.jobs.sealed_env(record.id) == b"\x00sealed"
-    await store.jobs.forget_env(record.id)
-    await store.jobs.forget_env(record.id)
-    assert await store.jobs.sealed_env(record.id) == b""
-    assert await store.jobs.get(record.id) == record
+    for state in (JobState.FAILED, JobState.FAILED):
+        await store.append(replace(record, state=state), [])
+        assert await store.jobs.sealed_env(record.id) == b""
+    assert await store.jobs.sealed_env(other.id) == b"\x00sealed"
 
 
 # --- sandboxes ------------------------------------------------------------------------------------------------------

@@ -50,6 +50,12 @@ async def add_job(store: Store, number: int, sealed: bytes) -> JobId:
     return job_id
 
 
+async def end(store: Store, job_id: JobId) -> None:
+    record = await store.jobs.get(job_id)
+    assert record is not None
+    await store.append(replace(record, state=JobState.COMPLETED), [])
+
+
 async def test_what_was_put_is_kept_and_replaced_by_name(store: Store) -> None:
     other = replace(SECRET, owner=PROVIDERS, name="anthropic", experts=())
     await store.secrets.put([SECRET, other], [KEY, replace(KEY, owner=PROVIDERS)])
@@ -110,7 +116,7 @@ async def test_jobs_values_are_replaced_only_where_they_are_still_the_same(store
     assert await store.sealed_envs.replace(env, new) is True
     assert await store.jobs.sealed_env(job_id) == new
     assert await store.sealed_envs.replace(env, b"x" * 60) is False
-    await store.jobs.forget_env(job_id)
+    await end(store, job_id)
     assert await store.sealed_envs.replace(SealedEnv(job_id, new), env.sealed) is False
 
 

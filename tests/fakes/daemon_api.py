@@ -419,6 +419,14 @@ class FakeDaemon(
             await context.abort_with_status(rpc_status.to_status(missing))
         return self.jobs[job_id]
 
+    async def RunJob(self, request: Any, context: Any) -> AsyncIterator[jobs_pb2.RunJobResponse]:
+        await self._seen("RunJob", request, context)
+        created = await self.CreateJob(request.job, context)
+        yield jobs_pb2.RunJobResponse(created=created)
+        watch = jobs_pb2.WatchJobRequest(job_id=created.job.id, include_streaming=request.include_streaming)
+        async for reply in self.WatchJob(watch, context):
+            yield jobs_pb2.RunJobResponse(watched=reply)
+
     async def CreateJob(self, request: Any, context: Any) -> jobs_pb2.CreateJobResponse:
         await self._seen("CreateJob", request, context)
         job = self.add_job(self.items(JOB), expert_key=request.expert_key, query=request.query)

@@ -83,6 +83,8 @@ class FakeStore:
         self.appends += 1
         self.records[job.id] = replace(job, query=known.query, idempotency_key=known.idempotency_key)
         self.log[job.id].extend(stored)
+        if job.state.final:
+            self.envs.pop(job.id, None)
         return stored
 
     async def read(self, job_id: JobId, after_seq: int, limit: int) -> tuple[StoredEvent, ...]:
@@ -134,10 +136,6 @@ class FakeJobs:
     async def sealed_env(self, job_id: JobId) -> bytes:
         self._store.check_open()
         return self._store.envs.get(job_id, b"")
-
-    async def forget_env(self, job_id: JobId) -> None:
-        self._store.check_writable()
-        self._store.envs.pop(job_id, None)
 
 
 class FakeSandboxes:

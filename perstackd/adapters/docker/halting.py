@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 
 from perstackd.adapters.docker.cgroups import container_cgroups, end_cgroups
 from perstackd.adapters.workspaces.mountinfo import MountPoint, mounts
@@ -10,13 +11,16 @@ from perstackd.domain.traces import container_of, is_container
 
 
 class HostHalts:
-    """Implements `Halts`."""
+    """Implements `Halts`. Where the last container's cgroup was, the next one's is looked for first."""
+
+    def __init__(self) -> None:
+        self._last = ("", "")
 
     async def halt(self, container_id: str) -> None:
         if not is_container(container_id):
             return  # it was never started
         try:
-            left = await asyncio.to_thread(_halted, container_id)
+            left = await asyncio.to_thread(self._halted, container_id)
         except OSError as error:
             left = (f"its cgroup cannot be read: {error}",)
         if left:
@@ -28,13 +32,22 @@ class HostHalts:
                 retryable=True,
             )
 
-
-def _halted(container_id: str) -> tuple[str, ...]:
-    """The cgroups that still have processes. Any one hierarchy has them all; with the freezer's they can be thawed."""
-    for mount in sorted(_hierarchies(), key=lambda mount: "freezer" not in mount.path):
-        found = [path for path in container_cgroups((mount,)) if container_of(path.rpartition("/")[2]) == container_id]
+    def _halted(self, container_id: str) -> tuple[str, ...]:
+        """The cgroups that still have processes. In a thread."""
+        guess = container_id.join(self._last)
+        found = (guess,) if Path(guess).is_dir() else _found(container_id)
         if found:
-            return end_cgroups(tuple(found), container_id)
+            before, _, after = found[0].rpartition(container_id)
+            self._last = (before, after)
+        return end_cgroups(found, container_id)
+
+
+def _found(container_id: str) -> tuple[str, ...]:
+    """Any one hierarchy has all of a container's processes; with the freezer's they can be thawed."""
+    for mount in sorted(_hierarchies(), key=lambda mount: "freezer" not in mount.path):
+        paths = container_cgroups((mount,))
+        if found := tuple(path for path in paths if container_of(path.rpartition("/")[2]) == container_id):
+            return found
     return ()
 
 

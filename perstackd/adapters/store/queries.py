@@ -33,7 +33,7 @@ SELECT_JOB: Final = f"{_RECORDS} WHERE id = ?"
 SELECT_JOB_BY_KEY: Final = f"{_RECORDS} WHERE tenant = ? AND idempotency_key = ? AND idempotency_key <> ''"
 SELECT_ID_BY_KEY: Final = "SELECT id FROM jobs WHERE tenant = ? AND idempotency_key = ? AND idempotency_key <> ''"
 SELECT_SEALED: Final = "SELECT sealed FROM sealed_envs JOIN jobs USING (job_no) WHERE id = ?"
-DELETE_SEALED: Final = "DELETE FROM sealed_envs WHERE job_no = (SELECT job_no FROM jobs WHERE id = ?)"
+DELETE_SEALED: Final = "DELETE FROM sealed_envs WHERE job_no = ?"
 
 INSERT_BLOB_USE: Final = "INSERT OR IGNORE INTO blob_uses (job_no, digest) VALUES (?, ?)"
 SELECT_BLOB_USED: Final = "SELECT 1 FROM blob_uses WHERE digest = ? LIMIT 1"

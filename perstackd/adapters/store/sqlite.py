@@ -152,9 +152,6 @@ class SqliteJobs:
         )
         return b"" if found is None else bytes(found[0])
 
-    async def forget_env(self, job_id: JobId) -> None:
-        await self._writer.run(lambda connection: connection.execute(queries.DELETE_SEALED, (job_id,)).rowcount)
-
     async def _one(self, statement: str, values: tuple[str, ...]) -> JobRecord | None:
         def select(connection: sqlite3.Connection) -> JobRecord | None:
             row = connection.execute(statement, values).fetchone()
@@ -209,3 +206,5 @@ def _append(connection: sqlite3.Connection, job: JobRecord, stored: Sequence[Sto
     rows.write_events(connection, job_no, stored)
     connection.execute(queries.UPDATE_JOB, (*rows.job_columns(job), job_no))
     connection.execute(queries.UPDATE_STATE, (job.state, job_no))
+    if job.state.final:
+        connection.execute(queries.DELETE_SEALED, (job_no,))

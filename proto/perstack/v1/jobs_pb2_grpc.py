@@ -42,6 +42,11 @@ class JobServiceStub:
                 request_serializer=perstack_dot_v1_dot_jobs__pb2.CreateJobRequest.SerializeToString,
                 response_deserializer=perstack_dot_v1_dot_jobs__pb2.CreateJobResponse.FromString,
                 _registered_method=True)
+        self.RunJob = channel.unary_stream(
+                '/perstack.v1.JobService/RunJob',
+                request_serializer=perstack_dot_v1_dot_jobs__pb2.RunJobRequest.SerializeToString,
+                response_deserializer=perstack_dot_v1_dot_jobs__pb2.RunJobResponse.FromString,
+                _registered_method=True)
         self.GetJob = channel.unary_unary(
                 '/perstack.v1.JobService/GetJob',
                 request_serializer=perstack_dot_v1_dot_jobs__pb2.GetJobRequest.SerializeToString,
@@ -93,6 +98,14 @@ class JobServiceServicer:
     def CreateJob(self, request, context):
         """Durable when it returns. With the same tenant and idempotency_key it returns the first job again
         (ALREADY_EXISTS when the request differs).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RunJob(self, request, context):
+        """CreateJob and WatchJob in one call, for who waits for the job: the first reply has `created` alone, all others
+        `watched`. Whoever hangs up leaves the job running; go on with WatchJob.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -163,6 +176,11 @@ def add_JobServiceServicer_to_server(servicer, server):
                     servicer.CreateJob,
                     request_deserializer=perstack_dot_v1_dot_jobs__pb2.CreateJobRequest.FromString,
                     response_serializer=perstack_dot_v1_dot_jobs__pb2.CreateJobResponse.SerializeToString,
+            ),
+            'RunJob': grpc.unary_stream_rpc_method_handler(
+                    servicer.RunJob,
+                    request_deserializer=perstack_dot_v1_dot_jobs__pb2.RunJobRequest.FromString,
+                    response_serializer=perstack_dot_v1_dot_jobs__pb2.RunJobResponse.SerializeToString,
             ),
             'GetJob': grpc.unary_unary_rpc_method_handler(
                     servicer.GetJob,
@@ -235,6 +253,33 @@ class JobService:
             '/perstack.v1.JobService/CreateJob',
             perstack_dot_v1_dot_jobs__pb2.CreateJobRequest.SerializeToString,
             perstack_dot_v1_dot_jobs__pb2.CreateJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RunJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/perstack.v1.JobService/RunJob',
+            perstack_dot_v1_dot_jobs__pb2.RunJobRequest.SerializeToString,
+            perstack_dot_v1_dot_jobs__pb2.RunJobResponse.FromString,
             options,
             channel_credentials,
             insecure,

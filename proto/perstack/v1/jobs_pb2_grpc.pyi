@@ -40,6 +40,10 @@ class JobServiceStub:
     """Durable when it returns. With the same tenant and idempotency_key it returns the first job again
     (ALREADY_EXISTS when the request differs).
     """
+    RunJob: _grpc.UnaryStreamMultiCallable[_jobs_pb2.RunJobRequest, _jobs_pb2.RunJobResponse]
+    """CreateJob and WatchJob in one call, for who waits for the job: the first reply has `created` alone, all others
+    `watched`. Whoever hangs up leaves the job running; go on with WatchJob.
+    """
     GetJob: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.GetJobRequest, _jobs_pb2.GetJobResponse]
     ListJobs: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.ListJobsRequest, _jobs_pb2.ListJobsResponse]
     """Newest first."""
@@ -72,6 +76,10 @@ class JobServiceAsyncStub(JobServiceStub):
     CreateJob: _aio.UnaryUnaryMultiCallable[_jobs_pb2.CreateJobRequest, _jobs_pb2.CreateJobResponse]  # type: ignore[assignment]
     """Durable when it returns. With the same tenant and idempotency_key it returns the first job again
     (ALREADY_EXISTS when the request differs).
+    """
+    RunJob: _aio.UnaryStreamMultiCallable[_jobs_pb2.RunJobRequest, _jobs_pb2.RunJobResponse]  # type: ignore[assignment]
+    """CreateJob and WatchJob in one call, for who waits for the job: the first reply has `created` alone, all others
+    `watched`. Whoever hangs up leaves the job running; go on with WatchJob.
     """
     GetJob: _aio.UnaryUnaryMultiCallable[_jobs_pb2.GetJobRequest, _jobs_pb2.GetJobResponse]  # type: ignore[assignment]
     ListJobs: _aio.UnaryUnaryMultiCallable[_jobs_pb2.ListJobsRequest, _jobs_pb2.ListJobsResponse]  # type: ignore[assignment]
@@ -108,6 +116,16 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_jobs_pb2.CreateJobResponse, _abc.Awaitable[_jobs_pb2.CreateJobResponse]]:
         """Durable when it returns. With the same tenant and idempotency_key it returns the first job again
         (ALREADY_EXISTS when the request differs).
+        """
+
+    @_abc_1.abstractmethod
+    def RunJob(
+        self,
+        request: _jobs_pb2.RunJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_jobs_pb2.RunJobResponse], _abc.AsyncIterator[_jobs_pb2.RunJobResponse]]:
+        """CreateJob and WatchJob in one call, for who waits for the job: the first reply has `created` alone, all others
+        `watched`. Whoever hangs up leaves the job running; go on with WatchJob.
         """
 
     @_abc_1.abstractmethod

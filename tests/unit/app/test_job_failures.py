@@ -236,26 +236,6 @@ async def test_one_jobs_unforeseen_error_ends_its_run_with_a_log_id_and_no_other
     assert "s3cret-text" not in str(events)
 
 
-async def test_a_secret_that_cannot_be_deleted_does_not_end_the_daemon(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(job_worker, "END_DELAYS", (0.01,))
-    async with world(tmp_path, {LEAD: [says("done")]}, store_patience_s=0) as daemon:
-
-        async def full(_: JobId) -> None:
-            raise FULL
-
-        forget = daemon.store.jobs.forget_env
-        monkeypatch.setattr(daemon.store.jobs, "forget_env", full)
-        record = await daemon.start(KEYED, env={"TOKEN": "t"})
-        with pytest.raises(PerstackError, match="could not be written"):
-            await daemon.events(record.id)
-        assert daemon.store.log[record.id][-1].event.payload.type != "jobFinished"
-        monkeypatch.setattr(daemon.store.jobs, "forget_env", forget)
-        ended, _ = await daemon.finished()
-    assert ended.state is JobState.COMPLETED
-
-
 async def test_the_end_of_a_job_is_written_once_the_disk_has_room_also_after_patience_is_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
