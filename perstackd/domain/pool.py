@@ -18,8 +18,8 @@ MIN_QUARANTINE: Final = 8  # stuck removals that do not yet stop the refill, how
 NO_JOB: Final = JobId("")
 NO_RUN: Final = RunId("")
 YOUNG_SECONDS: Final = 60.0  # a sandbox lost this soon tells of its template; later, of its own fate
-CALM_SECONDS: Final = 0.1  # after a claim nothing is started while others are idle: a start would slow the claim's run
-CALM_EVERY: Final = 1.0  # seconds between such pauses, so that a steady flow of claims does not hold the refill back
+CALM_SECONDS: Final = 0.05  # after a claim nothing is started while others are idle: a start would slow the claim's run
+CALM_EVERY: Final = 0.2  # seconds between such pauses, so that a steady flow of claims does not hold the refill back
 _KEPT_DURATIONS: Final = 100
 _KEPT_CLAIMS: Final = 1000
 
