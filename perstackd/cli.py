@@ -34,6 +34,7 @@ _set = click.option(
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(VERSION, message="perstackd %(version)s", help="Show the version.")
 def main() -> None:
     """Run Perstack experts in a pool of warm, hardened Docker sandboxes.
 

@@ -255,7 +255,7 @@ def _jobs(config: Config, store: Store, services: RunServices, sealer: Sealer, r
         ),
         sealer=sealer,
         defaults=_defaults(config),
-        check_provider=assembly.checker(router),
+        check_provider=router.check,
         schemas=JsonAnswerSchemas(),
     )
 

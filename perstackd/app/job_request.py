@@ -135,7 +135,7 @@ def check(request: JobRequest, found: ResolvedRequest, admission: Admission) -> 
         `workspace_invalid`,
             `idempotency_key_invalid`, `model_invalid`;
         PRECONDITION `egress_not_permitted`, `skills_template_missing`, `price_unknown`, `model_tier_unset`;
-        UNSUPPORTED `provider_not_there`.
+        UNSUPPORTED `provider_not_there`; DENIED `model_key_missing`.
     """
     if not request.query.strip() and request.parent is None:  # a history may have something to answer
         raise _invalid("query_empty", "the query is empty; say what the expert shall do")

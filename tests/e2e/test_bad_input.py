@@ -2,6 +2,7 @@
 no traceback.
 """
 
+import json
 import os
 import signal
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.daemon import BIN, Daemon, docker, one, types, until
+from tests.e2e.daemon import BIN, Daemon, docker, one, until
 
 pytestmark = pytest.mark.docker
 
@@ -110,17 +111,17 @@ def test_a_workspace_of_root_is_refused_with_the_remedy(home: Path) -> None:
         daemon.stop()
 
 
-def test_a_model_without_a_key_is_told_with_the_remedy(home: Path) -> None:
+def test_a_job_is_refused_with_the_remedy_where_its_model_has_no_key(home: Path) -> None:
     place = home / "keyless"
     place.mkdir()
     daemon = Daemon(place, {"templates.base.min_idle": 1}, real_providers=True)
     daemon.start()
     try:
         code, events, stderr = daemon.run(daemon.definition(SOLO), "solo", "--provider", "anthropic")
-        assert code == 1
-        assert one(events, "stopRunByError")["reason"] == "model_key_missing"
+        assert (code, events) == (6, [])
         assert "ANTHROPIC_API_KEY" in stderr
-        assert types(events)[-1] == "jobFinished"
+        assert "perstackctl secret put --provider anthropic" in stderr
+        assert json.loads(daemon.ctl("job", "ls", "-o", "json").stdout) == []
     finally:
         daemon.stop()
 

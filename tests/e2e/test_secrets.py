@@ -153,8 +153,9 @@ async def test_a_stored_provider_key_is_used_from_the_next_call_on(home: Path) -
         await in_thread(daemon.start)
         try:
             solo = daemon.definition(SOLO)
-            code, events, _ = await in_thread(lambda: daemon.run(solo, "solo"))
-            assert (code, one(events, "jobFinished")["reason"]) == (1, "model_key_missing")
+            code, _, stderr = await in_thread(lambda: daemon.run(solo, "solo"))
+            assert code == 6, stderr
+            assert "ANTHROPIC_API_KEY" in stderr
             for key in ("sk-ant-first-key-1", "sk-ant-second-key-2"):
                 await in_thread(partial(put, daemon, "--provider", "anthropic", value=key))
                 code, _, stderr = await in_thread(lambda: daemon.run(solo, "solo"))

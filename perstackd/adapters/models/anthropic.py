@@ -37,9 +37,12 @@ MAX_PIECES: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class AnthropicSettings:
-    """Where the API is, and which other hosts (`name` or `name:port`) a definition's base URL may name."""
+    """Where the API is, and which other hosts (`name` or `name:port`) a definition's base URL may name. `key_name` is
+    the variable that the operator knows the key by.
+    """
 
     base_url: str = DEFAULT_BASE_URL
+    key_name: str = KEY_NAME
     allowed_hosts: frozenset[str] = frozenset()
 
 
@@ -63,6 +66,13 @@ class AnthropicModels:
         self._clients: ClientCache[AsyncAnthropic] = ClientCache()
         self._loading = anyio.Lock()
 
+    def check_key(self) -> None:
+        """Raises DENIED `model_key_missing`, as a request would."""
+        self._usable_key()
+
+    def _usable_key(self) -> str:
+        return usable_key(self._key(), self._settings.key_name, PROVIDER)
+
     async def warm(self) -> None:
         """Import the SDK and make the HTTP client, in a thread. Idempotent."""
         async with self._loading:
@@ -71,7 +81,7 @@ class AnthropicModels:
 
     async def stream(self, request: ModelRequest) -> AsyncIterator[ModelEvent]:
         settings = self._settings
-        key = usable_key(self._key(), KEY_NAME, PROVIDER)
+        key = self._usable_key()
         base_url = allowed_base_url(request.base_url, settings.base_url, settings.allowed_hosts, without_api_version)
         call = ProviderCall(request, key)
         await self.warm()

@@ -38,7 +38,9 @@ def environment_key(_provider: str, variable: str) -> str | None:
 def providers(models: ModelsConfig, blobs: Blobs, keys: Keys = environment_key) -> Providers:
     """By name, how each is made; none is imported before it is used. `keys` is asked at each call."""
     key = partial(keys, "anthropic", models.anthropic.api_key_env)
-    settings = AnthropicSettings(allowed_hosts=frozenset(models.anthropic.allowed_hosts))
+    settings = AnthropicSettings(
+        key_name=models.anthropic.api_key_env, allowed_hosts=frozenset(models.anthropic.allowed_hosts)
+    )
     if models.anthropic.base_url:
         settings = replace(settings, base_url=models.anthropic.base_url)
     made: dict[str, Callable[[], Models]] = {"anthropic": lambda: AnthropicModels(key, settings, blobs)}

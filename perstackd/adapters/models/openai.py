@@ -81,6 +81,10 @@ class OpenAiModels:
         self._loading = anyio.Lock()
         self._summaries = True
 
+    def check_key(self) -> None:
+        """Raises DENIED `model_key_missing`, as a request would."""
+        self._usable_key()
+
     async def warm(self) -> None:
         """Import the SDK and make the HTTP client, in a thread. Idempotent."""
         async with self._loading:

@@ -21,7 +21,8 @@ def usable_key(key: str | None, key_name: str, provider: str) -> str:
     found = (key or "").strip()
     if not found or not found.isascii() or not found.isprintable():
         state = "is damaged: it has characters that no key has" if found else "is not set"
-        raise model_error("model_key_missing", f"{key_name}, the daemon's key for the provider {provider}, {state}.")
+        stored = f"{key_name}, the daemon's key for the provider {provider}, {state}."
+        raise model_error("model_key_missing", f"{stored} Store one: perstackctl secret put --provider {provider}.")
     return found
 
 

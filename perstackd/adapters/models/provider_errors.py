@@ -73,7 +73,7 @@ _REMEDIES: Final = {
     "model_unreachable": "Check the base URL and the daemon's network.",
     "model_timeout": "Try again, or raise `timeout` in perstack.toml.",
     "model_stream_broken": "Try again.",
-    "model_key_missing": "Store it (perstackctl secret put --provider NAME), or set it for the daemon and restart it.",
+    "model_key_missing": "Or set it in the daemon's environment and restart it.",
     "model_key_refused": "Check the daemon's key for this provider, its permissions and its credit.",
     "base_url_not_allowed": "Ask the operator of perstackd to allow the host, or leave `baseUrl` out.",
     "context_too_long": "Start a new job, or give the expert less to read at once.",

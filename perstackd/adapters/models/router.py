@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing
-from typing import Final, cast
+from typing import Final, Protocol, cast, runtime_checkable
 
 from perstackd.domain.errors import Kind, PerstackError
 from perstackd.domain.messages import ModelEvent, ModelRequest
@@ -10,6 +10,15 @@ from perstackd.ports.models import Models
 
 NOT_YET: Final = frozenset({"amazon-bedrock", "google", "google-vertex"})
 """Providers of the original that have no adapter here."""
+
+
+@runtime_checkable
+class Keyed(Protocol):
+    """An adapter that needs a key."""
+
+    def check_key(self) -> None:
+        """Raises DENIED `model_key_missing`."""
+        ...
 
 
 class ModelRouter:
@@ -40,6 +49,14 @@ class ModelRouter:
                 raise self._not_there(name)
             self._made[name] = self._providers[name]()
         return self._made[name]
+
+    def check(self, name: str) -> None:
+        """Whether it could be asked now, as far as this machine knows. Raises `provider_not_there`, DENIED
+        `model_key_missing`.
+        """
+        adapter = self.provider(name)
+        if isinstance(adapter, Keyed):
+            adapter.check_key()
 
     async def close(self) -> None:
         """Close all that were made, each even if another fails; the first failure is raised at the end."""
