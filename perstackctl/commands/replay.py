@@ -1,6 +1,5 @@
 """perstackctl job replay and record: what an ended job's log proves, and its model's side as a file."""
 
-import json
 import sys
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
@@ -16,13 +15,12 @@ from perstackctl.commands.options import (
     reconnect_option,
 )
 from perstackctl.commands.replay_options import live_options, take_live
+from perstackctl.commands.replay_words import DIVERGED, event_text
 from perstackctl.output import JSON, document, pairs, say
 
 if TYPE_CHECKING:
     from perstackctl.client.checkpoints import Divergence, Replay
     from perstackctl.client.client import Client
-
-DIVERGED = 1
 
 
 @click.command(
@@ -75,11 +73,6 @@ def _show(found: "Divergence") -> None:
         ("Made now", event_text(found.made)),
     ]
     say(pairs(shown))
-
-
-def event_text(value: Any) -> str:
-    """An event for people, or that there is none."""
-    return json.dumps(value, ensure_ascii=False, sort_keys=True) if value is not None else "nothing"
 
 
 @click.command(epilog="\b\nExample:\n  perstackctl job record 01JD3Z > conversation.jsonl")

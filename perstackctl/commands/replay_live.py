@@ -15,8 +15,8 @@ from perstackctl.client.errors import NotFoundError
 from perstackctl.client.values import Definition, Job, JobRequest, Parent, ReplayMode, Workspace
 from perstackctl.commands.job_show import LIVE
 from perstackctl.commands.options import full_job_id
-from perstackctl.commands.replay import DIVERGED, event_text
 from perstackctl.commands.replay_options import Live
+from perstackctl.commands.replay_words import DIVERGED, event_text
 from perstackctl.output import JSON, document, note, pairs, say
 from perstackctl.request.environment import collect, env_files
 from perstackctl.request.workspace import choose
