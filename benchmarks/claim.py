@@ -1,4 +1,4 @@
-"""claim: how long a job waits for its sandbox, from CreateJob to the first event from inside, at the client."""
+"""claim: how long a job waits for its sandbox, from RunJob to the first event from inside, at the client."""
 
 import asyncio
 from collections.abc import Iterator

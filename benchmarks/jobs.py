@@ -43,17 +43,17 @@ class Watched:
         return [json.loads(event.payload) for _, event in self.events if event.type == event_type]
 
     def ms_to(self, event_type: str) -> float:
-        """From the call of CreateJob to the arrival of the first event of that type."""
+        """From the call of RunJob to the arrival of the first event of that type."""
         return (self.at(event_type) - self.began) * 1000
 
     @property
     def claim_ms(self) -> float:
-        """From the call of CreateJob to the first event that came from inside its sandbox."""
+        """From the call of RunJob to the first event that came from inside its sandbox."""
         return self.ms_to(FROM_INSIDE)
 
     @property
     def seconds(self) -> float:
-        """From the call of CreateJob to the job's last event."""
+        """From the call of RunJob to the job's last event."""
         return self.at("jobFinished") - self.began
 
 

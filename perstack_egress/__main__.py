@@ -13,6 +13,7 @@ from perstack_egress.confine import confine
 from perstack_egress.control import Control
 from perstack_egress.limits import Limits
 from perstack_egress.log import log
+from perstack_egress.policy import parse_ceiling
 
 _THREAD_STACK = 512 << 10
 
@@ -42,6 +43,8 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     add("--sandbox-bytes", type=int, default=default.sandbox_bytes, help="most of a sandbox, 0: no limit")
     add("--routes", action="store_true", help="serve origin routes as well")
     add("--ca-bundle", default="", help="PEM file that origins are verified by (default: the machine's authorities)")
+    add("--restricted", action="store_true", help="denials name the operator's policy")
+    add("--allow-host", action="append", default=[], metavar="HOST:PORT", help="what that permits")
     return parser.parse_args(arguments)
 
 
@@ -55,6 +58,7 @@ def main() -> None:
     threading.stack_size(_THREAD_STACK)
     factory = _loop_factory()
     trust = _trust(arguments.ca_bundle) if arguments.routes else None
+    ceiling = parse_ceiling(arguments.allow_host) if arguments.restricted else None
     try:
         confinement = confine(arguments.uid, arguments.gid)
     except (OSError, ValueError) as error:
@@ -62,7 +66,7 @@ def main() -> None:
         raise SystemExit(1) from None
     log("started", pid=os.getpid(), uid=os.getuid(), landlock=confinement.landlock)
     with asyncio.Runner(loop_factory=factory) as runner:
-        runner.run(Control(control, _limits(arguments), confinement.files, trust).run())
+        runner.run(Control(control, _limits(arguments), confinement.files, trust, ceiling=ceiling).run())
         log("stopped")
         # A look-up that never answers holds a thread that the interpreter would wait for. Nothing else is left to do.
         os._exit(0)

@@ -6,6 +6,7 @@ Most clients show a proxy's status line and drop its body, so the cause stands i
 from http import HTTPStatus
 from typing import Final
 
+from perstack_egress.policy import DEFAULT_PORT
 from perstack_egress.refusal import Refused
 
 ESTABLISHED: Final = b"HTTP/1.1 200 Connection established\r\n\r\n"
@@ -17,6 +18,17 @@ _ALERTS: Final = {
     "sni_missing": 112,
     "sni_mismatch": 112,
     "client_hello_timeout": 49,
+}
+_MORE_ADDRESSES: Final = "The operator can open an address with egress.allow_addresses.\n"
+_MORE_BYTES: Final = "The operator can raise egress.max_sandbox_bytes and egress.max_tunnel_bytes.\n"
+_REMEDIES: Final = {
+    "address_not_global": _MORE_ADDRESSES,
+    "address_is_this_host": _MORE_ADDRESSES,
+    "host_punycode": "Only names of ASCII letters, digits and hyphens can be allowed.\n",
+    "host_is_address": "Use the host's name, and allow that.\n",
+    "sandbox_bytes_exceeded": _MORE_BYTES,
+    "tunnel_bytes_exceeded": _MORE_BYTES,
+    "route_unknown": "The operator gives routes to experts and skills in egress.routes.\n",
 }
 
 
@@ -42,25 +54,18 @@ def alert(reason: str) -> bytes:
 def remedy(reason: str, host: str, port: int) -> str:
     """What to do about a denial, one sentence a line; empty when there is nothing to do about it here."""
     match reason:
-        case "host_not_allowed":
+        case "host_not_allowed" if port == DEFAULT_PORT:
             return (
                 f'To allow it, add to the skill in perstack.toml: allowedDomains = ["{host}"]\n'
                 f"or for one job: perstackctl run --allow-domain {host}\n"
             )
-        case "port_not_allowed":
+        case "egress_not_permitted":
+            named = host if port == DEFAULT_PORT else f"{host}:{port}"
+            return f'The operator of the daemon can add it: egress.allow_hosts = [..., "{named}"]; no definition can.\n'
+        case "host_not_allowed" | "port_not_allowed":
             return f"Names of allowedDomains are for port 443; {host}:{port} is open to a skill whose endpoint it is.\n"
-        case "address_not_global" | "address_is_this_host":
-            return "The operator can open an address with egress.allow_addresses.\n"
-        case "host_punycode":
-            return "Only names of ASCII letters, digits and hyphens can be allowed.\n"
-        case "host_is_address":
-            return "Use the host's name, and allow that.\n"
-        case "sandbox_bytes_exceeded" | "tunnel_bytes_exceeded":
-            return "The operator can raise egress.max_sandbox_bytes and egress.max_tunnel_bytes.\n"
-        case "route_unknown":
-            return "The operator gives routes to experts and skills in egress.routes.\n"
         case _:
-            return ""
+            return _REMEDIES.get(reason, "")
 
 
 def _body(refused: Refused, host: str, port: int) -> str:

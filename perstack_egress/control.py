@@ -10,7 +10,7 @@ import os
 import socket
 import ssl
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from google.protobuf.message import DecodeError
 from perstack.v1 import egress_pb2 as pb
@@ -21,7 +21,7 @@ from perstack_egress.explain import explain
 from perstack_egress.limits import Limits
 from perstack_egress.listener import Listener
 from perstack_egress.log import log
-from perstack_egress.policy import DEFAULT_PORT, Policy
+from perstack_egress.policy import DEFAULT_PORT, Policy, Rule
 from perstack_egress.resolve import SystemResolver
 
 MAX_PACKET = 1 << 16
@@ -48,7 +48,8 @@ class _Served:
 
 class Control:
     """Carries out orders until the control socket closes. `trust` verifies origins of routes; without it, there are
-    none. `files` are those that name resolution may read: when one is replaced, this process cannot go on.
+    none. `files` are those that name resolution may read: when one is replaced, this process cannot go on. `ceiling` is
+    that of every policy.
     """
 
     def __init__(
@@ -57,12 +58,15 @@ class Control:
         limits: Limits,
         files: name_files.Identities,
         trust: ssl.SSLContext | None = None,
+        *,
+        ceiling: tuple[Rule, ...] | None = None,
     ) -> None:
         control.settimeout(0)
         self._control = control
         self._limits = limits
         self._files = files
         self._trust = trust
+        self._ceiling = ceiling
         # Bounded: when the daemon does not read, connections wait to be reported and keep their places.
         self._outgoing: asyncio.Queue[pb.FromEgress] = asyncio.Queue(maxsize=1024)
         self._served: dict[str, _Served] = {}
@@ -153,10 +157,12 @@ class Control:
         policy = messages.policy(message)
         if policy.routes and self._trust is None:
             raise OrderRefused("routes_not_served: this perstack-egress was started without --routes")
-        return policy
+        return replace(policy, ceiling=self._ceiling)
 
     def _asked_about(self, order: pb.Explain) -> Policy:
-        return self._find(order.sandbox_id).listener.policy if order.sandbox_id else messages.policy(order.policy)
+        if order.sandbox_id:
+            return self._find(order.sandbox_id).listener.policy
+        return replace(messages.policy(order.policy), ceiling=self._ceiling)
 
     async def _explain(self, request_id: int, order: pb.Explain, policy: Policy) -> None:
         port = order.port or DEFAULT_PORT

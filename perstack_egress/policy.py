@@ -6,6 +6,7 @@ notation of an address can pass as a name.
 
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from ipaddress import AddressValueError, IPv4Address, IPv6Address, ip_network
 from typing import Final
@@ -63,11 +64,14 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What one sandbox may reach. The empty policy denies everything."""
+    """What one sandbox may reach. The empty policy denies everything. `ceiling` is what the operator lets any sandbox
+    reach, None for all: it allows nothing by itself, the rules were held to it before; it says whose denial one is.
+    """
 
     rules: tuple[Rule, ...] = ()
     networks: tuple[Network, ...] = ()
     routes: tuple[Route, ...] = ()
+    ceiling: tuple[Rule, ...] | None = None
 
     def rule_for(self, host: Host, port: int) -> Rule | None:
         """The rule that allows the pair, else one that speaks of the host on another port."""
@@ -86,16 +90,20 @@ class Policy:
         """Let an allowed pair pass.
 
         Raises:
-            Refused: host_is_address, host_not_allowed, port_not_allowed.
+            Refused: host_is_address, egress_not_permitted, host_not_allowed, port_not_allowed.
         """
         if host.address is not None and not inside(host.address, self.networks):
             raise Refused("host_is_address", f"{host.text} is an address: name the host instead")
         covering = [rule for rule in self.rules if rule.covers(host)]
+        if any(rule.port == port for rule in covering):
+            return
+        if self.ceiling is not None and not any(rule.covers(host) and rule.port == port for rule in self.ceiling):
+            named = host.text if port == DEFAULT_PORT else f"{host.text}:{port}"
+            raise Refused("egress_not_permitted", f"{named} is outside of egress.allow_hosts, the operator's policy")
         if not covering:
             raise Refused("host_not_allowed", f"{host.text} is not in allowedDomains of this sandbox")
-        if all(rule.port != port for rule in covering):
-            ports = ", ".join(str(other) for other in sorted({rule.port for rule in covering}))
-            raise Refused("port_not_allowed", f"{host.text} is allowed on port {ports} only, not on {port}")
+        ports = ", ".join(str(other) for other in sorted({rule.port for rule in covering}))
+        raise Refused("port_not_allowed", f"{host.text} is allowed on port {ports} only, not on {port}")
 
     def permits(self, host: Host, port: int) -> bool:
         """`check` as a question."""
@@ -168,6 +176,15 @@ def parse_policy(rules: Iterable[tuple[str, int]], networks: Iterable[str], rout
     """
     blocks = tuple(ip_network(block) for block in networks)
     return Policy(tuple(_named_rule(*rule) for rule in rules), blocks, tuple(routes))
+
+
+def parse_ceiling(patterns: Iterable[str]) -> tuple[Rule, ...]:
+    """The operator's patterns, each `HOST:PORT`. What no rule could be permits nothing, and is left out."""
+    rules: list[Rule] = []
+    for host, _, port in (pattern.rpartition(":") for pattern in patterns):
+        with suppress(Refused):
+            rules.append(parse_rule(host, int(port) if port.isdecimal() else -1))
+    return tuple(rules)
 
 
 def _named_rule(host: str, port: int) -> Rule:

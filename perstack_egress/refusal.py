@@ -14,6 +14,7 @@ STATUS: Final[dict[str, int]] = {
     "host_is_address": 403,
     "host_punycode": 403,
     "host_not_allowed": 403,
+    "egress_not_permitted": 403,
     "port_not_allowed": 403,
     "address_not_global": 403,
     "address_is_this_host": 403,

@@ -6,12 +6,13 @@ once.
 
 import difflib
 import os
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -53,10 +54,18 @@ class EngineConfig(Section):
     start_deadline_s: float = Field(30, gt=0, le=600)
     call_deadline_s: float = Field(10, gt=0, le=600)
 
+    @field_validator("url")
+    @classmethod
+    def _socket(cls, url: str) -> str:
+        if not url.startswith("unix:///"):
+            raise ValueError("must be unix:///PATH, a socket of an engine on this machine")
+        return url
+
 
 class JobsConfig(Section):
-    """Bounds on jobs; 0 is none. `ask_hold_ms` is how long a run that only waits for people keeps its sandboxes. Money
-    is in millionths of a US dollar.
+    """Bounds on jobs; 0 is none. `answer_margin_ms` is what a sandbox gets beyond its tools' own bounds before it is
+    given up. `ask_hold_ms` is how long a run that only waits for people keeps its sandboxes. Money is in millionths of
+    a US dollar.
     """
 
     max_running: int = Field(200, ge=1, le=100_000)
@@ -65,6 +74,7 @@ class JobsConfig(Section):
     generation_timeout_ms: int = Field(300_000, ge=1000)
     tool_timeout_ms: int = Field(60_000, ge=1000)
     skill_start_timeout_ms: int = Field(60_000, ge=1000)
+    answer_margin_ms: int = Field(30_000, ge=1000, le=600_000)
     drain_s: float = Field(30, ge=0, le=3600)
     keep_days: int = Field(0, ge=0, le=36_500)
     ask_hold_ms: int = Field(60_000, ge=0)
@@ -80,7 +90,14 @@ class SecretsConfig(Section):
     master.key in the state directory.
     """
 
-    master_key: str = Field("", pattern=f"^({SOURCE})?$")
+    master_key: str = ""
+
+    @field_validator("master_key")
+    @classmethod
+    def _source(cls, master_key: str) -> str:
+        if master_key and not re.fullmatch(SOURCE, master_key):
+            raise ValueError("names no master key; write file:/PATH, systemd:NAME or keyring:SERVICE")
+        return master_key
 
 
 class PoolConfig(Section):

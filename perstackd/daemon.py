@@ -308,6 +308,7 @@ def _egress(config: Config, secrets: Secrets, scrubbing: Scrubbing) -> EgressPro
         tunnel_bytes=section.max_tunnel_bytes,
         sandbox_bytes=section.max_sandbox_bytes,
         ca_bundle=str(section.ca_bundle or ""),
+        allow_hosts=section.policy().hosts,
     )
     routes = OriginRoutes(section.origin_routes(), os.environ.get, partial(_route_value, secrets, scrubbing))
     return EgressProxy(allow_addresses=section.allow_addresses, options=options, routes=routes)
@@ -369,6 +370,7 @@ def _defaults(config: Config) -> JobDefaults:
             generation_timeout_ms=jobs.generation_timeout_ms,
             tool_timeout_ms=jobs.tool_timeout_ms,
             skill_start_timeout_ms=jobs.skill_start_timeout_ms,
+            answer_margin_ms=jobs.answer_margin_ms,
             ask_hold_ms=jobs.ask_hold_ms,
         ),
     )

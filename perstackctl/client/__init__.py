@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         ResolvedSkill,
         Severity,
     )
+    from perstackctl.client.running import RunningJob
     from perstackctl.client.values import (
         Batch,
         Budgets,
@@ -95,6 +96,7 @@ __all__ = [
     "ResolvedLimits",
     "ResolvedSkill",
     "Run",
+    "RunningJob",
     "Sandbox",
     "SandboxState",
     "Severity",
@@ -110,6 +112,7 @@ __all__ = [
 
 _MODULES = {
     "Client": "client",
+    "RunningJob": "running",
     **dict.fromkeys(("Action", "Answer", "Question", "QuestionKind"), "questions"),
     **dict.fromkeys(
         ("Finding", "Resolution", "ResolvedExpert", "ResolvedLimits", "ResolvedSkill", "Severity"), "resolution"

@@ -71,18 +71,12 @@ class Client:  # more than 12 methods: one per method of the API
         message = convert.create_request(request)
         return convert.created(await self._call(stub.CreateJob, message, repeat=bool(request.idempotency_key)))
 
-    async def run_job(
-        self,
-        request: v.JobRequest,
-        *,
-        include_streaming: bool = False,
-    ) -> RunningJob:
+    async def run_job(self, request: v.JobRequest, *, include_streaming: bool = False) -> RunningJob:
         """As `create_job` and `watch_job` in one call: what comes of it is in the `batches` of what is returned."""
         stub = jobs_pb2_grpc.JobServiceStub(self._channel)
         message = jobs_pb2.RunJobRequest(job=convert.create_request(request), include_streaming=include_streaming)
         opened, created = await begun(stub.RunJob, message, self._call, repeat=bool(request.idempotency_key))
-        watch = partial(self._watch, created.job.id, include_streaming=include_streaming, first=opened)
-        return RunningJob(created, watch)
+        return RunningJob(created, opened, partial(self._watch, created.job.id, include_streaming=include_streaming))
 
     async def get_job(self, job_id: str) -> v.Job:
         """One job by its full id."""

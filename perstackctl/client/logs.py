@@ -30,6 +30,7 @@ from perstackctl.client.checkpoints import (
     UnrecordedCall,
 )
 from perstackctl.client.errors import ProtocolError
+from perstackctl.client.sending import send_all
 
 _PAGE: Final = 1000
 _PIECE: Final = 512 << 10
@@ -126,7 +127,7 @@ class JobLogs:
         """
         stub = transfers_pb2_grpc.TransferServiceStub(self._channel)
         try:
-            reply = await stub.ImportJob(_requests(pieces, tenant), timeout=_LONG_SECONDS)
+            reply = await send_all(stub.ImportJob(timeout=_LONG_SECONDS), _requests(pieces, tenant))
         except grpc.aio.AioRpcError as error:
             raise await self._explain(error) from None
         return ImportedJob(convert.job(reply.job), reply.known)

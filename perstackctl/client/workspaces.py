@@ -9,6 +9,7 @@ from perstack.v1 import workspaces_pb2 as pb
 from perstack.v1 import workspaces_pb2_grpc
 
 from perstackctl.client.calling import Call, Explain
+from perstackctl.client.sending import send_all
 
 _PIECE: Final = 256 << 10
 _LONG_SECONDS: Final = 3600.0
@@ -86,7 +87,8 @@ class NamedWorkspaces:
         """
         first = pb.UploadWorkspaceRequest(tenant=tenant, name=name, path=path)
         try:
-            reply = await self._stub.UploadWorkspace(_requests(first, archive), timeout=_LONG_SECONDS)
+            call = self._stub.UploadWorkspace(timeout=_LONG_SECONDS)
+            reply = await send_all(call, _requests(first, archive))
         except grpc.aio.AioRpcError as error:
             raise await self._explain(error) from None
         return Uploaded(reply.files, reply.bytes)

@@ -10,6 +10,7 @@ from perstackctl.commands.lazy import Nouns
 from perstackctl.commands.options import address_option, in_loop, make_client, output_option
 from perstackctl.fitted import WIDE, Column, fitted, room
 from perstackctl.output import JSON, document, say
+from perstackctl.standing import counted
 from perstackctl.terminal import line
 
 if TYPE_CHECKING:
@@ -75,4 +76,4 @@ def _row(pool: Pool) -> tuple[object, ...]:
 
 
 def _why(pool: Pool) -> str:
-    return line(pool.halted) + (f" ({pool.failures} failed starts in a row)" if pool.failures else "")
+    return line(pool.halted) + (f" ({counted(pool.failures, 'failed start')} in a row)" if pool.failures else "")

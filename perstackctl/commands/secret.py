@@ -11,6 +11,7 @@ from perstackctl.client.errors import InvalidError
 from perstackctl.commands.lazy import Nouns
 from perstackctl.commands.options import address_option, in_loop, make_client, output_option
 from perstackctl.output import JSON, age, document, note, say, table
+from perstackctl.standing import counted
 
 if TYPE_CHECKING:
     from perstackctl.client.client import Client
@@ -42,7 +43,7 @@ def secret() -> None:
     """
 
 
-@secret.command(epilog=_PUT_EPILOG)
+@secret.command(epilog=_PUT_EPILOG, context_settings={"allow_extra_args": True})
 @click.argument("name", required=False)
 @click.option("--provider", metavar="PROVIDER", default="", help="The key of a model provider instead of NAME.")
 @click.option(
@@ -75,6 +76,9 @@ def put(
     """
     from perstackctl.client.secrets import NewSecret
 
+    if ctx.args:  # not shown again: it may be the value
+        message = "a value is no argument, which ps and the shell's history would show: give it on standard input"
+        raise click.UsageError(f"{message}, or leave it out to be asked; if this was one, change it at its issuer", ctx)
     named = _named(ctx, name, provider, route=route)
     new = NewSecret(named, _value(named), tenant, bool(provider), experts, all_experts, route)
     stored = in_loop(_put(make_client(ctx), new))
@@ -134,7 +138,8 @@ def rotate(ctx: click.Context, master_key: str, output: str) -> int:
     if output == JSON:
         document(done)
     else:
-        say(f"sealed anew: {done.secrets} secrets, {done.data_keys} data keys, values of {done.jobs} jobs")
+        anew = (counted(done.secrets, "secret"), counted(done.data_keys, "data key"))
+        say(f"sealed anew: {', '.join(anew)}, values of {counted(done.jobs, 'job')}")
         say(f"master key: {done.master_key_id} ({done.master_key})")
     if master_key:
         note(f"set secrets.master_key = {done.master_key!r} in perstackd.toml before the daemon's next start")

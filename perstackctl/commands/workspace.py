@@ -4,6 +4,7 @@ import asyncio
 import sys
 import tempfile
 from collections.abc import AsyncGenerator, Generator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, BinaryIO, Final
@@ -137,7 +138,7 @@ def _tell(done: "Extracted", directory: Path) -> None:
         note(f"{line(name)} was left out: a link or a name that leaves the directory, or no plain file")
     if len(done.left_out) > _SHOWN:
         note(f"{len(done.left_out) - _SHOWN} more were left out")
-    say(f"{directory}: {done.files} files and directories")
+    say(f"{directory}: {_entries(done.files)}")
 
 
 async def _copy(client: "Client", wanted: tuple[str, str, str], to: "BinaryIO | IO[bytes]") -> int:
@@ -196,7 +197,11 @@ def put(ctx: click.Context, /, name: str, source: str, output: str, **where: str
     if output == JSON:
         document(done)
     else:
-        say(f"{name}: {done.files} files and directories, {sized(done.bytes)}")
+        say(f"{name}: {_entries(done.files)}, {sized(done.bytes)}")
+
+
+def _entries(number: int) -> str:
+    return "1 file or directory" if number == 1 else f"{number:,} files and directories"
 
 
 async def _put(client: "Client", source: str, where: tuple[str, str, str]) -> "Uploaded":
@@ -224,11 +229,14 @@ def _file(file: "BinaryIO | IO[bytes]") -> Generator[bytes, None, None]:
 
 
 async def _read(pieces: Generator[bytes, None, None]) -> AsyncGenerator[bytes, None]:
+    """In one thread of its own, so that it is closed behind a piece that was still being read."""
+    loop, thread = asyncio.get_running_loop(), ThreadPoolExecutor(1, "archive")
     try:
-        while piece := await asyncio.to_thread(next, pieces, b""):
+        while piece := await loop.run_in_executor(thread, next, pieces, b""):
             yield piece
     finally:
-        await asyncio.to_thread(pieces.close)
+        await loop.run_in_executor(thread, pieces.close)
+        thread.shutdown(wait=False)
 
 
 @workspace.command(epilog="\b\nExample:\n  perstackctl workspace rm notes --yes")

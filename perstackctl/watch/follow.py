@@ -63,6 +63,8 @@ class Follower:
             UnreachableError: the daemon went away; the message has the command to go on with.
         """
         ended: Job | None = None
+        if self.interrupts is not None:
+            self.interrupts.before_leaving(self.painter.abandon)
         try:
             await self._tasks()
             ended = await self._record()

@@ -154,6 +154,8 @@ class _Rows:
         for call in _shown_calls(run, self.detail.calls):
             output = self._tail("" if call.ended_at else call.output.text, depth + 1, "dim")
             self._add(branch, Text("\n  ").join([self._call(call, depth), *output]))
+        if reason := list(self._tail(run.said if run.questions else "", depth, "")):
+            self._add(branch, Text("\n").join(reason))
         for question in run.questions[: max(1, self.detail.calls)]:
             asked = [_styled(f"[{line(question.short_id, 24)}]", "dim")]
             words = Text("? ", "yellow") + Text(line(question_words(question), 300))

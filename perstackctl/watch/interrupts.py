@@ -13,7 +13,6 @@ from types import FrameType, TracebackType
 from typing import Any, Final, NoReturn, Self
 
 LEFT: Final = 130
-_SHOW_CURSOR: Final = b"\x1b[?25h"
 
 
 class Interrupts:
@@ -29,6 +28,7 @@ class Interrupts:
         self._left = "left while a job was made; see it with perstackctl job ls"
         self._before: Any = None
         self._diverted: Callable[[], None] | None = None
+        self._give_back: Callable[[], None] | None = None
 
     def __enter__(self) -> Self:
         self._before = signal.getsignal(signal.SIGINT)
@@ -46,6 +46,10 @@ class Interrupts:
     def name_job(self, job_id: str) -> None:
         """What is left behind by the second Ctrl-C."""
         self._left = f"left job {job_id}, which was asked to end; see its end with perstackctl job watch {job_id}"
+
+    def before_leaving(self, give_back: Callable[[], None]) -> None:
+        """What is called before the second Ctrl-C leaves; it must wait for nothing."""
+        self._give_back = give_back
 
     async def wait(self) -> None:
         """Return when the first Ctrl-C came."""
@@ -65,8 +69,8 @@ class Interrupts:
         self._loop.call_soon_threadsafe(self._asked.set)
 
     def _leave(self) -> NoReturn:
-        # No clean-up: nothing is kept here but the cursor, and whatever is waited for is what Ctrl-C shall end.
-        if sys.stdout.isatty():
-            os.write(sys.stdout.fileno(), _SHOW_CURSOR)
+        # No clean-up: nothing is kept here but the terminal, and whatever is waited for is what Ctrl-C shall end.
+        if self._give_back is not None:
+            self._give_back()
         os.write(sys.stderr.fileno(), f"\nperstackctl: {self._left}\n".encode())
         os._exit(LEFT)

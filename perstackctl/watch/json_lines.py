@@ -122,6 +122,9 @@ class JsonLines:
     def go_on(self) -> None:
         pass
 
+    def abandon(self) -> None:
+        pass
+
     def close(self, trace: Trace, job: Job | None = None) -> None:
         # Whoever reads the pipe parses the events; whoever looks at the terminal still wants to know why it failed.
         if trace.outcome and trace.message:

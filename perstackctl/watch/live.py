@@ -1,4 +1,7 @@
-"""The display on a terminal: the tree of runs, drawn again as it changes, and the answer printed plainly below."""
+"""The display on a terminal: the tree of runs, drawn again as it changes, and the answer printed plainly below.
+
+While somebody is asked the last picture stands still above the question.
+"""
 
 import sys
 import time
@@ -12,9 +15,11 @@ from perstackctl.standing import use
 from perstackctl.terminal import clean, line
 from perstackctl.watch.frame import Size, frame
 from perstackctl.watch.screen import Screen
+from perstackctl.watch.takeover import Takeover
 from perstackctl.watch.trace import Trace, fold
 
 _MIN_GAP: Final = 0.08
+_STILL_LINES: Final = 8
 
 
 class LiveView:
@@ -27,11 +32,14 @@ class LiveView:
         self._out = out or sys.stdout
         self._console = console or Console(file=self._out)
         self._screen = Screen(self._out)
+        self._takeover = Takeover(self._out, self._screen.lose)
+        self._trace = Trace()
         self._drawn_at = 0.0
+        self._moving = False
         self._held = False
 
     def paint(self, before: Trace, batch: Batch) -> Trace:
-        trace = fold(before, batch)
+        self._trace = trace = fold(before, batch)
         if time.monotonic() - self._drawn_at >= _MIN_GAP:
             self._draw(trace, int(time.time() * 1000))
         return trace
@@ -43,16 +51,31 @@ class LiveView:
         self._screen.above(line(text), self._console.width)
 
     def hold(self) -> None:
-        self._held = True
-        self._screen.wipe(self._console.width)
+        # Of several questions one after the other the first has the picture above it.
+        if self._moving:
+            height = self._console.size.height
+            self._draw(self._trace, int(time.time() * 1000), max(_STILL_LINES, height // 2))
+            self._screen.keep()
+        self._moving, self._held = False, True
+        self._takeover.give_back()
 
     def go_on(self) -> None:
         self._held = False
+        self._takeover.take()
+
+    def abandon(self) -> None:
+        self._takeover.abandon()
 
     def close(self, trace: Trace, job: Job | None = None) -> None:
         self._held = False
-        self._draw(trace, int(time.time() * 1000))
-        self._screen.leave()
+        try:
+            self._draw(trace, int(time.time() * 1000))
+            self._screen.leave()
+        finally:
+            self._takeover.close()
+        self._tell(trace, job)
+
+    def _tell(self, trace: Trace, job: Job | None) -> None:
         if job is not None:
             self._out.write(f"{use(job)}\n")
         if trace.answer:
@@ -61,12 +84,15 @@ class LiveView:
             self._out.write(f"\n{clean(trace.message)}\n")
         self._out.flush()
 
-    def _draw(self, trace: Trace, now: int) -> None:
+    def _draw(self, trace: Trace, now: int, most: int = 0) -> None:
+        """`most` is how many lines it may take; 0: all that there are."""
         if self._held:
             return
+        self._takeover.take()
         self._drawn_at = time.monotonic()
+        self._moving = True
         size = self._console.size
-        picture = frame(trace, now, Size(size.width, size.height))
+        picture = frame(trace, now, Size(size.width, min(size.height, most or size.height)))
         with self._console.capture() as capture:
             self._console.print(picture)
         lines = capture.get().rstrip("\n").split("\n")

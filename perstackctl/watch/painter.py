@@ -35,6 +35,10 @@ class Painter(Protocol):
         """The terminal is free again."""
         ...
 
+    def abandon(self) -> None:
+        """Give the terminal back at once: the program is left from a signal's handler. Waits for nothing."""
+        ...
+
     def close(self, trace: Trace, job: Job | None = None) -> None:
         """Nothing more will come. Called once, also after an error, held or not. `job` is the record of one that ended,
         where it could be had.

@@ -75,6 +75,9 @@ class PlainLog:
         self._held = False
         self._print()
 
+    def abandon(self) -> None:
+        pass
+
     def close(self, trace: Trace, job: Job | None = None) -> None:
         self._print()
         if job is not None:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from perstackctl.client.questions import Question
+from perstackctl.client.questions import Question, QuestionKind
 from perstackctl.client.values import Event, StreamPiece, Usage
 from perstackctl.watch import payload as p
 
@@ -70,7 +70,7 @@ class Run:
     """One expert's activation. `calls` are its last ones; `stream` is the text that its model is producing.
 
     `delegates` are the experts that it can ask, by the names of their tools. `questions` wait for a person.
-    `starting` are the skills whose servers are on their way.
+    `starting` are the skills whose servers are on their way. `said` is the text of its model's last turn.
     """
 
     id: str
@@ -94,6 +94,7 @@ class Run:
     delegates: Mapping[str, str] = field(default_factory=dict)
     questions: tuple[Question, ...] = ()
     starting: tuple[str, ...] = ()
+    said: str = ""
 
     def call(self, call_id: str) -> ToolCall | None:
         """One of the kept calls."""
@@ -179,6 +180,9 @@ def _ask(run: Run, event: Event, fields: p.Fields) -> Run:
 def _close(run: Run, event: Event, fields: p.Fields) -> Run:
     closed = f"{event.run_id}.{p.text(fields, 'id')}"
     left = tuple(question for question in run.questions if question.id != closed)
+    if p.text(fields, "kind") == QuestionKind.TOOL.value:  # the answer is the call's result
+        answer = {"callId": p.text(fields, "callId"), "content": [{"type": "text", "text": p.text(fields, "content")}]}
+        run = _answered(run, event, {"results": [answer]})
     return replace(run, questions=left, phase="calling" if run.phase == "asking" and not left else run.phase)
 
 
@@ -238,6 +242,7 @@ def _turn(run: Run, event: Event, fields: p.Fields) -> Run:
         usage=run.usage + p.usage(turn),
         calls=(*run.calls, *new)[-max(CALLS_KEPT, len(new)) :],
         calls_total=run.calls_total + len(new),
+        said=p.joined(turn, "parts")[-TEXT_KEPT:],
         stream=Stream(),
         note="",
     )

@@ -21,9 +21,13 @@ class Screen:
         self._lines: tuple[str, ...] = ()
         self._widths: tuple[int, ...] = ()
         self._hidden = False
+        self._lost = False
 
     def draw(self, lines: Sequence[str], widths: Sequence[int], columns: int) -> None:
         """Show these lines. `widths` are their columns without styles, `columns` is how wide the terminal is now."""
+        if self._lost:
+            self._lost, self._hidden = False, False
+            self._lines = self._widths = ()
         if tuple(lines) == self._lines:
             return
         body = "".join(f"{line}{_ERASE_ROW}\n" for line in lines)
@@ -36,12 +40,14 @@ class Screen:
         self._write(f"{self._back(columns)}{text}{_ERASE_ROW}\n{_ERASE_BELOW}")
         self._lines = self._widths = ()
 
-    def wipe(self, columns: int) -> None:
-        """Take the picture away and show the cursor where it began; the next one comes below what is printed then."""
-        if self._lines:
-            self._write(f"{self._back(columns)}{_ERASE_BELOW}")
+    def keep(self) -> None:
+        """The picture stays as it is, with the cursor below it; the next one comes below what is printed then."""
         self._lines = self._widths = ()
         self.leave()
+
+    def lose(self) -> None:
+        """Others wrote on the terminal: the next picture comes below that. May be called in the middle of `draw`."""
+        self._lost = True
 
     def leave(self) -> None:
         """No more pictures: the cursor is shown again."""

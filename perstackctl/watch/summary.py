@@ -37,6 +37,9 @@ class Summary:
     def go_on(self) -> None:
         pass
 
+    def abandon(self) -> None:
+        pass
+
     def close(self, trace: Trace, job: Job | None = None) -> None:
         if trace.runs:
             rows = [_row(trace, run) for run in trace.runs.values()]

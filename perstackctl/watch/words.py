@@ -105,6 +105,7 @@ def _disconnected(_trace: Trace, _run: Run, _event: Event, fields: p.Fields) -> 
 
 _OPENED_BY: Final[Mapping[str, str]] = {
     "host_not_allowed": "; allow it with --allow-domain {host}",
+    "egress_not_permitted": "; the daemon's operator permits hosts with egress.allow_hosts",
     "address_not_global": "; the daemon's operator opens its address with egress.allow_addresses",
     "address_is_this_host": "; the daemon's operator opens its address with egress.allow_addresses",
 }
@@ -115,7 +116,7 @@ def _denied(_trace: Trace, _run: Run, _event: Event, fields: p.Fields) -> Iterat
     host, port = line(p.text(fields, "host"), SHORT), p.number(fields, "port")
     reason = p.text(fields, "reason")
     remedy = _OPENED_BY.get(reason, "").format(host=host)
-    yield f"was denied {host}:{port} ({line(reason)}){remedy}"
+    yield f"was denied {f'{host}:{port}' if host else 'a connection'} ({line(reason)}){remedy}"
 
 
 def _asks_model(_trace: Trace, run: Run, _event: Event, _fields: p.Fields) -> Iterator[str]:

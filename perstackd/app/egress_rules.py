@@ -16,7 +16,7 @@ from perstackd.domain.ids import SandboxId
 from perstackd.ports.egress import Egress, EgressExplanation, EgressQuestion, EgressRule, Occupant
 
 Resolve: TypeAlias = Callable[[str, str, str], Awaitable[ResolvedRequest]]
-_UNLISTED: Final = frozenset({"host_not_allowed", "port_not_allowed"})
+_UNLISTED: Final = frozenset({"host_not_allowed", "port_not_allowed", "egress_not_permitted"})
 """Denials for want of a rule; others say what no rule would mend."""
 
 

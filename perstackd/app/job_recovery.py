@@ -60,6 +60,11 @@ class Recovered:
     task: JobTask
 
     @property
+    def ended(self) -> bool:
+        """Whether its coordinator has: all that is missing is the job's own end."""
+        return any(not run.parent_run_id and run.state.end is not None for run in self.task.begun)
+
+    @property
     def sandboxes(self) -> frozenset[SandboxId]:
         """Those that its runs may go on in."""
         return frozenset(held.sandbox_id for run in self.task.begun for held in run.sandboxes.held)
@@ -117,9 +122,7 @@ async def recovered(archives: Archives, defaults: JobDefaults, log: JobLog) -> R
     begun = tuple(_inhabitable(run, archives) for run in awaited(begun_runs(events)))
     kept = {held.sandbox_id for run in begun for held in run.sandboxes.held}
     held = _held(events)
-    gone = tuple(
-        (held[each], SandboxReleased(each, "lost", "perstackd was restarted")) for each in held if each not in kept
-    )
+    gone = tuple(_gone(each, origin) for each, origin in held.items() if each not in kept)
     coming = {sandbox_id: held[sandbox_id] for sandbox_id in kept}
     task = JobTask(found.experts, record.query, record.workspace, begun, gone, coming)
     replay = await reenactment_of(archives.store, created, events)
@@ -135,7 +138,8 @@ async def write_off(archives: Archives, record: JobRecord, why: PerstackError) -
     for run in begun_runs(events):
         if run.state.end is not None:
             del open_runs[run.run_id]
-    entries: list[Entry] = [(origin, stopped) for origin in reversed(open_runs.values())]
+    entries = [_gone(each, origin) for each, origin in _held(events).items()]
+    entries += [(origin, stopped) for origin in reversed(open_runs.values())]
     entries.append((JOB, JobFinished("failed", EXIT_CODES[JobState.FAILED], "", why.reason, message)))
     new = numbered(record, entries, archives.clock)
     ended = record.finished(JobState.FAILED, archives.clock.now_ms(), reason=why.reason, message=message)
@@ -167,6 +171,10 @@ def _inhabitable(run: BegunRun, archives: Archives) -> BegunRun:
     if goes_on and whole and fence == run.sandboxes.fence:
         return replace(run, fence=fence)
     return replace(run, fence=fence, sandboxes=RunSandboxes())
+
+
+def _gone(sandbox_id: SandboxId, origin: Origin) -> Entry:
+    return origin, SandboxReleased(sandbox_id, "lost", "perstackd was restarted")
 
 
 def _held(events: Sequence[Event]) -> dict[SandboxId, Origin]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final, TypeAlias, assert_never
 
 import anyio
+import anyio.lowlevel
 import structlog
 from anyio.abc import TaskGroup
 
@@ -134,17 +135,21 @@ class JobWorker:
     async def go_on(self) -> bool:
         """The `begin` of a job that an earlier process began. Raises as JobLog.append does."""
         await self.context.log.append(self._gone)
+        self._gone = ()
         return True
 
     async def _guarded(self, begin: Begin) -> RunEnd | None:
-        """An error that nobody foresaw ends the job with a log id, and never the daemon."""
+        """An error that nobody foresaw ends the job with a log id, and never the daemon. One that comes while the job
+        is left to the next process does not end it: that one finds out by itself.
+        """
         try:
             return await self._carry_out(begin)
         except PerstackError as error:
-            return RunEnd(Outcome.FAILED, "", error.reason, error.message)
+            end = RunEnd(Outcome.FAILED, "", error.reason, error.message)
         except Exception as error:
             told = unforeseen(self._services.clock, error, job_id=self.context.job_id)
-            return RunEnd(Outcome.FAILED, "", "internal", told.message)
+            end = RunEnd(Outcome.FAILED, "", "internal", told.message)
+        return None if self.context.stop.command is None else end
 
     async def _carry_out(self, begin: Begin) -> RunEnd | None:
         workspaces, job_id = self._services.workspaces, self.context.job_id
@@ -173,6 +178,7 @@ class JobWorker:
             self._unborn = not await begin()
             if self._unborn:
                 opening.cancel_scope.cancel()
+        await anyio.lowlevel.checkpoint_if_cancelled()  # `begin` took no notice of it, the opening did
         return not self._unborn
 
     def _outcome(self, end: RunEnd | None) -> RunEnd | None:
@@ -327,7 +333,7 @@ class JobWorker:
 
     async def _write_end(self, end: RunEnd | None) -> None:
         last = self._last or ()
-        if end is None:
+        if end is None:  # what was not written before is told by the next process
             await self.context.log.append(last)
             return
         self._ending()
@@ -335,7 +341,7 @@ class JobWorker:
         now = self.context.log.now_ms()
         event = JobFinished(state.value, EXIT_CODES[state], end.text, end.reason, end.message)
         await self.context.log.append(
-            [*last, *self._unclaimed(), (JOB, event)],
+            [*self._gone, *last, *self._unclaimed(), (JOB, event)],
             lambda record: record.finished(state, now, answer=end.text, reason=end.reason, message=end.message),
         )
 

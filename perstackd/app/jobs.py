@@ -6,7 +6,7 @@ ones finish within the drain's bound, the rest are let go for the next start.
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import Self, cast
@@ -18,6 +18,7 @@ from anyio.abc import TaskGroup
 from perstackd.app.begun_run import BegunRun
 from perstackd.app.checkpoints import Checkpoints
 from perstackd.app.feed import Batch, Feed
+from perstackd.app.job_birth import Birth
 from perstackd.app.job_context import JobDefaults, created_event, job_context, new_record
 from perstackd.app.job_log import JOB, Entry, JobLog, numbered
 from perstackd.app.job_recovery import (
@@ -41,7 +42,6 @@ from perstackd.app.workspace_holds import WorkspaceHolds
 from perstackd.domain.assignment import chosen_model, expert_model
 from perstackd.domain.commands import Cancel
 from perstackd.domain.errors import Kind, PerstackError
-from perstackd.domain.events import Event
 from perstackd.domain.expert import Finding, ModelChoice
 from perstackd.domain.ids import JobId, RunId, SandboxId, TenantId, is_id
 from perstackd.domain.job import JobRecord, JobState
@@ -52,17 +52,6 @@ from perstackd.ports.definitions import Definitions
 from perstackd.ports.egress import EgressAccess
 from perstackd.ports.event_store import Store
 from perstackd.ports.secrets import Sealer
-
-
-@dataclass(slots=True)
-class _Birth:
-    """A job on its way into the store, and what came of it."""
-
-    record: JobRecord
-    events: tuple[Event, ...]
-    sealed: bytes
-    over: anyio.Event = field(default_factory=anyio.Event)
-    error: PerstackError | None = None
 
 
 class Jobs:
@@ -100,6 +89,7 @@ class Jobs:
         self.checkpoints = Checkpoints(store, definitions, defaults.templates)
         self.holds = WorkspaceHolds()
         self._workers: dict[JobId, JobWorker] = {}
+        self._births: dict[JobId, Birth] = {}
         self.trouble = StoreTrouble(defaults.store_patience_s)
         self.draining = False
         self._one_ended = anyio.Event()
@@ -161,15 +151,16 @@ class Jobs:
         record = replace(record, last_seq=len(events))
         replay = branch.replay if branch is not None else None
         context = job_context(created, found, self.defaults, self._log(record), request.env, replay=replay)
-        birth = _Birth(record, events, sealed_env(self._sealer, request.env, record.id))
+        birth = Birth(record, events, sealed_env(self._sealer, request.env, record.id))
         self._admit(request)  # others were admitted, or the drain began, while this one was looked at
+        self._births[job_id] = birth
         self._begin(context, JobTask(found.experts, request.query, request.workspace, begun), birth)
         await birth.over.wait()
         if birth.error is not None:
             raise birth.error
         return record, found.findings
 
-    def _begin(self, context: JobContext, task: JobTask, birth: "_Birth | None") -> None:
+    def _begin(self, context: JobContext, task: JobTask, birth: Birth | None) -> None:
         ending = partial(self.holds.give_back, context.job_id)
         worker = JobWorker(self._services, context, task, self._feed, ending)
         self._services.scrubbing.watch(context.scrubber)
@@ -334,13 +325,15 @@ class Jobs:
     async def _repeated(self, request: JobRequest) -> JobRecord | None:
         if not request.idempotency_key:
             return None
+        for birth in [each for each in self._births.values() if each.is_of(request.tenant, request.idempotency_key)]:
+            await birth.over.wait()  # the first one's caller may have hung up while it is being written
         record = await self._store.jobs.by_key(request.tenant, request.idempotency_key)
         if record is None or record.request_digest == request.digest:
             return record
         message = f"the idempotency key was used for another request, job {record.id}; choose another key"
         raise PerstackError(Kind.ALREADY_EXISTS, "idempotency_key_used", message, fields={"job_id": record.id})
 
-    async def _work(self, worker: JobWorker, birth: "_Birth | None") -> None:
+    async def _work(self, worker: JobWorker, birth: Birth | None) -> None:
         """The job from its first event to its last, in a task of its own: a caller that hangs up in the middle of
         CreateJob must not leave a stored job that nobody carries out. One job's error never reaches the others.
         """
@@ -356,21 +349,16 @@ class Jobs:
             self._one_ended.set()
             self._one_ended = anyio.Event()
 
-    async def _stored(self, birth: "_Birth") -> bool:
-        """Whether the job is in the store; a watcher that sees it there finds the feed open."""
-        record = birth.record
+    async def _stored(self, birth: Birth) -> bool:
+        """Whether there is a job now. One that was refused holds nothing any more when its caller hears of it."""
         try:
-            with anyio.CancelScope(shield=True):
-                stored = await self._store.create(record, birth.events, birth.sealed)
-            self._feed.publish(record.id, stored)
-        except PerstackError as error:
-            birth.error = error
-        except Exception as error:
-            told = unforeseen(self._services.clock, error, job_id=record.id)
-            birth.error = PerstackError(Kind.INTERNAL, "internal", told.message, fields={"log_id": told.log_id})
+            return await birth.write(self._store, self._feed, self._services.clock)
         finally:
+            del self._births[birth.record.id]
+            if birth.error is not None:
+                self._workers.pop(birth.record.id, None)
+                self.holds.give_back(birth.record.id)
             birth.over.set()
-        return birth.error is None
 
     def _saw(self, access: EgressAccess) -> None:
         any(worker.saw(access) for worker in self._workers.values())
@@ -384,8 +372,9 @@ class Jobs:
         there = await self._services.workspaces.settle([record.id for record in records])
         for record in records:
             try:
-                check_workspace(record, there)
                 found = await recovered(archives, self.defaults, self._log(record))
+                if not found.ended:
+                    check_workspace(record, there)
                 self._feed.open(record.id)  # before anybody can watch it
                 self._begin(found.context, found.task, None)
                 kept |= found.sandboxes

@@ -28,6 +28,7 @@ class Losses:
             return None
         told = f"{self.last}, as did those before it in this step"
         if member.silent:
-            remedy = "see what its tools do, or raise tool_timeout_ms, and start the job again"
+            raised = "jobs.tool_timeout_ms (jobs.answer_margin_ms where the machine is too busy)"
+            remedy = f"see what its tools do, or raise {raised}, and start the job again"
             return Fail("sandbox_silent", f"{told}; {remedy}")
         return Fail("sandbox_lost", f"{told}; start the job again")

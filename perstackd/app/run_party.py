@@ -158,10 +158,10 @@ class RunParty:
         try:
             cause, detail = member.known_cause(cancelled=cancelled) or await self.cause(member.lease)
         except Exception as error:  # the others are given back all the same
-            unforeseen(self._services.clock, error, sandbox_id=member.lease.record.id)
+            self._unforeseen(error, member.lease)
+        ended[member.place] = member.released(cause, detail)
         await self._end(member.lease)
         await self._services.pool.release(member.lease, cause)
-        ended[member.place] = member.released(cause, detail)
 
     async def _end(self, lease: Lease) -> None:
         """What runs in it, so that the workspace is nobody's when the job has ended, whatever the engine does."""
@@ -169,19 +169,27 @@ class RunParty:
             await self._services.pool.fences.halt(lease.record)
         except PerstackError as error:  # its removal goes on trying
             _log.error("a sandbox could not be ended", sandbox_id=lease.record.id, why=error.message)
+        except Exception as error:
+            self._unforeseen(error, lease)
 
     async def _close_ways_out(self) -> None:
         """What was connected is reported while somebody knows whose it is; not waited for long: processes must end."""
         with anyio.move_on_after(CLOSE_SECONDS):
             async with anyio.create_task_group() as closing:
                 for member in self.members.values():
-                    closing.start_soon(self._close_way_out, member)
+                    closing.start_soon(self._close_way_out, member.lease)
 
-    async def _close_way_out(self, member: RunMember) -> None:
+    async def _close_way_out(self, lease: Lease) -> None:
         try:
-            await self._services.egress.close(member.lease.record.id)
+            await self._services.egress.close(lease.record.id)
         except (PerstackError, OSError) as error:  # the pool closes it again, as often as it takes
-            _log.warning("way out not closed", sandbox_id=member.lease.record.id, error=str(error))
+            _log.warning("way out not closed", sandbox_id=lease.record.id, error=str(error))
+        except Exception as error:
+            self._unforeseen(error, lease)
+
+    def _unforeseen(self, error: Exception, lease: Lease) -> None:
+        """Logged; what is left to do is done all the same."""
+        unforeseen(self._services.clock, error, sandbox_id=lease.record.id)
 
     async def cause(self, lease: Lease) -> tuple[str, str]:
         """How it ended: (cause, detail). As the engine knows it, else as the kernel's counters prove it. Unknown is

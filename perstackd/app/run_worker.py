@@ -89,6 +89,7 @@ class RunWorker:
         self._own = frozenset(skill.name for skill in own_skills(plan.expert))
         self._opening = Opening(services, context, plan)
         self._fence = plan.fence
+        self._gathered = False
         self._losses = Losses()
         self._wave = CallWave(self._own, self.state)
         self.inbox = RunInbox(plan.run_id)
@@ -96,7 +97,7 @@ class RunWorker:
 
     async def run(self) -> RunEnd:
         """Go on until the run has ended; its end is in the log by then. An error that nobody foresaw ends this run
-        alone, with a log id. Raises PerstackError when the log cannot be written.
+        alone, with a log id. Raises PerstackError when the log cannot be written, and any while the job is left.
 
         Cancelled from outside, it records the context's stop order, gives everything back, and passes the
         cancellation on.
@@ -106,6 +107,8 @@ class RunWorker:
                 await self._live()
                 self._tasks.group.cancel_scope.cancel()
         except PerstackError as error:
+            if self._context.stop.command is None:
+                raise  # the next process takes it up, and finds out by itself
             await self._ledger.record(Fail(error.reason, error.message))
         except Exception as error:
             told = unforeseen(self._services.clock, error, run_id=self.plan.run_id)
@@ -136,7 +139,7 @@ class RunWorker:
     @property
     def claimed(self) -> bool:
         """Whether it has, or had, a sandbox."""
-        return self._fence > self.plan.fence or self._stay is not None
+        return self._gathered or self._stay is not None
 
     def holds(self, sandbox_id: str) -> bool:
         """Whether the sandbox is one of this run's."""
@@ -166,6 +169,7 @@ class RunWorker:
         party = RunParty(self._services, self._context, self.plan)
         self._fence += 1
         await party.gather(self._fence, self._host.waiting)
+        self._gathered = True
         await self._dwell(Stay(party, self._opening, self.inbox))
 
     async def _dwell(self, stay: Stay, *, returned: bool = False) -> None:

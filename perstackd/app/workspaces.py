@@ -14,7 +14,7 @@ import anyio
 from perstackd.app.workspace_holds import WorkspaceHolds
 from perstackd.domain.errors import Kind, PerstackError
 from perstackd.domain.ids import TenantId
-from perstackd.domain.workspace import NamedWorkspace, Unpacked, named
+from perstackd.domain.workspace import NamedWorkspace, Unpacked, WorkspaceKind, named
 from perstackd.ports.workspaces import ManagedWorkspaces
 
 PIECE_BYTES: Final = 256 << 10
@@ -34,7 +34,14 @@ class Workspaces:
         return tuple(self._with_holders(tenant, found) for found in await self._managed.all(tenant))
 
     async def create(self, tenant: TenantId, name: str, max_bytes: int) -> NamedWorkspace:
-        """Make an empty one. Raises as the port does."""
+        """Make an empty one.
+
+        Raises:
+            PerstackError: INVALID `workspace_invalid` for the name that stands for another kind; and as the port does.
+        """
+        if name == WorkspaceKind.EPHEMERAL:
+            message = f"a workspace cannot be called {name!r}: a job that asks for it gets one that goes with the job"
+            raise PerstackError(Kind.INVALID, "workspace_invalid", message)
         return await self._managed.create(tenant, name, max_bytes)
 
     async def remove(self, tenant: TenantId, name: str) -> None:

@@ -57,7 +57,7 @@ class Sandboxes(Protocol):
         ...
 
     async def image_id(self, image: str) -> str:
-        """The image's id. Raises PerstackError NOT_FOUND `image_missing` with the remedy."""
+        """The image's id. Raises PerstackError NOT_FOUND `image_missing`, PRECONDITION `image_unfit`."""
         ...
 
     async def start(self, record: SandboxRecord, template: Template, directories: SandboxDirectories) -> str:

@@ -26,7 +26,7 @@ SAMPLE_SECONDS = 45.0
 SEED = int(os.environ.get("PERSTACK_CHAOS_SEED", "0")) or int(time.time()) % 100_000
 ELSEWHERE = {
     "transfer.py:Transfer._keep": "an import writes a job that has ended, at once: nothing is to be taken up",
-    "replayed_run.py:ReplayedRun._admit": "tests/unit/app/test_live_replay.py goes on after each write of a replay",
+    "replayed_run.py:ReplayedRun._admit": "tests/unit/app/test_live_replay_restarts.py goes on after each write",
 }
 
 

@@ -45,6 +45,8 @@ print("RESURRECTED")
 """
 """It holds a file of the workspace open, so that no unmount takes it away."""
 
+IMPATIENT = {"jobs.tool_timeout_ms": 3000, "jobs.skill_start_timeout_ms": 1000, "jobs.answer_margin_ms": 2000}
+"""A call may take 6 s, all in all: whoever is silent for longer is given up."""
 LIVE = (
     STALE.replace("stale.test", "live.test")
     .replace("before", "live")
@@ -109,7 +111,7 @@ def resurrect(engine: OwnEngine, home: Path, main: Callable[..., None]) -> Resur
     """A job whose first sandbox stands still in the middle of a call, is given up, and comes to life again while the
     run goes on in another and the engine is away.
     """
-    daemon = Daemon(home, {**_settings(home), "engine.url": engine.url}, main=main)
+    daemon = Daemon(home, {**_settings(home), **IMPATIENT, "engine.url": engine.url}, main=main)
     files = _workspace(home)
     with running(daemon):
         wait = "import os, time\nwhile not os.path.exists('enough'): time.sleep(0.02)\n"
@@ -187,7 +189,6 @@ def test_a_skills_server_counts_on_over_a_kill_of_the_daemon(home: Path) -> None
     daemon = Daemon(home, settings)
     files = _workspace(home)
     daemon.settings.update(_settings(home))
-    del daemon.settings["jobs.tool_timeout_ms"]
     with running(daemon):
         wait = "import os, time\nwhile not os.path.exists('go'): time.sleep(0.02)\nprint('went')"
         daemon.script(
@@ -215,8 +216,6 @@ def test_a_skills_server_counts_on_over_a_kill_of_the_daemon(home: Path) -> None
 def _settings(home: Path) -> dict[str, Any]:
     return {
         "workspace_roots": [str(home / "files")],
-        "jobs.tool_timeout_ms": 10_000,
-        "jobs.skill_start_timeout_ms": 5000,
         "engine.call_deadline_s": 2,
     }
 

@@ -1,7 +1,9 @@
 """Jobs in gVisor sandboxes: a real engine with runsc, the real daemon, a named workspace, the posture of both sides."""
 
+import json
 import stat
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -53,6 +55,21 @@ def test_a_job_runs_in_a_gvisor_sandbox_and_its_files_come_back(daemon: Daemon, 
     assert "kept" in said
     assert daemon.ctl("workspace", "get", "notes", "-C", str(tmp_path)).returncode == 0
     assert (tmp_path / "d/f").read_text() == "deep\n"
+
+
+def test_the_doctor_sees_into_a_gvisor_sandbox(engine: str) -> None:
+    program = Path(sys.executable).with_name("perstackd")
+    with tempfile.TemporaryDirectory(prefix="pgv-") as home:
+        settings = (f"engine.url={engine}", "templates.base.runtime=runsc", f"state_directory={home}/state")
+        options = [word for each in (*settings, f"runtime_directory={home}/run") for word in ("--set", each)]
+        done = subprocess.run(
+            [program, "doctor", "-o", "json", *options], capture_output=True, text=True, timeout=120, check=False
+        )
+    assert done.stdout, done.stderr
+    found = {each["check"]: each for each in json.loads(done.stdout) if each["area"] == "template base"}
+    assert {name: each["level"] for name, each in found.items()} == dict.fromkeys(
+        ("image", "posture", "version", "late binding"), "ok"
+    ), found
 
 
 def test_its_posture_is_that_of_the_sentry_and_of_the_guest(daemon: Daemon) -> None:
@@ -109,6 +126,6 @@ def _copy_tag(url: str) -> None:
     """An image of the name, small: nothing is started of it."""
     with tempfile.TemporaryDirectory() as empty:
         subprocess.run(["tar", "-C", empty, "-cf", f"{empty}.tar", "."], check=True, timeout=20)
-    command = ["docker", "-H", url, "import", f"{empty}.tar", "perstack/base:latest"]
+    command = ["docker", "-H", url, "import", "--change", 'ENTRYPOINT ["/x"]', f"{empty}.tar", "perstack/base:latest"]
     subprocess.run(command, check=True, capture_output=True, timeout=60)
     Path(f"{empty}.tar").unlink()

@@ -155,7 +155,8 @@ def test_while_another_process_has_the_store_new_jobs_are_refused_running_ones_w
 
 
 def test_a_sandbox_that_is_stopped_and_comes_to_life_again_changes_nothing_and_goes(home: Path) -> None:
-    daemon = Daemon(home, {"jobs.tool_timeout_ms": 1000, "jobs.skill_start_timeout_ms": 1000})
+    limits = {"jobs.tool_timeout_ms": 1000, "jobs.skill_start_timeout_ms": 1000, "jobs.answer_margin_ms": 2000}
+    daemon = Daemon(home, limits)
     with running(daemon):
         late = "import time; time.sleep(0.5); print('RESURRECTED')"
         daemon.script(

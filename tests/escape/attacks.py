@@ -249,6 +249,11 @@ ATTACKS = (
         "another tenant's jobs, events, secrets, workspaces by id guessing and replayed cursors",
         (139, "other_secrets", "an expert requires a stored secret that another expert was granted", "the expert that was granted it"),
     ),
+    *_of(
+        "device nodes",
+        (140, "whiteout_node", "mknod and mknodat of the device 0:0, for which Linux asks for no capability", WEAKENED),
+        (141, "whiteout_by_renaming", "renameat2 that leaves the device 0:0 where the file was", WEAKENED),
+    ),
 )  # fmt: skip
 BY_NAME = {attack.name: attack for attack in ATTACKS}
 NOT_APPLICABLE = {

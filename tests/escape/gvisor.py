@@ -26,6 +26,7 @@ LACKING = {
     "host_settings": "gVisor's /proc/sys is its own and has no such setting",
     "accounting": "gVisor has no accounting",
     "hang_up": "gVisor has no vhangup",
+    "whiteout_by_renaming": "gVisor's renameat2 leaves no whiteouts",
     "hard_link": "gVisor's mounts are file systems of their own: no link leads from one to another",
     "other_abi": "gVisor takes no 32-bit calls",
     "raw_socket": "gVisor makes no raw sockets as the engine starts it",
@@ -37,7 +38,6 @@ LACKING = {
 }
 """By attack: refused there even with every protection undone, which a test holds against it."""
 WITHIN = {
-    "device_node": "anyone may make nodes, of gVisor's own devices, and in its own memory only (ESC-009, ESC-033)",
     "priority": "gVisor writes niceness down and schedules nothing by it",
     "runner_environ": "there is no Landlock; the runner's environment holds nothing",
     "runner_descriptors": "there is no Landlock; the names of its descriptors can be read, and its sockets not be opened",

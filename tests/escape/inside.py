@@ -83,6 +83,17 @@ def of_any_other(attempt: Callable[[int], object]) -> object:
     raise refusal
 
 
+def somewhere(attempt: Callable[[str], object]) -> object:
+    """In a file system that can hold what it makes: an overlay holds no whiteout."""
+    refusal = OSError("no directory")
+    for top in ("/tmp", "/dev/shm", "/host/run"):
+        try:
+            return top, attempt(top)
+        except OSError as error:
+            refusal = error if os.path.isdir(top) else refusal
+    raise refusal
+
+
 def content(path: str) -> bytes:
     with open(path, "rb") as file:
         return file.read(64)
@@ -150,6 +161,30 @@ def keyring() -> object:
 def device_node() -> object:
     os.mknod("/tmp/probe-null", 0o020666, os.makedev(1, 3))
     return "made"
+
+
+@probe
+def whiteout_node() -> object:
+    """By both calls: 133 is mknod, 259 mknodat."""
+
+    def made(top: str) -> int:
+        path = f"{top}/probe-whiteout".encode()
+        try:
+            return system_call(133, path, 0o020666, 0)
+        except OSError:
+            return system_call(259, -100, path, 0o020666, 0)
+
+    return somewhere(made)
+
+
+@probe
+def whiteout_by_renaming() -> object:
+    def left(top: str) -> str:
+        with open(f"{top}/probe-old", "w"):
+            system_call(316, -100, f"{top}/probe-old".encode(), -100, f"{top}/probe-new".encode(), 4)  # RENAME_WHITEOUT
+        return oct(os.lstat(f"{top}/probe-old").st_mode)
+
+    return somewhere(left)
 
 
 @probe

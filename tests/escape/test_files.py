@@ -284,6 +284,7 @@ open('plain', 'w').close()
 for mode in (0o4755, 0o2755): attempt(lambda: os.chmod('plain', mode))
 attempt(lambda: os.open('created', os.O_CREAT | os.O_WRONLY, 0o4755))
 attempt(lambda: os.mknod('null', 0o20666, os.makedev(1, 3)))
+attempt(lambda: os.mknod('whiteout', 0o20666, 0))
 attempt(lambda: os.chown('plain', 0, 0))
 attempt(lambda: subprocess.run(['cp', '-p', '/bin/sh', 'shell'], check=True))
 attempt(lambda: os.link('/etc/passwd', 'passwd'))
@@ -295,7 +296,7 @@ attempt(lambda: os.setxattr('plain', 'security.capability', b'\\1\\0\\0\\2' + by
 def test_no_setuid_file_device_or_foreign_owner_reaches_the_host_through_a_workspace(each_attacker: Attacker) -> None:
     outcome = each_attacker.run([python("make", MAKE)], workspace=str(each_attacker.project))
     assert outcome.code == 0, outcome.stderr
-    assert outcome.printed("make").split() == ["refused"] * 5 + ["done"] + ["refused"] * 2
+    assert outcome.printed("make").split() == ["refused"] * 6 + ["done"] + ["refused"] * 2
     found = {path.name: path.lstat() for path in each_attacker.project.iterdir()}
     assert set(found) == {"plain", "shell"}
     assert [name for name, file in found.items() if file.st_mode & (stat.S_ISUID | stat.S_ISGID)] == []
@@ -314,11 +315,12 @@ def test_a_directory_that_is_bound_as_it_is_brings_them_to_the_host(rig: Rig) ->
     with started(rig, bound) as container:
         lines = run_inside(container, f"import os\nos.chdir('/mnt/bound')\n{MAKE}").split()
     found = {path.name: path.lstat() for path in top.iterdir()}
-    assert lines[:6] == ["done"] * 6
-    assert lines[7] == "done"
+    assert lines[:7] == ["done"] * 7
+    assert lines[8] == "done"
     assert found["created"].st_uid == 0
     assert found["created"].st_mode & stat.S_ISUID
     assert stat.S_ISCHR(found["null"].st_mode)
+    assert stat.S_ISCHR(found["whiteout"].st_mode)
 
 
 # --- other jobs -------------------------------------------------------------------------------------------------------

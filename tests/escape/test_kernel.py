@@ -139,19 +139,13 @@ import json, os
 def attempt(act):
     try: return act()
     except OSError as error: return error.strerror
-def made(kind, number):
-    path = f'/tmp/node-{number[0]}-{number[1]}-{kind}'
-    os.mknod(path, kind | 0o666, os.makedev(*number))
-    return attempt(lambda: os.close(os.open(path, os.O_RDWR)))
 def of(pid, name):
     with open(f'/proc/{pid}/{name}', 'rb') as file: return file.read().decode()
 ends = [pid for pid in os.listdir('/proc') if pid.isdigit() and of(pid, 'cmdline').endswith('/gw/runner.sock' + chr(0))]
 def is_socket(pid, fd): return (attempt(lambda: os.readlink(f'/proc/{pid}/fd/{fd}')) or '').startswith('socket:')
 def opened(path): return attempt(lambda: os.close(os.open(path, os.O_RDWR)))
 (runner,) = [pid for pid in ends if pid != '1']
-block, character = 0o60000, 0o20000
 print(json.dumps({
-    'devices': [made(block, (8, 0)), made(block, (7, 0)), made(character, (1, 1)), made(character, (1, 11))],
     'environ': sorted(line.partition('=')[0] for line in of(runner, 'environ').split(chr(0)) if line),
     'sockets': [opened(f'/proc/{runner}/fd/{fd}') for fd in os.listdir(f'/proc/{runner}/fd') if is_socket(runner, fd)],
     'memory': attempt(lambda: of(runner, 'mem')),
@@ -162,7 +156,25 @@ print(json.dumps({
 @in_runtimes("runsc")
 def test_what_gvisor_permits_leads_nowhere(each_attacker: Attacker) -> None:
     found = json.loads(each_attacker.run([python("within", WITHIN)]).printed("within"))
-    assert set(found["devices"]) == {"No such device or address"}, "no device of a host: disks, memory, its log"
     assert set(found["environ"]) <= OF_EVERY_PROCESS
     assert found["memory"] == "Permission denied"
     assert set(found["sockets"]) == {"No such device or address"}, "it has some, and none can be opened"
+
+
+NODES = """
+import json, os
+def answer(kind, number):
+    path = f'/tmp/node-{number[0]}-{number[1]}-{kind}'
+    os.mknod(path, kind | 0o666, os.makedev(*number))
+    try: return os.close(os.open(path, os.O_RDWR))
+    except OSError as error: return error.strerror
+block, character = 0o60000, 0o20000
+print(json.dumps([answer(block, (8, 0)), answer(block, (7, 0)), answer(character, (1, 1)), answer(character, (1, 11))]))
+"""
+
+
+@in_runtimes("runsc")
+def test_where_gvisor_lets_nodes_be_made_they_lead_to_no_device_of_the_host(rig: Rig, each_engine: Engine) -> None:
+    with started(rig, weaken, each_engine) as container:
+        found = json.loads(run_inside(container, NODES))
+    assert set(found) == {"No such device or address"}, "disks, memory, its log"

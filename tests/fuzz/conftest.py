@@ -1,14 +1,8 @@
-"""Prints how to run the same again."""
-
-from typing import Any
+"""Time for a night of examples."""
 
 import pytest
 
-from tests.fuzz.bounds import EXAMPLES, SEED
-
-
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    terminalreporter.write_line(f"fuzz: PERSTACK_FUZZ_SEED={SEED} PERSTACK_FUZZ_EXAMPLES={EXAMPLES}")
+from tests.fuzz.bounds import EXAMPLES
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

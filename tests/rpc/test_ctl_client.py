@@ -13,16 +13,12 @@ from perstack.v1 import events_pb2, experts_pb2, jobs_pb2, pools_pb2, runs_pb2, 
 
 from perstackctl import client as api
 from perstackctl.client import Batch, Client, JobRequest, JobState, Workspace, WorkspaceKind
-from tests.fakes.daemon_api import JOB, Cut, EventLog, FakeDaemon, story
+from tests.fakes.daemon_api import Cut, FakeDaemon
+from tests.fakes.event_log import JOB, EventLog
+from tests.fakes.stories import story
 
 pytestmark = pytest.mark.anyio
 TIMEOUT = 20
-
-
-@pytest.fixture
-async def daemon(tmp_path: Path) -> AsyncIterator[FakeDaemon]:
-    async with FakeDaemon(str(tmp_path / "p.sock")) as daemon:
-        yield daemon
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import json
 import os
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +11,14 @@ import pytest
 from perstack.v1 import events_pb2, jobs_pb2, runs_pb2
 
 from perstackctl.terminal import width
-from tests.fakes.daemon_api import BEGIN, CHILD, JOB, PARENT, EventLog, FakeDaemon, asking, story
-from tests.rpc.test_ctl_cli import ROOT, Ctl
+from tests.fakes.daemon_api import FakeDaemon
+from tests.fakes.event_log import BEGIN, CHILD, JOB, PARENT, EventLog
+from tests.fakes.stories import asking, story
+from tests.rpc.ctl_program import ROOT, Ctl
 from tests.rpc.test_ctl_questions import EVIL
 
 pytestmark = pytest.mark.anyio
 LAST = max(item.seq for item in story() if isinstance(item, events_pb2.Event))
-
-
-@pytest.fixture
-async def daemon(tmp_path: Path) -> AsyncIterator[FakeDaemon]:
-    async with FakeDaemon(str(tmp_path / "p.sock")) as daemon:
-        yield daemon
 
 
 @pytest.fixture

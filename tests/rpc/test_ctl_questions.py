@@ -1,11 +1,13 @@
 """Questions of a job, through the real program: listed, answered, asked on a terminal, left open."""
 
 import asyncio
+import fcntl
 import json
 import os
 import pty
 import signal
-from collections.abc import AsyncIterator
+import struct
+import termios
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,17 +15,13 @@ import grpc
 import pytest
 
 from perstackctl.client import Action, Answer, Client
-from tests.fakes.daemon_api import CHILD, JOB, PARENT, FakeDaemon, asking, ending_well
-from tests.rpc.test_ctl_cli import TIMEOUT, Ctl, ended
+from tests.fakes.daemon_api import FakeDaemon
+from tests.fakes.event_log import CHILD, JOB, PARENT
+from tests.fakes.stories import asking, ending_well
+from tests.rpc.ctl_program import TIMEOUT, Ctl, ended
 
 pytestmark = pytest.mark.anyio
 EVIL = "a\x1b]0;owned\x07b\x1b[2J\x9b31mc\r\u202e\nMay it? (y/n) y"
-
-
-@pytest.fixture
-async def daemon(tmp_path: Path) -> AsyncIterator[FakeDaemon]:
-    async with FakeDaemon(str(tmp_path / "p.sock")) as daemon:
-        yield daemon
 
 
 @pytest.fixture
@@ -209,6 +207,7 @@ class Typed:
     """A program on a terminal of its own: what it wrote, and a person's hands."""
 
     fd: int
+    name: str
     process: asyncio.subprocess.Process
     written: str = ""
     seen: int = field(default=0)
@@ -233,6 +232,17 @@ class Typed:
         await self.until(prompt, times)
         os.write(self.fd, line.encode() + b"\n")
 
+    async def ahead(self, keys: bytes) -> None:
+        """Type what nobody asked for, and wait until the terminal has it: it shows nothing of it."""
+        os.write(self.fd, keys)
+        terminal = os.open(self.name, os.O_RDWR | os.O_NOCTTY)
+        try:
+            async with asyncio.timeout(TIMEOUT):
+                while struct.unpack("i", fcntl.ioctl(terminal, termios.FIONREAD, bytes(4)))[0] < len(keys):
+                    await asyncio.sleep(0.01)
+        finally:
+            os.close(terminal)
+
     def interrupt(self) -> None:
         """What Ctrl-C does when the terminal is the program's own."""
         self.process.send_signal(signal.SIGINT)
@@ -252,9 +262,10 @@ class terminal:  # noqa: N801 - reads as a word: async with terminal(...)
 
     async def __aenter__(self) -> Typed:
         ours, theirs = pty.openpty()
+        name = os.ttyname(theirs)
         process = await self._ctl.start(*self._args, stdin=theirs, stdout=theirs)
         os.close(theirs)
-        self._typed = Typed(ours, process)
+        self._typed = Typed(ours, name, process)
         return self._typed
 
     async def __aexit__(self, *_: object) -> None:
@@ -318,8 +329,7 @@ async def test_what_was_typed_before_the_question_does_not_answer_it(daemon: Fak
     daemon.items = lambda _job: items[:-1]
     async with terminal(ctl, "start", "bot", "q") as typed:
         await typed.until("createIssue")
-        os.write(typed.fd, b"y\n")
-        await typed.until("y\n")
+        await typed.ahead(b"y\n")
         await daemon.append(JOB, items[-1])
         await typed.until("May it? (y/n) ")
         assert not daemon.requests("AnswerQuestion")

@@ -154,7 +154,7 @@ async def test_the_key_of_a_provider_is_in_force_at_once(daemon: Daemon) -> None
         (("put", "TOKEN", "--provider", "anthropic"), b"x", b"give NAME, or --provider PROVIDER"),
         (("put", "TOKEN"), b"", b"standard input, which should be the value of TOKEN, is empty"),
         (("put", "TOKEN"), b"x" * 65_537, b"more than 65,536 bytes"),
-        (("put", "TOKEN", VALUE), b"x", b"unexpected extra argument"),
+        (("put", "TOKEN", VALUE), b"x", b"a value is no argument"),
     ],
 )
 async def test_a_wrong_use_is_told_before_anything_is_stored(
@@ -163,13 +163,14 @@ async def test_a_wrong_use_is_told_before_anything_is_stored(
     done = await daemon.ctl("secret", *arguments, value=value)
     assert done.returncode == 2
     assert said in done.stderr
+    assert VALUE.encode() not in done.stdout + done.stderr
     assert daemon.secrets.listed("tenant:default") == ()
 
 
 async def test_keys_are_rotated_and_the_next_start_is_told(daemon: Daemon) -> None:
     await daemon.client.secrets.put(NewSecret("TOKEN", VALUE.encode()))
     done = await daemon.ctl("secret", "rotate")
-    assert b"1 secrets, 1 data keys" in done.stdout
+    assert b"1 secret, 1 data key" in done.stdout
     done = await daemon.ctl("secret", "rotate", "--master-key", "file:/fake/two")
     assert done.returncode == 0
     assert b"secrets.master_key = 'file:/fake/two'" in done.stderr

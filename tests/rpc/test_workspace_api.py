@@ -2,8 +2,9 @@
 
 import io
 import tarfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
+from typing import cast
 
 import anyio
 import grpc.aio
@@ -90,6 +91,42 @@ async def test_refusals_reach_the_caller_as_errors_with_their_reason(service: Se
     with pytest.raises(RefusedError) as refused:
         await workspaces.upload("notes", pieces(buffer.getvalue()))
     assert refused.value.reason == "archive_refused"
+
+
+async def test_a_name_that_a_job_could_not_ask_for_is_refused(service: Service) -> None:
+    with pytest.raises(InvalidError, match="cannot be called 'ephemeral'") as refused:
+        await service.client.workspaces.create("ephemeral")
+    assert refused.value.reason == "workspace_invalid"
+
+
+async def test_after_a_refusal_in_the_middle_the_archive_is_at_rest(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever gives the pieces closes them: nobody may be inside of them any more."""
+    await service.client.workspaces.create("notes")
+    monkeypatch.setattr(app, "PIECE_BYTES", 1000)
+
+    async def endless() -> AsyncIterator[bytes]:
+        yield bytes(5000)
+        while piece := await anyio.to_thread.run_sync(bytes, 1000):
+            yield piece
+
+    archive_pieces = cast("AsyncGenerator[bytes, None]", endless())
+    with anyio.fail_after(20), pytest.raises(InvalidError) as refused:
+        await service.client.workspaces.upload("notes", archive_pieces)
+    assert refused.value.reason == "piece_too_large"
+    await archive_pieces.aclose()  # raises RuntimeError while somebody is inside of it
+
+
+async def test_what_the_archive_itself_raises_goes_through(service: Service) -> None:
+    await service.client.workspaces.create("notes")
+
+    async def breaking() -> AsyncIterator[bytes]:
+        yield b"x"
+        raise OSError("the disk is broken")
+
+    with anyio.fail_after(20), pytest.raises(OSError, match="the disk is broken"):
+        await service.client.workspaces.upload("notes", breaking())
 
 
 async def test_a_piece_that_is_too_large_is_refused(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,6 +57,8 @@ def test_an_unknown_key_in_a_variables_table_names_the_nearest(file: Path, monke
 @pytest.mark.parametrize(
     ("overrides", "part"),
     [
+        ({"jobs.answer_margin_ms": 999}, "jobs.answer_margin_ms: Input should be greater than or equal to 1000"),
+        ({"jobs.answer_margin_ms": 600_001}, "jobs.answer_margin_ms: Input should be less than or equal to 600000"),
         ({"jobs.max_running.x": 1}, "is a value and has no keys below it"),
         ({"models.default_reasoning": "hgih"}, "'low', 'medium' or 'high'"),
         ({"models.default_reasoning": -1}, "greater than or equal to 0"),
@@ -66,6 +68,8 @@ def test_an_unknown_key_in_a_variables_table_names_the_nearest(file: Path, monke
         ({"workspaces.uid": 65_534}, "three different uids"),
         ({"sandbox_uids": [200_000, 200_003]}, "9 sandboxes"),
         ({"templates.base.min_idle": 10}, "above max"),
+        ({"engine.url": "tcp://127.0.0.1:2375"}, "engine.url: must be unix:///PATH"),
+        ({"secrets.master_key": "vault:x"}, "master_key: names no master key; write file:/PATH"),
         ({"jobs": 3}, "jobs"),
         ({"skills_template": "skils"}, "skills_template 'skils' is not among the templates (base)"),
         ({"templates.skills.memory": 512 << 20}, "must be at least"),
@@ -95,6 +99,11 @@ def test_mistakes_are_refused_with_what_is_wrong(file: Path, overrides: dict[str
 
 def test_the_defaults_are_valid() -> None:
     assert Config().version == 1
+
+
+def test_a_sandbox_may_be_silent_for_half_a_minute_if_the_operator_does_not_say(file: Path) -> None:
+    assert load(file).jobs.answer_margin_ms == 30_000
+    assert load(file, {"jobs.answer_margin_ms": 1000}).jobs.answer_margin_ms == 1000
 
 
 def test_templates_of_known_names_begin_with_values_that_suit_them(file: Path) -> None:

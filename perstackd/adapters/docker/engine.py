@@ -94,6 +94,8 @@ class DockerSandboxes(AbstractAsyncContextManager["DockerSandboxes"]):
             raise failures.image_missing(image) from error
         except docker.errors.APIError as error:
             raise failures.refused(f"look at the image {image}", error) from error
+        if not (found.get("Config") or {}).get("Entrypoint"):
+            raise failures.image_unfit(image)
         return str(found["Id"])
 
     async def start(self, record: SandboxRecord, template: Template, directories: SandboxDirectories) -> str:

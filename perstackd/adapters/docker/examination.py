@@ -6,7 +6,6 @@ sandbox runs `sleep` in the template's image, below directories of its own, with
 
 import asyncio
 import contextlib
-import hashlib
 import os
 import secrets
 import socket
@@ -24,13 +23,13 @@ from perstackd.adapters.docker.calls import Client
 from perstackd.adapters.docker.engine import read_profile
 from perstackd.adapters.docker.failures import detail, is_silence, silence_cause
 from perstackd.adapters.docker.hardening import MASKED, READ_ONLY, container_name, container_options, profile_for
+from perstackd.adapters.docker.inside import GuestView, HostView, Inside, digest_of
 from perstackd.adapters.docker.kernel import observe
 from perstackd.adapters.docker.posture import Expected, compare
 from perstackd.adapters.docker.runtimes import check_runtime
 from perstackd.adapters.docker.sentry import observe_sentry
 from perstackd.adapters.doctor.subject import Subject
 from perstackd.adapters.workspaces.host import HostWorkspaces
-from perstackd.adapters.workspaces.markers import MARKER
 from perstackd.adapters.workspaces.settings import HostSettings
 from perstackd.adapters.workspaces.userns import UserNamespaces
 from perstackd.domain.checkup import Finding, error, good, warning
@@ -45,7 +44,6 @@ _LEAST: Final = (20, 10)
 _STORAGE: Final = frozenset({"overlay2", "overlayfs", "fuse-overlayfs", "btrfs", "zfs"})
 _LIMITS: Final = ("MemoryLimit", "SwapLimit", "PidsLimit", "CpuCfsQuota", "CPUShares")
 _LABEL: Final = "doctor"
-_RUNNER: Final = "opt/perstack/lib/perstack_runner"
 
 
 def examine(subject: Subject) -> Iterator[Finding]:
@@ -55,9 +53,9 @@ def examine(subject: Subject) -> Iterator[Finding]:
         client = _client(subject)
     except (OSError, docker.errors.DockerException) as failure:
         found = silence_cause(failure) if is_silence(failure) else str(failure)
-        yield error(
-            _AREA, "reachable", f"{subject.engine_url}: {found}", "start it (systemctl start docker), or set engine.url"
-        )
+        shut_out = isinstance(failure, PermissionError)
+        remedy = "run the doctor as root" if shut_out else "start it (systemctl start docker), or set engine.url"
+        yield error(_AREA, "reachable", f"{subject.engine_url}: {found}", remedy)
         return
     try:
         info = client.info()
@@ -182,10 +180,10 @@ def _template(client: Client, subject: Subject, template: Template) -> Iterator[
 class _Trial:
     """A sandbox that runs, and where a workspace would be mounted for it."""
 
+    inside: Inside
     workspaces: HostWorkspaces
     record: SandboxRecord
     slot: str
-    pid: int
     posture: Posture
 
     def findings(self, area: str) -> Iterator[Finding]:
@@ -204,20 +202,23 @@ class _Trial:
             return warning(
                 area, "version", "cannot be told: no runner is installed beside perstackd", "install it whole"
             )
-        if _digest(Path(f"/proc/{self.pid}/root", _RUNNER)) != _digest(ours):
+        found = self.inside.digest()
+        if not found:
+            remedy = "build it FROM perstack/base or perstack/full, and keep their entry point"
+            return error(area, "version", "the image has no runner", remedy)
+        if found != digest_of(ours):
             remedy = "its runner is not of this version: build the images anew with `make images`"
             return error(area, "version", "another runner than this perstackd's", remedy)
         return good(area, "version", "its runner is this perstackd's")
 
     def _late_binding(self, area: str) -> Finding:
-        inside = Path(f"/proc/{self.pid}/root/mnt/workspace", MARKER)
         remedy = "perstackd and the engine must share one mount namespace: see docs/operations.md, What it needs"
         token = asyncio.run(self.workspaces.prove(self.slot, self.record.uid))
-        seen = inside.read_text() if inside.exists() else ""
+        seen = self.inside.marker()
         asyncio.run(self.workspaces.detach(self.record.id, self.slot))
         if seen != token:
             return error(area, "late binding", "a marker that is mounted on the host is not seen inside", remedy)
-        if inside.exists():
+        if self.inside.marker():
             return error(area, "late binding", "a marker that was unmounted is still seen inside", remedy)
         return good(area, "late binding", "a marker came and went")
 
@@ -253,7 +254,8 @@ def _trial(client: Client, subject: Subject, template: Template, image_id: str) 
             expected = Expected(image_id, seccomp, directories)
             seen = observe_sentry(pid) if template.runtime == "runsc" else observe(pid, (*MASKED, *READ_ONLY))
             posture = compare(record, template, expected, inspected, seen)
-            yield _Trial(workspaces, record, directories.slot, pid, posture)
+            inside = GuestView(client, name) if template.runtime == "runsc" else HostView(Path(f"/proc/{pid}/root"))
+            yield _Trial(inside, workspaces, record, directories.slot, posture)
         finally:
             with contextlib.suppress(docker.errors.NotFound):
                 client.remove_container(name, force=True, v=True)
@@ -294,12 +296,3 @@ def _own_runner() -> Path | None:
     top = Path(__file__).parents[3]
     places = (top / "perstack_runner", top / "sandbox-images/runner/perstack_runner")
     return next((place for place in places if place.is_dir()), None)
-
-
-def _digest(directory: Path) -> str:
-    """Of the program's files, by name and content."""
-    found = hashlib.sha256()
-    for path in sorted(directory.rglob("*.py")):
-        found.update(f"{path.relative_to(directory)}\0".encode())
-        found.update(hashlib.sha256(path.read_bytes()).digest())
-    return found.hexdigest()

@@ -72,6 +72,15 @@ def image_missing(image: str) -> PerstackError:
     return PerstackError(Kind.NOT_FOUND, "image_missing", message, fields={"image": image})
 
 
+def image_unfit(image: str) -> PerstackError:
+    """PRECONDITION `image_unfit`."""
+    message = (
+        f"the image {image} has no entry point, so it has no runner: build it FROM perstack/base or perstack/full, and "
+        "keep their entry point"
+    )
+    return PerstackError(Kind.PRECONDITION, "image_unfit", message, fields={"image": image})
+
+
 def start_failed(sandbox_id: str, cause: str) -> PerstackError:
     """PRECONDITION `start_failed`."""
     message = f"sandbox {sandbox_id} could not be started: {cause}"

@@ -14,7 +14,7 @@ class HostHalts:
     """Implements `Halts`. Where the last container's cgroup was, the next one's is looked for first."""
 
     def __init__(self) -> None:
-        self._last = ("", "")
+        self._last: tuple[str, str] | None = None
 
     async def halt(self, container_id: str) -> None:
         if not is_container(container_id):
@@ -34,9 +34,9 @@ class HostHalts:
 
     def _halted(self, container_id: str) -> tuple[str, ...]:
         """The cgroups that still have processes. In a thread."""
-        guess = container_id.join(self._last)
-        found = (guess,) if Path(guess).is_dir() else _found(container_id)
-        if found:
+        guess = container_id.join(self._last) if self._last is not None else ""
+        found = (guess,) if guess and Path(guess).is_dir() else _found(container_id)
+        if len(found) == 1:  # of one that had several, a guess would find one
             before, _, after = found[0].rpartition(container_id)
             self._last = (before, after)
         return end_cgroups(found, container_id)

@@ -7,7 +7,7 @@ from typing import Final
 from perstackd.adapters.docker import examination as engine
 from perstackd.adapters.doctor import file_systems, host, kernel
 from perstackd.adapters.doctor.subject import Subject
-from perstackd.domain.checkup import Finding, error, good
+from perstackd.domain.checkup import Finding, error, good, warning
 
 _PARTS: Final[tuple[tuple[str, Callable[[Subject], Iterable[Finding]]], ...]] = (
     ("kernel", kernel.examine),
@@ -24,6 +24,9 @@ def examine(subject: Subject) -> Iterator[Finding]:
         try:
             yield from part(subject)
         except Exception as failure:  # a machine that nobody foresaw must not hide what the other parts find
+            if isinstance(failure, PermissionError):
+                yield error(area, "examination", f"could not be looked at: {failure}", "run the doctor as root")
+                continue
             found = f"could not be looked at: {type(failure).__name__}: {failure}"
             yield error(area, "examination", found, "run the doctor as root; if it was, this is a defect: report it")
 
@@ -34,8 +37,10 @@ def _daemon(lock: Path) -> Finding:
     """
     try:
         wanted = lock.stat()
-    except OSError:
+    except FileNotFoundError:
         return good("perstackd", "daemon", "has not run here yet")
+    except OSError as failure:
+        return warning("perstackd", "daemon", f"cannot be told ({failure.strerror})", "run the doctor as root")
     device = (
         f"{wanted.st_dev >> 8 & 0xFFF:02x}:{wanted.st_dev & 0xFF | wanted.st_dev >> 12 & 0xFFF00:02x}:{wanted.st_ino}"
     )

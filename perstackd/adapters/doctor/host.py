@@ -172,6 +172,8 @@ def _egress() -> Finding:
         done = subprocess.run(  # noqa: S603 - our own program, no shell
             command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_PROGRAM_SECONDS, check=False, cwd="/"
         )
+    except PermissionError as failure:
+        return error("programs", "perstack-egress", str(failure), "run the doctor as root")
     except (OSError, subprocess.TimeoutExpired) as failure:
         return error("programs", "perstack-egress", str(failure), "install perstackd anew")
     if done.returncode:

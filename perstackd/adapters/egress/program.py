@@ -16,6 +16,7 @@ _STOP_SECONDS: Final = 3.0
 class ProgramOptions:
     """Command line of the program. Times are seconds; bytes are both directions together, 0 is no limit. Tunnels to
     `tls_ports` must be TLS to the named host. `ca_bundle` verifies origins of routes, "" is the machine's authorities.
+    `allow_hosts` is the operator's policy, for the words of a denial; None when there is none.
     """
 
     uid: int = 65534
@@ -29,6 +30,7 @@ class ProgramOptions:
     tunnel_bytes: int = 0
     sandbox_bytes: int = 0
     ca_bundle: str = ""
+    allow_hosts: tuple[tuple[str, int], ...] | None = None
 
     def arguments(self, *, routes: bool = False) -> list[str]:
         """As the program's `--help` lists them."""
@@ -45,6 +47,8 @@ class ProgramOptions:
         }
         options = [f"{name}={value}" for name, value in numbers.items()]
         options += ["--routes", f"--ca-bundle={self.ca_bundle}"] if routes else []
+        if self.allow_hosts is not None:
+            options += ["--restricted", *(f"--allow-host={host}:{port}" for host, port in self.allow_hosts)]
         return options + [f"--tls-port={port}" for port in self.tls_ports]
 
 

@@ -16,6 +16,8 @@ from perstackd.domain.errors import Kind, PerstackError
 SOURCE: Final = r"(file:/.+|systemd:[A-Za-z0-9_][A-Za-z0-9._-]*|keyring:[\x21-\x7e]+)"
 KEYRING_SECONDS: Final = 10.0
 _MAKE: Final = "head -c 32 /dev/urandom | base64"
+OR_MAKE: Final = ", or make one: "
+"""In messages, before what makes a key: that is no remedy while something is sealed with the one that is gone."""
 _SOURCE: Final = re.compile(SOURCE)
 
 
@@ -45,7 +47,7 @@ def _of_file(path: Path) -> AesSealer:
     except PerstackError as error:
         if error.reason != "key_file_missing":
             raise
-        message = f"there is no key file {path}; restore it, or make one: (umask 077; {_MAKE} >{path})"
+        message = f"there is no key file {path}; restore it{OR_MAKE}(umask 077; {_MAKE} >{path})"
         raise PerstackError(error.kind, error.reason, message) from None
 
 
@@ -77,7 +79,7 @@ def _of_keyring(service: str) -> AesSealer:
         raise PerstackError(Kind.UNAVAILABLE, "keyring_unavailable", message, retryable=True) from None
     if done.returncode == NO_ENTRY:
         message = (
-            f"the keyring has no entry {service!r} of the user {USER_NAME!r}; restore it, or make one: "
+            f"the keyring has no entry {service!r} of the user {USER_NAME!r}; restore it{OR_MAKE}"
             f"{_MAKE} | keyring set {service} {USER_NAME}"
         )
         raise PerstackError(Kind.PRECONDITION, "keyring_entry_missing", message)

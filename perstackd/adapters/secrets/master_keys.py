@@ -6,7 +6,7 @@ from pathlib import Path
 import structlog
 from anyio import to_thread
 
-from perstackd.adapters.secrets.master_key import read_master_key
+from perstackd.adapters.secrets.master_key import OR_MAKE, read_master_key
 from perstackd.adapters.secrets.sealer import KEY_BYTES, AesSealer, key_id_of
 from perstackd.domain.errors import Kind, PerstackError
 from perstackd.domain.secret import MasterRotation
@@ -114,7 +114,8 @@ async def _join(ring: MasterKeyRing, kept: KeptSecrets, rotation: MasterRotation
 
 
 def _needed(ids: tuple[str, ...], error: PerstackError) -> PerstackError:
-    message = f"the store holds values that are sealed with the master key {', '.join(ids)}, and {error.message}"
+    problem = error.message.partition(OR_MAKE)[0]
+    message = f"the store holds values that are sealed with the master key {', '.join(ids)}, and {problem}"
     return PerstackError(error.kind, error.reason, message, fields=error.fields, retryable=error.retryable)
 
 

@@ -5,6 +5,7 @@ to the archive's root and no further, and only at its beginning. A `..` behind a
 and then leads somewhere else than it says.
 """
 
+import os
 from typing import Final
 
 from perstackd.adapters.workspaces.tar_reader import Entry, shown
@@ -26,11 +27,26 @@ def parts_of(path: bytes) -> tuple[bytes, ...]:
     parts = tuple(part for part in path.split(b"/") if part not in {b"", b"."})
     if b".." in parts:
         raise refused(path, "has a .. in it; name it from the archive's root")
-    if b"\0" in path or len(path) > _MAX_PATH or len(parts) > MAX_DEPTH or any(len(part) > _MAX_NAME for part in parts):
-        raise refused(
-            path, f"is longer than {_MAX_PATH} bytes or deeper than {MAX_DEPTH} directories, or has a zero byte"
-        )
+    if b"\0" in path:
+        raise refused(path, "has a zero byte")
+    if len(path) > _MAX_PATH or len(parts) > MAX_DEPTH:
+        raise refused(path, f"is longer than {_MAX_PATH} bytes or deeper than {MAX_DEPTH} directories")
+    if any(len(part) > _MAX_NAME for part in parts):
+        raise refused(path, f"has a name of more than {_MAX_NAME} bytes")
     return parts
+
+
+def prefix_of(path: str) -> tuple[bytes, ...]:
+    """The names of the directory that an archive goes into.
+
+    Raises:
+        PerstackError: INVALID `workspace_invalid`.
+    """
+    try:
+        return parts_of(os.fsencode(path))
+    except PerstackError as error:
+        message = f"{path[:200]!r} is no directory of a workspace: write a plain relative path, as in reports/47"
+        raise PerstackError(Kind.INVALID, "workspace_invalid", message) from error
 
 
 def checked_link(entry: Entry, depth: int) -> bytes:

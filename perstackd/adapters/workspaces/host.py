@@ -139,8 +139,11 @@ class HostWorkspaces:
     async def close(self, job_id: JobId) -> None:
         opened = self._jobs.pop(job_id, None)
         finish = partial(_finish, self._places, opened)
+        take_down = partial(_take_down, self._root, self._places, job_id, opened)
+        if opened is None:  # an `open` that was left in the middle makes an ephemeral one all the same
+            self._finding.later(lambda: self._mounting.later(take_down))
         try:
-            await self._mounting.run(partial(_take_down, self._root, self._places, job_id, opened))
+            await self._mounting.run(take_down)
         except BaseException:
             self._mounting.later(lambda: self._sweeping.later(finish))  # once nothing in that lane uses the descriptor
             raise

@@ -13,6 +13,7 @@ import errno
 import json
 import os
 import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -55,11 +56,24 @@ class Usage:
     files: int
 
 
+@contextlib.contextmanager
+def room_on_disk() -> Iterator[None]:
+    """Around what makes or mounts a workspace. Raises PerstackError EXHAUSTED `workspace_disk_full`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+            raise
+        message = f"there is no room for a workspace on the daemon's disk: {error.strerror}; free space on it"
+        raise PerstackError(Kind.EXHAUSTED, "workspace_disk_full", message) from error
+
+
 def make_image(directory: Path, quota: Quota) -> None:
     """Make the image in `directory`, in which only root may write; all of it or nothing. One that is there stays.
 
     Raises:
-        PerstackError: PRECONDITION `workspace_quota_unsupported`; EXHAUSTED `workspace_disk_full`.
+        PerstackError: PRECONDITION `workspace_quota_unsupported`.
+        OSError: as the disk says, ENOSPC among others.
     """
     if (directory / IMAGE).exists():
         return
@@ -70,11 +84,8 @@ def make_image(directory: Path, quota: Quota) -> None:
             file.truncate(quota.bytes // _BLOCK * _BLOCK)
         _format(unfinished, quota.inodes)
         unfinished.rename(directory / IMAGE)
-    except OSError as error:
+    except OSError:
         unfinished.unlink(missing_ok=True)
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            message = f"there is no room for a workspace on the daemon's disk: {error}"
-            raise PerstackError(Kind.EXHAUSTED, "workspace_disk_full", message) from error
         raise
 
 
@@ -176,6 +187,8 @@ def _format(image: Path, inodes: int) -> None:
         raise _no_mkfs("mkfs.ext4 is not installed (package e2fsprogs)") from error
     except subprocess.TimeoutExpired as error:
         raise _no_mkfs(f"mkfs.ext4 did not end within {_MKFS_SECONDS:g} s") from error
+    if done.returncode and os.strerror(errno.ENOSPC).encode() in done.stderr:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     if done.returncode:
         raise _no_mkfs(f"mkfs.ext4 failed: {done.stderr.decode(errors='replace').strip()[-300:]}")
 

@@ -100,8 +100,8 @@ class HostManagedWorkspaces:
         if not max_bytes:
             return self._settings.quota
         if max_bytes < MIN_NAMED or (cap and max_bytes > cap):
-            most = f"and at most {cap} bytes, the daemon's workspaces.named_bytes" if cap else "at least"
-            message = f"a workspace of {max_bytes} bytes is not possible: it has at least {MIN_NAMED} bytes {most}"
+            most = f" and at most {_mib(cap)}, the daemon's workspaces.named_bytes" if cap else ""
+            message = f"a workspace of {_mib(max_bytes)} is not possible: it has at least {_mib(MIN_NAMED)}{most}"
             raise PerstackError(Kind.INVALID, "workspace_quota_invalid", message)
         return sized(max_bytes, self._settings.named_inodes)
 
@@ -114,6 +114,10 @@ class HostManagedWorkspaces:
             if error.reason == "workspace_damaged":
                 return NamedWorkspace(name, 0, 0, counted=False, quota=None, used_at=0)
             raise
+
+
+def _mib(size: int) -> str:
+    return f"{size} bytes" if size % (1 << 20) else f"{size >> 20} MiB"
 
 
 # --- in a lane --------------------------------------------------------------------------------------------------------

@@ -18,7 +18,16 @@ from typing import Final, TypeAlias
 
 from perstackd.adapters.workspaces import syscalls
 from perstackd.adapters.workspaces.clearing import clear
-from perstackd.adapters.workspaces.image import DATA, IMAGE, Usage, make_image, mount_image, quota_of, usage_of
+from perstackd.adapters.workspaces.image import (
+    DATA,
+    IMAGE,
+    Usage,
+    make_image,
+    mount_image,
+    quota_of,
+    room_on_disk,
+    usage_of,
+)
 from perstackd.adapters.workspaces.mountinfo import mounts_at_or_below
 from perstackd.adapters.workspaces.root import RuntimeRoot, unmount_all
 from perstackd.adapters.workspaces.settings import HostSettings
@@ -81,9 +90,9 @@ class NamedStore:
         with `use` it counts as used.
 
         Raises:
-            PerstackError: NOT_FOUND `workspace_not_found`; as `make_image` and `mount_image` do.
+            PerstackError: NOT_FOUND `workspace_not_found`; as `make_image`, `mount_image` and `room_on_disk` do.
         """
-        with self._lock:
+        with self._lock, room_on_disk():
             directory = self._directory(tenant, name)
             if make and not _is_whole(directory):
                 self._make(directory, self._settings.quota)
@@ -111,8 +120,12 @@ class NamedStore:
                     self._unmount(next(iter(self._kept)))
 
     def create(self, tenant: TenantId, name: str, quota: Quota | None) -> None:
-        """Make one; None means without a size. Raises PerstackError ALREADY_EXISTS `workspace_exists`."""
-        with self._lock:
+        """Make one; None means without a size.
+
+        Raises:
+            PerstackError: ALREADY_EXISTS `workspace_exists`; as `make_image` and `room_on_disk` do.
+        """
+        with self._lock, room_on_disk():
             directory = self._directory(tenant, name)
             if _is_whole(directory):
                 message = f"there is a workspace {name!r} already; choose another name, or remove it first"

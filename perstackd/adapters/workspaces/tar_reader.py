@@ -51,7 +51,7 @@ _KINDS: Final = {
     b"2": EntryKind.SYMLINK,
     b"1": EntryKind.HARDLINK,
 }
-_REFUSED: Final = {b"3": "a device", b"4": "a device", b"6": "a FIFO", b"S": "a sparse file; write it out in full"}
+_REFUSED: Final = {b"3": "a device", b"4": "a device", b"6": "a FIFO", b"S": "a sparse file"}
 _EXTENSIONS: Final = frozenset({b"x", b"g", b"L", b"K"})
 
 

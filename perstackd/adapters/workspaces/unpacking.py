@@ -14,7 +14,7 @@ from typing import Final
 
 from perstackd.adapters.workspaces import syscalls
 from perstackd.adapters.workspaces.clearing import clear
-from perstackd.adapters.workspaces.entry_names import checked_link, parts_of, refused
+from perstackd.adapters.workspaces.entry_names import checked_link, parts_of, prefix_of, refused
 from perstackd.adapters.workspaces.merging import merge
 from perstackd.adapters.workspaces.named import STAGING, Held
 from perstackd.adapters.workspaces.tar_reader import Entry, EntryKind, TarReader, shown
@@ -37,7 +37,7 @@ class Unpacking:
         self._stamp: tuple[int, int] = (0, 0)
         self.files = self.bytes = 0
         self._name = f"{STAGING}{secrets.token_hex(8)}"
-        self._prefix = parts_of(os.fsencode(prefix))
+        self._prefix = prefix_of(prefix)
         os.mkdir(self._name, 0o700, dir_fd=held.outer)
         self._root = syscalls.openat2(held.outer, self._name, syscalls.DIRECTORY, syscalls.INSIDE)
         self._parent: tuple[tuple[bytes, ...] | None, int] = (None, os.dup(self._root))

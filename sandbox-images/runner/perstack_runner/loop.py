@@ -35,11 +35,12 @@ from perstack_runner.messages import (
     Turn,
     Welcome,
 )
+from perstack_runner.outward import Outward
 from perstack_runner.proxy import Proxy
 from perstack_runner.results import pack
 from perstack_runner.tools.outcome import ToolFailure
 from perstack_runner.tools.tree import Tree
-from perstack_runner.workplace import Outward, Surroundings, Workplace, open_workplace, way_out
+from perstack_runner.workplace import Surroundings, Workplace, open_workplace, way_out
 
 PROBE_BYTES: Final = 4 << 10
 STOP_SECONDS: Final = 6.0

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from perstack_runner.children import Children
 from perstack_runner.clock import LONGEST_HOLD_SECONDS
 from perstack_runner.environment import child_environment
-from perstack_runner.messages import Assign, Call, Elicit, Elicited, Progress, Result, SkillState
+from perstack_runner.messages import Assign, Call, Elicited, Progress, Result
+from perstack_runner.outward import Outward
 from perstack_runner.progress import OutputStream
 from perstack_runner.proxy import PORT, Proxy
 from perstack_runner.results import failed, from_outcome
@@ -35,13 +36,6 @@ class Surroundings(NamedTuple):
     adopts_orphans: bool
     proxy_port: int = PORT
     probe_root: str = "/mnt"
-
-
-class Outward(NamedTuple):
-    """What skills say to the daemon: news, and questions to a person; False when none may be asked now."""
-
-    report: Callable[[SkillState], None]
-    elicit: Callable[[Elicit], bool]
 
 
 class Workplace:

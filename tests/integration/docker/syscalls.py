@@ -11,6 +11,7 @@ import os
 import platform
 import signal
 import socket
+import stat
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -19,6 +20,10 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 ARM = platform.machine() == "aarch64"
 BEST_EFFORT = 2 << 13 | 4  # ioprio_set(2): the class and level that a process has
 SETUID, SETGID, STICKY = 0o4000, 0o2000, 0o1000
+# push rbx; mov eax, 14; xor ebx, ebx; mov ecx, S_IFCHR | 0o600; xor edx, edx; int 0x80; pop rbx; ret: at no address
+OLD_MKNOD = b"\x53\xb8\x0e\x00\x00\x00\x31\xdb\xb9\x80\x21\x00\x00\x31\xd2\xcd\x80\x5b\xc3"
+# The same with 297, and each argument one further: a directory, the address, the mode, the device.
+OLD_MKNODAT = b"\x53\xb8\x29\x01\x00\x00\x31\xdb\x31\xc9\xba\x80\x21\x00\x00\x31\xf6\xcd\x80\x5b\xc3"
 
 
 def number(x86: int, arm: int) -> int:
@@ -104,6 +109,34 @@ def modes(directory: str) -> dict[str, str]:
     return found
 
 
+def nodes(directory: str) -> dict[str, str]:
+    """mknod of each kind, with what the kernel takes as well: bits that it does not look at, numbers of devices."""
+    found = {}
+    for kind, bits, device in (
+        *(("nothing", 0, 0), ("file", stat.S_IFREG, 0), ("fifo", stat.S_IFIFO, 0), ("socket", stat.S_IFSOCK, 0)),
+        *(("fifo setuid", stat.S_IFIFO | SETUID, 0), ("socket setgid", stat.S_IFSOCK | SETGID, 0)),
+        *(("whiteout", stat.S_IFCHR, 0), ("whiteout and high bits", 1 << 32 | 1 << 16 | stat.S_IFCHR, 0)),
+        *(("character device", stat.S_IFCHR, os.makedev(1, 3)), ("block device", stat.S_IFBLK, os.makedev(7, 0))),
+        *(("block device 0", stat.S_IFBLK, 0), ("fifo and high bits", 1 << 32 | 1 << 16 | stat.S_IFIFO, 0)),
+    ):
+        path = f"{directory}/node {kind}"
+        found[f"mknodat {kind}"] = call(number(259, 33), -100, f"{path}-a".encode(), bits | 0o600, device)
+        if not ARM:
+            found[f"mknod {kind}"] = call(133, f"{path}-b".encode(), bits | 0o600, device)
+    return found
+
+
+def renames(directory: str) -> dict[str, str]:
+    """renameat2 with each of its flags."""
+    found = {}
+    for name, flags in (("plain", 0), ("no replacing", 1), ("exchange", 2), ("whiteout", 4), ("whiteout only", 5)):
+        old, new = f"{directory}/old {name}", f"{directory}/new {name}"
+        for path in (old, new)[: 2 if flags == 2 else 1]:
+            os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
+        found[f"renameat2 {name}"] = call(number(316, 276), -100, old.encode(), -100, new.encode(), flags)
+    return found
+
+
 def scheduling(whose: str, pid: int) -> dict[str, str]:
     """What sets how a process is scheduled, each with what holds already: SCHED_OTHER, priority 0, nice 0."""
     parameter = ctypes.create_string_buffer(4)
@@ -121,7 +154,7 @@ def scheduling(whose: str, pid: int) -> dict[str, str]:
 
 def main(directory: str) -> None:
     own = os.getpid()
-    found = modes(directory)
+    found = modes(directory) | nodes(directory) | renames(directory)
     found |= {
         "clone3": call(435, 0, 0),
         "io_uring_setup": call(425, 1, 0),
@@ -182,9 +215,14 @@ def main(directory: str) -> None:
         found[f"clone {name}"] = in_child(partial(clone, flag))
     if not ARM:
         found["modify_ldt"] = call(154, 0, 0, 0)
+        whiteout = f"{directory}/of another ABI".encode()
         found["x32 getpid"] = in_child(lambda: call(0x40000000 | 39))
+        found["x32 mknod"] = in_child(lambda: call(0x40000000 | 133, whiteout, stat.S_IFCHR | 0o600, 0))
+        found["x32 mknodat"] = in_child(lambda: call(0x40000000 | 259, -100, whiteout, stat.S_IFCHR | 0o600, 0))
         # mov eax, 20 (getpid in the 32-bit table); int 0x80; ret
         found["32-bit getpid"] = in_child(lambda: machine_code(b"\xb8\x14\x00\x00\x00\xcd\x80\xc3"))
+        found["32-bit mknod"] = in_child(lambda: machine_code(OLD_MKNOD))
+        found["32-bit mknodat"] = in_child(lambda: machine_code(OLD_MKNODAT))
     print(json.dumps(found))  # noqa: T201
 
 

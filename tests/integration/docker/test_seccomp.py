@@ -6,6 +6,7 @@ The control is the same program in the same container without a filter: there th
 import json
 import platform
 from functools import cache
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -17,21 +18,29 @@ pytestmark = pytest.mark.docker
 PROBE = Path(__file__).with_name("syscalls.py")
 HARD = ("--cap-drop=ALL", "--security-opt=no-new-privileges", "--network=none", "--user=200001:200001", "--read-only")
 X86 = platform.machine() == "x86_64"
+OTHER_ABIS = tuple(f"{abi} {name}" for abi, name in product(("x32", "32-bit"), ("getpid", "mknod", "mknodat")))
 
 
-def run(*command: str, seccomp: str = str(SECCOMP), image: str = "perstack/base:latest", text: str = "") -> str:
+def run(
+    *command: str,
+    seccomp: str = str(SECCOMP),
+    image: str = "perstack/base:latest",
+    text: str = "",
+    more: tuple[str, ...] = (),
+) -> str:
     entrypoint, *arguments = command
     return docker(
         *("run", "--rm", "--interactive", f"--label=dev.perstack.daemon={DAEMON_ID}", *HARD, "--tmpfs=/tmp:exec"),
-        *(f"--security-opt=seccomp={seccomp}", f"--entrypoint={entrypoint}", image),
+        *(*more, f"--security-opt=seccomp={seccomp}", f"--entrypoint={entrypoint}", image),
         *arguments,
         text=text,
     )
 
 
 @cache
-def answers(seccomp: str = str(SECCOMP)) -> dict[str, str]:
-    found: dict[str, str] = json.loads(run("python3", "-I", "-", "/tmp", seccomp=seccomp, text=PROBE.read_text()))
+def answers(seccomp: str = str(SECCOMP), more: tuple[str, ...] = ()) -> dict[str, str]:
+    text = run("python3", "-I", "-", "/tmp", seccomp=seccomp, text=PROBE.read_text(), more=more)
+    found: dict[str, str] = json.loads(text)
     return found
 
 
@@ -54,6 +63,12 @@ ALLOWED = (
     "personality question",
     *(f"{name} own" for name in SCHEDULING),
 )
+MAKES_NODES = ("mknodat", *(("mknod",) if X86 else ()))
+HARMLESS = ("nothing", "file", "fifo", "socket", "fifo and high bits")
+OF_ANYONE = ("whiteout", "whiteout and high bits")
+DEVICES = (*OF_ANYONE, "character device", "block device", "block device 0")
+WHITEOUTS = ("renameat2 whiteout", "renameat2 whiteout only")
+MAY_MAKE_DEVICES = ("--user=0:0", "--cap-add=MKNOD")
 BY_MODE = (
     *("fchmod", "fchmodat", "openat", "openat tmpfile", "mkdirat", "mknodat"),
     *(("chmod", "open", "creat", "mkdir", "mknod") if X86 else ()),
@@ -85,8 +100,33 @@ def test_no_call_sets_the_setuid_or_setgid_bit(name: str) -> None:
     assert found == {"setuid": "EPERM", "setgid": "EPERM", "sticky": "ok", "none": "ok"}
 
 
+@pytest.mark.parametrize("call", MAKES_NODES)
+def test_nodes_of_every_kind_but_devices_are_made(call: str) -> None:
+    assert {kind: answers()[f"{call} {kind}"] for kind in HARMLESS} == dict.fromkeys(HARMLESS, "ok")
+    refused = (*DEVICES, "fifo setuid", "socket setgid")
+    assert {kind: answers()[f"{call} {kind}"] for kind in refused} == dict.fromkeys(refused, "EPERM")
+
+
+@pytest.mark.parametrize("call", MAKES_NODES)
+def test_who_has_the_capability_makes_no_device_either(call: str) -> None:
+    """The control: the same root without the filter makes all of them."""
+    filtered, free = answers(more=MAY_MAKE_DEVICES), answers("unconfined", MAY_MAKE_DEVICES)
+    assert {kind: filtered[f"{call} {kind}"] for kind in DEVICES} == dict.fromkeys(DEVICES, "EPERM")
+    assert {kind: free[f"{call} {kind}"] for kind in DEVICES} == dict.fromkeys(DEVICES, "ok")
+
+
+@pytest.mark.parametrize("name", ["plain", "no replacing", "exchange"])
+def test_renaming_works(name: str) -> None:
+    assert answers()[f"renameat2 {name}"] == "ok"
+
+
+@pytest.mark.parametrize("name", WHITEOUTS)
+def test_renaming_leaves_no_device(name: str) -> None:
+    assert answers()[name] == "EPERM"
+
+
 @pytest.mark.skipif(not X86, reason="the other ABIs of x86_64")
-@pytest.mark.parametrize("name", ["x32 getpid", "32-bit getpid"])
+@pytest.mark.parametrize("name", OTHER_ABIS)
 def test_another_abi_kills_whoever_uses_it(name: str) -> None:
     assert answers()[name] == "SIGSYS"
 
@@ -98,7 +138,9 @@ def test_another_abi_kills_whoever_uses_it(name: str) -> None:
         *("memfd_secret", "personality no randomisation", "prlimit64 other", "socket netlink uevent"),
         *OF_OTHERS,
         *(f"{name} {bits}" for name in BY_MODE if not name.startswith("mkdir") for bits in ("setuid", "setgid")),
-        *(("x32 getpid", "32-bit getpid", "modify_ldt") if X86 else ()),
+        *(f"{name} {kind}" for name in MAKES_NODES for kind in (*OF_ANYONE, "fifo setuid", "socket setgid")),
+        *WHITEOUTS,
+        *((*OTHER_ABIS, "modify_ldt") if X86 else ()),
     ],
 )
 def test_without_the_filter_the_same_call_answers_otherwise(name: str) -> None:

@@ -18,7 +18,7 @@ import pytest
 from perstackd.adapters.egress import EgressProxy, ProgramOptions
 from perstackd.domain.errors import Kind, PerstackError
 from perstackd.domain.ids import SandboxId
-from perstackd.ports.egress import EgressAccess, EgressRule
+from perstackd.ports.egress import EgressAccess, EgressQuestion, EgressRule
 from tests.integration.egress.client import BOUND, Certificate, Client, echo_server, make_certificate
 
 pytestmark = pytest.mark.anyio
@@ -154,6 +154,19 @@ async def test_loopback_is_refused_without_the_operators_word(root: Path) -> Non
             answer = await client.connect("localhost", port)
         assert (answer.status, "egress.allow_addresses" in answer.body) == (403, True)
         assert (await heard.next()).reason == "address_not_global"
+
+
+async def test_what_the_operator_leaves_out_is_denied_in_the_operators_name(root: Path) -> None:
+    path, options = str(root / "egress.sock"), ProgramOptions(allow_hosts=(("*.in.test", 443),))
+    async with proxy(options) as (egress, heard):
+        await egress.listen(ONE, path)
+        for host, reason in (("a.out.test", "egress_not_permitted"), ("a.in.test", "host_not_allowed")):
+            async with await Client.dial(path) as client:
+                answer = await client.connect(host, 443)
+            assert (answer.status, "egress.allow_hosts" in answer.body) == (403, reason == "egress_not_permitted")
+            assert (await heard.next()).reason == reason
+            explained = await egress.explain(EgressQuestion(host, sandbox_id=ONE))
+            assert explained.reason == reason
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "2130706433", "0x7f000001", "0177.0.0.1", "[::1]", "[::ffff:127.0.0.1]"])

@@ -17,6 +17,7 @@ from perstack_runner.tools import catalogue
 from perstack_runner.workplace import Surroundings
 
 from tests.integration.runner.fake_daemon import FakeDaemon, session
+from tests.integration.runner.raw_http import RawHttp, serving
 
 ROOT = Path(__file__).parents[3]
 PYTHONPATH = os.pathsep.join(str(ROOT / part) for part in ("proto", "sandbox-images/runner"))
@@ -101,3 +102,9 @@ async def program(place: Path) -> AsyncIterator[FakeDaemon]:
     """With the runner as a program of its own."""
     async with session(place / "r.sock", as_program) as served:
         yield served
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[RawHttp]:
+    async with serving() as server:
+        yield server

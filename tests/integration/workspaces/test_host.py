@@ -1,24 +1,18 @@
-"""Real mounts without containers: what is refused, what is checked, what stays behind."""
+"""Real mounts without containers: ephemeral and named workspaces, and what stays behind."""
 
 import asyncio
-import dataclasses
 import errno
 import os
 import stat
-import threading
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from perstackd.adapters.workspaces import syscalls
-from perstackd.adapters.workspaces.host import HostWorkspaces
 from perstackd.adapters.workspaces.hostread import read_beneath
-from perstackd.domain.errors import Kind, PerstackError
-from perstackd.domain.ids import TenantId
-from perstackd.domain.workspace import WorkspaceSpec
+from perstackd.domain.errors import PerstackError
+from tests.integration.workspaces.attached import EPHEMERAL, attach
 from tests.integration.workspaces.rig import (
-    ALICE,
     BOX,
     FIRST,
     JOB,
@@ -26,7 +20,6 @@ from tests.integration.workspaces.rig import (
     OTHER_BOX,
     OTHER_JOB,
     SECOND,
-    SPARE,
     TENANT,
     Rig,
     as_uid,
@@ -37,248 +30,9 @@ from tests.integration.workspaces.rig import (
 )
 
 pytestmark = [pytest.mark.anyio, pytest.mark.docker]
-EPHEMERAL = WorkspaceSpec()
 
 
-@pytest.fixture
-def real(tmp_path: Path) -> Iterator[Rig]:
-    with rig(tmp_path) as made:
-        yield made
-
-
-async def attach(real: Rig, spec: WorkspaceSpec, uid: int = FIRST) -> str:
-    """The path at which the workspace now is."""
-    slot = real.slot("one")
-    await real.workspaces.prepare(slot, FIRST)
-    await real.workspaces.open(JOB, TENANT, spec)
-    await real.workspaces.attach(JOB, BOX, slot, uid)
-    return f"{slot}/workspace"
-
-
-async def refused(real: Rig, spec: WorkspaceSpec, tenant: TenantId = TENANT) -> PerstackError:
-    with pytest.raises(PerstackError) as error:
-        await real.workspaces.open(JOB, tenant, spec)
-    return error.value
-
-
-# --- opening ----------------------------------------------------------------------------------------------------------
-async def test_a_link_anywhere_in_the_path_is_refused(real: Rig) -> None:
-    project = real.project("p")
-    (project / "inner").mkdir()
-    os.chown(project / "inner", ALICE, ALICE)
-    (real.projects / "link").symlink_to(project)
-    for path in (real.projects / "link", real.projects / "link" / "inner"):
-        error = await refused(real, path_spec(path))
-        assert (error.kind, error.reason) == (Kind.DENIED, "workspace_symlink_refused")
-
-
-async def test_a_file_is_not_a_workspace(real: Rig) -> None:
-    error = await refused(real, path_spec(real.project("p") / "note"))
-    assert error.reason == "workspace_not_found"
-    assert "not a directory" in error.message
-
-
-async def test_the_refusal_of_a_path_names_the_roots_and_the_key_to_change(real: Rig) -> None:
-    error = await refused(real, path_spec("/projects-elsewhere"))
-    assert str(real.projects) in error.message
-    assert "`workspace_roots` in perstackd.toml" in error.message
-
-
-async def test_a_directory_beside_a_root_with_the_same_beginning_is_outside(real: Rig) -> None:
-    beside = real.root / "projects-of-bob"
-    beside.mkdir()
-    assert (await refused(real, path_spec(beside))).reason == "workspace_outside_roots"
-
-
-async def test_the_daemons_own_directories_are_outside_whatever_the_roots_are(real: Rig) -> None:
-    await attach(real, named_spec("notes"))
-    await real.workspaces.open(OTHER_JOB, TENANT, EPHEMERAL)
-    everything = HostWorkspaces(dataclasses.replace(real.settings, roots=("/",)), real.namespaces)
-    others = TenantId("acme")
-    try:
-        for path in (
-            f"{real.settings.state}/workspaces/default/notes",
-            f"//{real.settings.state}//workspaces/default/notes/",
-            f"{real.settings.runtime}/ephemeral/{OTHER_JOB}",
-            real.settings.state,
-        ):
-            with pytest.raises(PerstackError) as error:
-                await everything.open(JOB, others, path_spec(path))
-            assert error.value.reason == "workspace_outside_roots"
-        await everything.open(JOB, others, path_spec(f"/{real.project('p')}/"))
-    finally:
-        await asyncio.to_thread(everything.shutdown)
-
-
-async def test_a_tenant_that_is_no_directory_name_is_refused(real: Rig) -> None:
-    assert (await refused(real, named_spec("notes"), TenantId("../.."))).reason == "tenant_invalid"
-
-
-async def test_a_file_system_that_refuses_idmaps_is_named_with_the_remedy(real: Rig) -> None:
-    ramfs = real.projects / "ram"
-    ramfs.mkdir()
-    syscalls.mount("none", str(ramfs), "ramfs")
-    try:
-        os.chown(ramfs, ALICE, ALICE)
-        error = await refused(real, path_spec(ramfs))
-    finally:
-        syscalls.unmount(str(ramfs))
-    assert (error.kind, error.reason) == (Kind.PRECONDITION, "workspace_unsupported")
-    assert error.fields["file_system"] == "ramfs"
-    assert "ext4" in error.message
-
-
-async def test_a_path_swapped_for_a_link_after_open_does_not_matter(real: Rig) -> None:
-    project = real.project("p")
-    secret = real.project("secret")
-    (secret / "note").write_text("other")
-    slot = real.slot("one")
-    await real.workspaces.prepare(slot, FIRST)
-    await real.workspaces.open(JOB, TENANT, path_spec(project))
-    project.rename(real.projects / "moved")
-    project.symlink_to(secret)
-    await real.workspaces.attach(JOB, BOX, slot, FIRST)
-    assert as_uid(FIRST, f"{slot}/workspace", "cat note").stdout == "hello"
-
-
-# --- attaching --------------------------------------------------------------------------------------------------------
-async def test_files_appear_as_the_sandbox_and_belong_to_the_owner_on_the_host(real: Rig) -> None:
-    project = real.project("p")
-    os.chown(project, ALICE, ALICE + 1)
-    workspace = await attach(real, path_spec(project))
-    assert as_uid(FIRST, workspace, "stat -c %u:%g .").stdout == f"{FIRST}:{FIRST}\n"
-    assert as_uid(FIRST, workspace, "echo x > made && mkdir dir").returncode == 0
-    for name in ("made", "dir"):
-        found = (project / name).stat()
-        assert (found.st_uid, found.st_gid) == (ALICE, ALICE + 1)
-
-
-@pytest.mark.parametrize("group", [0, 4, 100])
-async def test_a_privileged_group_can_be_seen_and_not_be_taken(real: Rig, group: int) -> None:
-    project = real.project("p")
-    os.chown(project, ALICE, group)
-    project.chmod(0o2770)  # files made below inherit the group
-    workspace = await attach(real, path_spec(project))
-    assert (
-        as_uid(FIRST, workspace, f"echo x > made; chmod 2755 made; chgrp {FIRST} made; chmod 2755 made").returncode == 0
-    )
-    assert as_uid(FIRST, workspace, "stat -c %g .; echo x > inherits; chmod 2755 inherits").stdout == f"{SPARE}\n"
-    assert ((project / "made").stat().st_gid, (project / "inherits").stat().st_gid) == (ALICE, group)
-    assert not (project / "inherits").stat().st_mode & stat.S_ISGID
-
-
-async def test_files_of_other_accounts_are_nobody_inside_and_stay_closed(real: Rig) -> None:
-    project = real.project("p")
-    (project / "roots").write_text("secret")
-    (project / "roots").chmod(0o600)
-    workspace = await attach(real, path_spec(project))
-    assert as_uid(FIRST, workspace, "stat -c %u roots").stdout == "65534\n"
-    assert as_uid(FIRST, workspace, "cat roots").returncode != 0
-
-
-async def test_the_mount_is_nosuid_nodev_shared_and_private_to_its_source(real: Rig) -> None:
-    project = real.project("p")
-    workspace = await attach(real, path_spec(project, read_only=True))
-    (mount,) = [mount for mount in real.mounts() if mount.path == workspace]
-    assert {"nosuid", "nodev", "ro"} <= mount.options
-    assert mount.shared
-    (project / "inner").mkdir()
-    syscalls.mount("tmpfs", str(project / "inner"), "tmpfs")
-    try:
-        assert not any(mount.path.startswith(workspace + "/") for mount in real.mounts())
-    finally:
-        syscalls.unmount(str(project / "inner"))
-
-
-Forgetting = Callable[[int, int, int], None]
-
-
-def forgetting(flag: int) -> Forgetting:
-    """A kernel that takes `flag` and does nothing about it."""
-    return lambda tree, attributes, userns: syscalls.set_mount_attributes(tree, attributes & ~flag, userns)
-
-
-@pytest.mark.parametrize(
-    ("flag", "difference"),
-    [
-        (syscalls.MOUNT_ATTR_NOSUID, "nosuid"),
-        (syscalls.MOUNT_ATTR_NODEV, "nodev"),
-        (syscalls.MOUNT_ATTR_RDONLY, "ro"),
-        (syscalls.MOUNT_ATTR_IDMAP, "owner"),
-    ],
-)
-async def test_a_mount_that_differs_from_what_was_asked_is_not_attached(real: Rig, flag: int, difference: str) -> None:
-    slot = real.slot("one")
-    forgetful = real.restarted(forgetting(flag))
-    await forgetful.prepare(slot, FIRST)
-    await forgetful.open(JOB, TENANT, path_spec(real.project("p"), read_only=True))
-    with pytest.raises(PerstackError) as error:
-        await forgetful.attach(JOB, BOX, slot, FIRST)
-    assert (error.value.reason, error.value.fields["differences"]) == ("workspace_unsafe", difference)
-    assert not real.mounted(slot)
-
-
-async def test_a_workspace_whose_owner_was_changed_after_open_is_not_attached(real: Rig) -> None:
-    slot, project = real.slot("one"), real.project("p")
-    await real.workspaces.prepare(slot, FIRST)
-    await real.workspaces.open(JOB, TENANT, path_spec(project))
-    os.chown(project, 0, 0)
-    with pytest.raises(PerstackError) as error:
-        await real.workspaces.attach(JOB, BOX, slot, FIRST)
-    assert error.value.fields["differences"] == "owner"
-    assert not real.mounted(slot)
-
-
-async def test_an_expected_sandbox_is_attached_without_asking_the_helper(real: Rig) -> None:
-    project = real.project("p")
-    await real.workspaces.open(OTHER_JOB, TENANT, path_spec(project))
-    await real.workspaces.prepare(real.slot("zero"), FIRST)
-    kept = descriptors()
-    for spec in (EPHEMERAL, named_spec("notes"), path_spec(project)):
-        await attach(real, spec)
-        await real.workspaces.detach(BOX, real.slot("one"))
-        await real.workspaces.close(JOB)
-    # each namespace that has to be made is kept by descriptor; the one is open's own check of the named workspace
-    assert descriptors() - kept == 1
-
-
-@pytest.mark.parametrize("uid", [0, 999])
-async def test_nothing_is_ever_shown_as_a_privileged_uid(real: Rig, uid: int) -> None:
-    with pytest.raises(PerstackError) as error:
-        await attach(real, EPHEMERAL, uid)
-    assert error.value.reason == "workspace_owner_refused"
-
-
-async def test_a_slot_outside_the_runtime_directory_is_refused(real: Rig) -> None:
-    for slot in (str(real.root / "elsewhere"), f"{real.settings.runtime}/../elsewhere"):
-        with pytest.raises(PerstackError) as error:
-            await real.workspaces.prepare(slot, FIRST)
-        assert error.value.reason == "slot_invalid"
-
-
-async def test_an_attach_whose_caller_left_is_undone(real: Rig) -> None:
-    slot = real.slot("one")
-    begun, go_on = threading.Event(), threading.Event()
-
-    def slow(tree: int, attributes: int, userns: int) -> None:
-        begun.set()
-        assert go_on.wait(20)
-        syscalls.set_mount_attributes(tree, attributes, userns)
-
-    workspaces = real.restarted(slow)
-    await workspaces.prepare(slot, FIRST)
-    await workspaces.open(JOB, TENANT, EPHEMERAL)
-    async with asyncio.TaskGroup() as tasks:
-        attaching = tasks.create_task(workspaces.attach(JOB, BOX, slot, FIRST))
-        assert await asyncio.to_thread(begun.wait, 20)
-        attaching.cancel()
-        await asyncio.sleep(0)  # the cancellation arrives while the call is still going on
-        go_on.set()
-    await workspaces.leftovers()  # the same lane, so what was asked before is over
-    assert not real.mounted(slot)
-
-
-# --- ephemeral --------------------------------------------------------------------------------------------------------
+# --- ephemeral ------------------------------------------------------------------------------------------------------
 async def test_an_ephemeral_workspace_is_capped_in_bytes_and_files(real: Rig) -> None:
     workspace = await attach(real, EPHEMERAL)
     assert "No space left" in as_uid(FIRST, workspace, "head -c 2000000 /dev/zero > big").stderr
@@ -312,7 +66,7 @@ async def test_closing_a_job_takes_its_workspace_out_of_every_slot(real: Rig) ->
     assert [mount.path for mount in real.mounts()] == [real.settings.runtime]
 
 
-# --- named ------------------------------------------------------------------------------------------------------------
+# --- named ----------------------------------------------------------------------------------------------------------
 async def test_named_workspaces_lie_below_a_directory_that_only_root_may_enter(real: Rig) -> None:
     await attach(real, named_spec("notes"))
     top = Path(real.settings.state, "workspaces")
@@ -343,7 +97,7 @@ async def test_the_host_reads_a_file_of_a_named_workspace_without_following_link
     assert error.value.reason == "workspace_file_refused"
 
 
-# --- another process --------------------------------------------------------------------------------------------------
+# --- another process ------------------------------------------------------------------------------------------------
 async def test_the_next_process_takes_over_what_an_earlier_one_left(real: Rig) -> None:
     workspace = await attach(real, EPHEMERAL)
     assert as_uid(FIRST, workspace, "echo kept > a").returncode == 0

@@ -25,7 +25,6 @@ from tests.integration.workspaces.rig import (
     named_spec,
     off_loop,
     path_spec,
-    rig,
 )
 
 pytestmark = [pytest.mark.anyio, pytest.mark.docker]
@@ -64,12 +63,6 @@ def container(slot: str, uid: int = FIRST, propagation: str = "rslave") -> Itera
         yield Container(name)
     finally:
         subprocess.run(["docker", "rm", "--force", name], check=True, capture_output=True, timeout=60)
-
-
-@pytest.fixture
-def real(tmp_path: Path) -> Iterator[Rig]:
-    with rig(tmp_path) as made:
-        yield made
 
 
 @pytest.fixture

@@ -56,6 +56,40 @@ def image_of(real: ManagedRig, name: str = "notes") -> Path:
     return Path(real.settings.state, "workspaces", TENANT, name, "image")
 
 
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[ManagedRig]:
+    """On a disk of 40 MiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", str(disk)], check=True, timeout=20)
+    try:
+        with managed_rig(disk, named_bytes=SIZE, named_inodes=INODES) as made:
+            yield made
+    finally:
+        subprocess.run(["umount", str(disk)], check=True, timeout=20)
+
+
+async def test_on_a_full_disk_a_workspace_is_refused_in_one_sentence_and_made_once_there_is_room(
+    small: ManagedRig,
+) -> None:
+    filler = Path(small.settings.state).parent / "filler"
+
+    def fill() -> None:
+        with pytest.raises(OSError, match="No space left"):
+            filler.write_bytes(bytes(64 << 20))
+
+    await asyncio.to_thread(fill)
+    with pytest.raises(PerstackError, match="free space on it") as refused:
+        await small.managed.create(TENANT, "notes", 0)
+    assert refused.value.reason == "workspace_disk_full"
+    with pytest.raises(PerstackError) as opened:
+        await small.workspaces.open(JOB, TENANT, named_spec("other"))
+    assert opened.value.reason == "workspace_disk_full"
+    await asyncio.to_thread(filler.unlink)
+    assert await small.managed.all(TENANT) == ()
+    assert (await small.managed.create(TENANT, "notes", 0)).quota is not None
+
+
 async def test_a_sandbox_cannot_write_more_bytes_than_the_cap(real: ManagedRig) -> None:
     await real.workspaces.prepare(real.slot("one"), FIRST)
     with container(real.slot("one")) as box:

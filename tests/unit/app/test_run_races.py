@@ -94,6 +94,9 @@ async def test_a_job_that_waits_for_a_sandbox_is_resumed_without_a_wait(tmp_path
             await held.reached.wait()
         second = await daemon.start()
         await until(daemon, second.id, "jobQueued")
+        place, reason = daemon.jobs.queue(second.id) or (0, "")
+        assert (place, bool(reason), daemon.jobs.queue(first.id)) == (1, True, None)
+        assert daemon.jobs.counts() == (1, 1)
         with anyio.fail_after(2):
             assert (await daemon.jobs.pause(second.id)).paused
             assert not (await daemon.jobs.resume(second.id)).paused

@@ -8,7 +8,8 @@ from perstackctl.terminal import width
 from perstackctl.watch.frame import Size, frame
 from perstackctl.watch.screen import Screen
 from perstackctl.watch.trace import Trace, fold
-from tests.fakes.daemon_api import BEGIN, CHILD, PARENT, EventLog, Item, asking, question, story
+from tests.fakes.event_log import BEGIN, CHILD, PARENT, EventLog, Item
+from tests.fakes.stories import asking, question, story
 from tests.unit.ctl.test_trace import of
 
 SIZES = [(200, 60), (100, 30), (60, 12), (40, 8), (24, 5), (12, 3)]
@@ -145,6 +146,55 @@ def test_a_terminal_that_became_narrower_is_drawn_from_the_right_row() -> None:
     screen.draw(["x" * 50, "y"], [50, 1], 80)
     screen.draw(["z"], [1], 20)
     assert "\x1b[4Fz" in out.getvalue()
+
+
+def test_a_picture_that_is_kept_is_not_drawn_over_and_the_next_one_comes_below() -> None:
+    out = io.StringIO()
+    screen = Screen(out)
+    screen.draw(["tree"], [4], 80)
+    screen.keep()
+    out.write("question\n")
+    screen.draw(["tree"], [4], 80)
+    screen.draw(["tree 2"], [6], 80)
+    assert out.getvalue() == (
+        "\x1b[?25ltree\x1b[K\n\x1b[J\x1b[?25hquestion\n\x1b[?25ltree\x1b[K\n\x1b[J\x1b[1Ftree 2\x1b[K\n\x1b[J"
+    )
+
+
+def test_a_picture_that_was_lost_is_drawn_anew_even_when_it_is_the_same() -> None:
+    out = io.StringIO()
+    screen = Screen(out)
+    screen.draw(["tree"], [4], 80)
+    screen.lose()
+    screen.draw(["tree"], [4], 80)
+    assert out.getvalue() == "\x1b[?25ltree\x1b[K\n\x1b[J" * 2
+
+
+def test_above_its_question_stands_what_the_run_said_and_not_any_more_when_it_is_answered() -> None:
+    log = EventLog()
+    log.created()
+    log.started(PARENT, "q")
+    log.turn(PARENT, 1, [("c1-1", "askMove", {})], text="You took the middle.\nSo I take a corner.")
+    log.asks(PARENT, 1, question("1-1", "tool", "askMove", "Your move?"))
+    rows = drawn(log.items)
+    said, asked = ([row for row in rows if text in row] for text in ("So I take a corner.", "Your move?"))
+    assert rows.index(said[0]) < rows.index(asked[0])
+    answer = {"id": "1-1", "callId": "c1-1", "kind": "tool", "action": "answer", "content": "b2"}
+    log.add("questionAnswered", answer, run=PARENT, step=1)
+    answered = "\n".join(drawn(log.items))
+    assert "corner" not in answered
+    assert "✓ askMove" in answered
+
+
+def test_an_approval_and_a_servers_question_leave_their_call_at_work() -> None:
+    log = EventLog()
+    log.created()
+    log.started(PARENT, "q")
+    log.turn(PARENT, 1, [("c3-1e1", "query", {})])
+    log.elicits(PARENT, 1, question("3-1e1", "elicitation", "query", "Which one?"))
+    answer = {"id": "3-1e1", "callId": "c3-1e1", "kind": "elicitation", "action": "accept", "content": "{}"}
+    log.add("questionAnswered", answer, run=PARENT, step=1)
+    assert "• query" in "\n".join(drawn(log.items))
 
 
 def test_a_notice_stays_above_the_picture() -> None:

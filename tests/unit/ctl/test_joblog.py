@@ -15,7 +15,8 @@ from perstackctl.terminal import width
 from perstackctl.watch.payload import fields_of
 from perstackctl.watch.trace import Trace, fold_event
 from perstackd.domain import events
-from tests.fakes.daemon_api import BEGIN, CHILD, PARENT, EventLog, asking, story
+from tests.fakes.event_log import BEGIN, CHILD, PARENT, EventLog
+from tests.fakes.stories import asking, story
 from tests.unit.ctl.test_trace import of
 
 STORY = of(story()).events

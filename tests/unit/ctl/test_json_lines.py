@@ -6,7 +6,8 @@ import pytest
 from perstackctl.client import Event, ProtocolError
 from perstackctl.watch.json_lines import JsonLines, event_line
 from perstackctl.watch.trace import Trace
-from tests.fakes.daemon_api import PARENT, EventLog, story
+from tests.fakes.event_log import PARENT, EventLog
+from tests.fakes.stories import story
 from tests.unit.ctl.test_trace import of
 
 

@@ -5,7 +5,8 @@ import pytest
 
 from perstackctl.watch.plain import PlainLog
 from perstackctl.watch.trace import Trace
-from tests.fakes.daemon_api import DATABASE, ISSUE, MOVE, PARENT, EventLog, Item, story
+from tests.fakes.event_log import PARENT, EventLog, Item
+from tests.fakes.stories import DATABASE, ISSUE, MOVE, story
 from tests.unit.ctl.test_trace import of
 
 STORY = """\
@@ -95,6 +96,7 @@ def test_what_models_and_tools_write_cannot_act_on_the_terminal() -> None:
     [
         ("host_not_allowed", "; allow it with --allow-domain api.example"),
         ("address_not_global", "; the daemon's operator opens its address with egress.allow_addresses"),
+        ("egress_not_permitted", "; the daemon's operator permits hosts with egress.allow_hosts"),
         ("not_tls", ""),
     ],
 )
@@ -104,6 +106,14 @@ def test_a_denied_host_comes_with_what_opens_it(reason: str, remedy: str) -> Non
     log.started(PARENT, "q")
     log.add("egressDenied", {"host": "api.example", "port": 443, "reason": reason}, run=PARENT, step=1)
     assert f"was denied api.example:443 ({reason}){remedy}\n" in printed(log.items)
+
+
+def test_a_request_that_names_no_host_is_denied_without_one() -> None:
+    log = EventLog()
+    log.created()
+    log.started(PARENT, "q")
+    log.add("egressDenied", {"host": "", "port": 0, "reason": "method_not_allowed"}, run=PARENT, step=1)
+    assert "was denied a connection (method_not_allowed)\n" in printed(log.items)
 
 
 def test_a_skill_that_starts_is_told_before_it_is_there() -> None:

@@ -18,7 +18,8 @@ from perstackctl.questions.fields import fields_of
 from perstackctl.questions.show import block, ways
 from perstackctl.questions.terminal import LeftOpen
 from perstackctl.terminal import width
-from tests.fakes.daemon_api import DATABASE, JOB
+from tests.fakes.event_log import JOB
+from tests.fakes.stories import DATABASE
 
 pytestmark = pytest.mark.anyio
 TOOL = Question("R1.1-1", QuestionKind.TOOL, "R1", "bot", "board", "askMove", {"board": "X"}, "Your move?")

@@ -8,18 +8,8 @@ from perstackctl.client import Batch, ProtocolError
 from perstackctl.client.convert import batch
 from perstackctl.watch.run_trace import CALLS_KEPT, TEXT_KEPT
 from perstackctl.watch.trace import Trace, fold
-from tests.fakes.daemon_api import (
-    CHILD,
-    DATABASE,
-    ISSUE,
-    JOB,
-    MOVE,
-    PARENT,
-    EventLog,
-    Item,
-    asking,
-    story,
-)
+from tests.fakes.event_log import CHILD, JOB, PARENT, EventLog, Item
+from tests.fakes.stories import DATABASE, ISSUE, MOVE, asking, story
 
 
 def folded(log: EventLog) -> Trace:

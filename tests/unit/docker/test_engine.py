@@ -79,6 +79,15 @@ async def test_an_image_that_vanished_is_told_with_the_remedy(rig: Subject) -> N
     assert caught.value.reason == "image_missing"
 
 
+@pytest.mark.parametrize("config", [None, {}, {"Entrypoint": None, "Cmd": ["bash"]}])
+async def test_an_image_without_an_entry_point_is_no_sandboxes_image(rig: Subject, config: object) -> None:
+    engine, sandboxes = rig
+    engine.routes["GET /images/"] = lambda: (200, {"Id": "sha256:1", "Config": config})
+    with pytest.raises(PerstackError, match="keep their entry point") as caught:
+        await sandboxes.image_id("debian:latest")
+    assert caught.value.reason == "image_unfit"
+
+
 async def test_a_cancelled_start_leaves_no_container(rig: Subject) -> None:
     engine, sandboxes = rig
     go = threading.Event()

@@ -85,6 +85,22 @@ def test_an_engine_that_does_not_answer_is_the_only_finding(tmp_path: Path) -> N
     assert "none.sock" in found.found
 
 
+def test_who_may_not_open_the_engines_socket_is_told_to_be_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: Subject) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(engine, "_client", refuse)
+    (found,) = engine.examine(SUBJECT)
+    assert (found.check, found.remedy) == ("reachable", "run the doctor as root")
+
+
+def test_a_lock_that_may_not_be_looked_at_says_nothing_of_the_daemon(tmp_path: Path) -> None:
+    assert examination._daemon(tmp_path / "lock").found == "has not run here yet"
+    (tmp_path / "file").touch()
+    found = examination._daemon(tmp_path / "file" / "lock")
+    assert (found.level, found.remedy) == (Level.WARNING, "run the doctor as root")
+
+
 def account(name: str, uid: int) -> pwd.struct_passwd:
     return pwd.struct_passwd((name, "x", uid, uid, "", "/", "/bin/sh"))
 

@@ -1,6 +1,10 @@
+from contextlib import nullcontext
+from dataclasses import replace
+
 import pytest
 
 from perstack_egress import answer
+from perstack_egress.policy import parse_ceiling, parse_host, parse_policy
 from perstack_egress.refusal import STATUS, Refused
 
 
@@ -11,6 +15,45 @@ def test_a_denial_names_the_host_and_the_line_to_add_in_status_line_and_body() -
     assert b'allowedDomains = ["api.example.com"]' in body
     assert b"perstackctl run --allow-domain api.example.com" in body
     assert f"Content-Length: {len(body)}".encode() in head
+
+
+def test_a_denial_by_the_operators_policy_names_that_and_no_line_of_a_definition() -> None:
+    policy = parse_policy([("a.in.example", 443)], ())
+    restricted = replace(policy, ceiling=parse_ceiling(["*.in.example:443", "[::1]:80", "no host:443"]))
+    with pytest.raises(Refused) as refused:
+        restricted.check(parse_host("api.out.example"), 443)
+    assert refused.value.reason == "egress_not_permitted"
+    said = answer.render(refused.value, "api.out.example", 443).decode()
+    assert said.startswith("HTTP/1.1 403 api.out.example is outside of egress.allow_hosts, the operator's policy\r\n")
+    assert 'egress.allow_hosts = [..., "api.out.example"]' in said
+    assert "allowedDomains" not in said
+    assert "--allow-domain" not in said
+
+
+@pytest.mark.parametrize(
+    ("ceiling", "host", "port", "reason"),
+    [
+        (None, "b.in.example", 443, "host_not_allowed"),
+        (["*.in.example:443"], "a.in.example", 443, ""),
+        (["*.in.example:443"], "b.in.example", 443, "host_not_allowed"),
+        (["*.in.example:443"], "a.in.example", 8443, "egress_not_permitted"),
+        (["*.in.example:443", "a.in.example:8443"], "a.in.example", 8443, "port_not_allowed"),
+        ([], "b.in.example", 443, "egress_not_permitted"),
+    ],
+)
+def test_a_denial_is_the_operators_where_no_definition_could_mend_it(
+    ceiling: list[str] | None, host: str, port: int, reason: str
+) -> None:
+    policy = parse_policy([("a.in.example", 443)], ())
+    restricted = replace(policy, ceiling=None if ceiling is None else parse_ceiling(ceiling))
+    with nullcontext() if not reason else pytest.raises(Refused, match=f"^{reason}: "):
+        restricted.check(parse_host(host), port)
+
+
+def test_a_line_of_allowed_domains_is_no_remedy_for_another_port() -> None:
+    assert 'allowedDomains = ["a.example"]' in answer.remedy("host_not_allowed", "a.example", 443)
+    told = answer.remedy("host_not_allowed", "a.example", 8443)
+    assert told == "Names of allowedDomains are for port 443; a.example:8443 is open to a skill whose endpoint it is.\n"
 
 
 def test_a_wrong_method_is_told_which_is_right() -> None:

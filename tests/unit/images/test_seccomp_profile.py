@@ -1,6 +1,7 @@
 """The seccomp profile as a file: what is written is what the rules say, and what must never be allowed is not."""
 
 import json
+import stat
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -61,4 +62,28 @@ def test_no_call_is_allowed_both_with_and_without_conditions() -> None:
     assert not free & bound
     assert {"socket", "socketpair", "clone", "chmod", "openat", "prlimit64", "personality"} <= bound
     assert {"sched_setaffinity", "sched_setattr", "sched_setparam", "sched_setscheduler"} <= bound
-    assert {"setpriority", "ioprio_set"} <= bound
+    assert {"setpriority", "ioprio_set", "mknod", "mknodat", "renameat2"} <= bound
+
+
+def test_no_rule_compares_an_argument_twice() -> None:
+    """runc 1.1 makes such a rule one for each comparison, of which any will do."""
+    for rule in PROFILE["syscalls"]:
+        indices = [argument["index"] for argument in rule["args"]]
+        assert len(indices) == len(set(indices)), rule
+
+
+@pytest.mark.parametrize(("name", "index"), [("mknod", 1), ("mknodat", 2)])
+@pytest.mark.parametrize("bits", [0, 0o4000, 0o2000, 0o6000])
+def test_nodes_of_every_kind_but_devices_may_be_made_without_setuid_and_setgid(
+    name: str, index: int, bits: int
+) -> None:
+    rules = [rule["args"] for rule in PROFILE["syscalls"] if name in rule["names"]]
+    assert {(len(arguments), arguments[0]["index"], arguments[0]["op"]) for arguments in rules} == {
+        (1, index, "SCMP_CMP_MASKED_EQ")
+    }
+    kinds = {
+        kind
+        for kind in range(0, 0o200000, 0o010000)
+        if any((kind | bits | 0o1777) & rule["value"] == rule["valueTwo"] for (rule,) in rules)
+    }
+    assert kinds == (set() if bits else {0, stat.S_IFREG, stat.S_IFIFO, stat.S_IFSOCK})

@@ -1,5 +1,6 @@
 """Documents of events and records: canonical, small, and readable for ever."""
 
+import importlib
 import json
 import types
 import typing
@@ -7,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from enum import StrEnum
 from pathlib import Path
+from pkgutil import iter_modules
 from typing import Any, Literal
 
 import pytest
@@ -239,13 +241,18 @@ def _within(then: Any, now: Any) -> bool:
 
 
 def test_all_payload_classes_of_the_domain_are_in_the_union() -> None:
+    modules = [importlib.import_module(f"{events.__name__}.{found.name}") for found in iter_modules(events.__path__)]
     tagged = {
         cls
-        for cls in vars(events).values()
-        if is_dataclass(cls) and any(field.name == "type" and field.default is not MISSING for field in fields(cls))
+        for module in modules
+        for cls in vars(module).values()
+        if isinstance(cls, type)
+        and is_dataclass(cls)
+        and any(field.name == "type" and field.default is not MISSING for field in fields(cls))
     }
-    parts = {TextPart, ToolResultPart}
-    assert {cls for cls in tagged if cls.__module__ == events.__name__} - parts == set(PAYLOADS)
+    of_events = {cls for cls in tagged if cls.__module__ in {module.__name__ for module in modules}}
+    assert of_events == set(PAYLOADS)
+    assert {getattr(events, cls.__name__) for cls in of_events} == of_events, "import it in the package"
 
 
 def _call(arguments: dict[str, Any]) -> CallTools:

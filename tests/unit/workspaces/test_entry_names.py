@@ -2,7 +2,7 @@
 
 import pytest
 
-from perstackd.adapters.workspaces.entry_names import MAX_DEPTH, checked_link, parts_of
+from perstackd.adapters.workspaces.entry_names import MAX_DEPTH, checked_link, parts_of, prefix_of
 from perstackd.adapters.workspaces.tar_reader import Entry, EntryKind
 from perstackd.domain.errors import PerstackError
 
@@ -19,6 +19,22 @@ def test_a_relative_path_is_its_names(path: bytes, parts: tuple[bytes, ...]) -> 
 def test_a_path_that_leads_out_or_is_too_long_is_refused(path: bytes) -> None:
     with pytest.raises(PerstackError, match="nothing was unpacked"):
         parts_of(path)
+
+
+@pytest.mark.parametrize(
+    ("path", "why"), [(b"n" * 256, "more than 255 bytes"), (b"a\0b", "zero byte"), (b"d/" * 65, "deeper than 64")]
+)
+def test_the_refusal_says_which_bound_it_was(path: bytes, why: str) -> None:
+    with pytest.raises(PerstackError, match=why):
+        parts_of(path)
+
+
+@pytest.mark.parametrize("path", ["../x", "/x", "n" * 256])
+def test_a_directory_to_unpack_into_is_no_entry_of_the_archive(path: str) -> None:
+    assert prefix_of("reports/47/") == (b"reports", b"47")
+    with pytest.raises(PerstackError, match="is no directory of a workspace") as refused:
+        prefix_of(path)
+    assert refused.value.reason == "workspace_invalid"
 
 
 def link(target: bytes) -> Entry:

@@ -7,20 +7,18 @@ import os
 import tempfile
 from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from perstack_runner.children import Children
 from perstack_runner.elicitations import Elicitations
 from perstack_runner.environment import NO_USER_CONFIGURATION, child_environment, home_directory
 from perstack_runner.messages import Assign, Call, Result, SkillOrder
+from perstack_runner.outward import Outward
 from perstack_runner.results import failed
 from perstack_runner.skills.http_client import Way
 from perstack_runner.skills.server import Place, Setting
 from perstack_runner.skills.skill import Shared, Skill
 from perstack_runner.tools.outcome import ToolFailure
-
-if TYPE_CHECKING:
-    from perstack_runner.workplace import Outward
 
 SLOT: Final = "/mnt"
 """Where a workspace is mounted; hidden from a skill that has none, whatever is there."""
@@ -32,7 +30,7 @@ Owner = Callable[[Callable[[], None]], Coroutine[Any, Any, None]]
 class SkillSet:
     """The skills by name. Runs nothing by itself: the caller owns one task per skill."""
 
-    def __init__(self, assign: Assign, children: Children, proxy_port: int, outward: "Outward") -> None:
+    def __init__(self, assign: Assign, children: Children, proxy_port: int, outward: Outward) -> None:
         for name in _NOISY:  # what they log holds what servers said, and the sandbox's log is not to
             logging.getLogger(name).setLevel(logging.CRITICAL + 1)
         self.elicitations = Elicitations(outward.elicit)

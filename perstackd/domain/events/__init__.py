@@ -1,0 +1,127 @@
+"""Events: the facts of a job. State events carry only what is new; a run's or a job's state is a fold of them.
+
+Names and meaning are Perstack's where it has the event; `jobCreated` ... `egressDenied` are ours. Payload classes
+may gain fields with defaults within a schema version; any other change raises the version in `SCHEMA`. `payload` lists
+all of them, the modules beside it tell them by subject, `event` has what is around a payload. Import them from here.
+"""
+
+from perstackd.domain.events.compaction import CompactionFailed, ContextCompacted
+from perstackd.domain.events.event import Event, Origin, StoredEvent, StreamPiece
+from perstackd.domain.events.job import JobAdmitted, JobCreated, JobFinished, JobPaused, JobQueued, JobResumed
+from perstackd.domain.events.payload import SCHEMA, JobPayload, Payload, RunPayload, RuntimePayload
+from perstackd.domain.events.people import (
+    ApprovalDecided,
+    ApprovalRequested,
+    CallInteractiveTool,
+    ElicitationRequested,
+    Question,
+    QuestionAnswered,
+    QuestionKind,
+)
+from perstackd.domain.events.run import (
+    CompleteRun,
+    ContinueToNextStep,
+    HistoryInherited,
+    ReasoningMapped,
+    Retry,
+    StartGeneration,
+    StartRun,
+    StopRunByCancel,
+    StopRunByDelegate,
+    StopRunByError,
+    StopRunByExceededBudget,
+    StopRunByExceededMaxSteps,
+    StopRunByInteractiveTool,
+)
+from perstackd.domain.events.sandbox import (
+    EgressDenied,
+    InitializeRuntime,
+    ProxyAccess,
+    SandboxAssigned,
+    SandboxReleased,
+    SecretReleased,
+)
+from perstackd.domain.events.skill import (
+    SkillConnected,
+    SkillDisconnected,
+    SkillStarting,
+    SkillStderr,
+    SkillToolsChanged,
+    ToolRenamed,
+)
+from perstackd.domain.events.tools import (
+    AttemptCompletion,
+    CallDelegate,
+    CallTools,
+    DelegateCall,
+    FinishAllToolCalls,
+    FinishToolCall,
+    Owner,
+    ResolveToolResults,
+    ResumeToolCalls,
+    TodoItem,
+    ToolRoute,
+)
+
+__all__ = [
+    "SCHEMA",
+    "ApprovalDecided",
+    "ApprovalRequested",
+    "AttemptCompletion",
+    "CallDelegate",
+    "CallInteractiveTool",
+    "CallTools",
+    "CompactionFailed",
+    "CompleteRun",
+    "ContextCompacted",
+    "ContinueToNextStep",
+    "DelegateCall",
+    "EgressDenied",
+    "ElicitationRequested",
+    "Event",
+    "FinishAllToolCalls",
+    "FinishToolCall",
+    "HistoryInherited",
+    "InitializeRuntime",
+    "JobAdmitted",
+    "JobCreated",
+    "JobFinished",
+    "JobPaused",
+    "JobPayload",
+    "JobQueued",
+    "JobResumed",
+    "Origin",
+    "Owner",
+    "Payload",
+    "ProxyAccess",
+    "Question",
+    "QuestionAnswered",
+    "QuestionKind",
+    "ReasoningMapped",
+    "ResolveToolResults",
+    "ResumeToolCalls",
+    "Retry",
+    "RunPayload",
+    "RuntimePayload",
+    "SandboxAssigned",
+    "SandboxReleased",
+    "SecretReleased",
+    "SkillConnected",
+    "SkillDisconnected",
+    "SkillStarting",
+    "SkillStderr",
+    "SkillToolsChanged",
+    "StartGeneration",
+    "StartRun",
+    "StopRunByCancel",
+    "StopRunByDelegate",
+    "StopRunByError",
+    "StopRunByExceededBudget",
+    "StopRunByExceededMaxSteps",
+    "StopRunByInteractiveTool",
+    "StoredEvent",
+    "StreamPiece",
+    "TodoItem",
+    "ToolRenamed",
+    "ToolRoute",
+]
