@@ -20,11 +20,11 @@ demo: venv ## the fitness-assistant example from start to end; leaves nothing ru
 
 test: venv ## every test; needs root, installs and starts an engine if there is none
 	@tools/secret-service
-	@tools/with-engine bash -c 'sandbox-images/build --test && $(PY) -m pytest'
+	@tools/with-engine bash -c 'sandbox-images/build --test && tools/test'
 
 test-fast: venv ## the tests that need no engine
 	@tools/secret-service
-	@$(PY) -m pytest -m 'not docker'
+	@$(PY) -m pytest -n auto -m 'not docker'
 
 attacks: venv ## the attack suite alone; writes docs/security/attacks.md. Needs root and an engine, as make test
 	@tools/with-engine bash -c 'sandbox-images/build --full && \

@@ -1,9 +1,20 @@
-"""What every test has: uvloop under anyio, and a detector that fails a test whose event loop is blocked."""
+"""What every test has: uvloop under anyio, and a detector that fails a test whose event loop is blocked. And how tests
+are shared among workers (`pytest -n`): a module stays in one, and what wants the machine to itself is marked `alone`,
+which `tools/test` runs after all else.
+"""
 
+import asyncio
+import gc
+import inspect
 import os
-from collections.abc import Iterator
+import secrets
+import shutil
+import tempfile
+from collections.abc import Awaitable, Callable, Generator, Iterator
+from functools import wraps
 from typing import Any
 
+import anyio
 import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
 
@@ -11,7 +22,104 @@ from blockbuster import BlockBuster, blockbuster_ctx
 # Read when gRPC is loaded. The product starts programs by vfork, which calls no handlers.
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "false"
 
+# Where chance begins is part of a test's name, and workers must agree on names: they inherit what is set here.
+SEEDS = ("PERSTACK_CHAOS_SEED", "PERSTACK_FUZZ_SEED")
+for seed in SEEDS:
+    os.environ.setdefault(seed, str(1 + secrets.randbelow(99_999)))
 
+TOGETHER = {
+    "tests/escape/": "its daemons and its engine with gVisor are a session's: a second worker would make all again",
+    "tests/integration/runner/": "a runner that is a program listens at the proxy's port, of which a machine has one",
+}
+# What takes minutes begins first, so that nobody has it last.
+FIRST = (
+    "tests/escape/",
+    "tests/chaos/",
+    "tests/e2e/",
+    "tests/integration/",
+    "tests/contracts/",
+    "tests/rpc/",
+    "tests/fuzz/",
+)
+ALONE = {
+    "tests/e2e/test_adoption.py": "a daemon is killed and back within the seconds that a call takes",
+    "tests/e2e/test_cancel.py": "a job is paused within the seconds that its call takes",
+    "tests/e2e/test_engine_away.py": "bounds how long things take while an engine stands still",
+    "tests/escape/test_bombs.py": "takes all processors and all that a uid may have, and bounds how slow a daemon gets",
+    "tests/escape/test_floods.py": "holds a rate against the clock",
+    "tests/escape/test_runner_place.py": "bounds how soon a daemon tells of a stranger",
+    "tests/integration/docker/test_lifecycle.py": "counts the machine's mounts",
+}
+
+
+@pytest.hookimpl(tryfirst=True)  # before the directory is made
+def pytest_configure(config: pytest.Config) -> None:
+    """Each worker has a directory below the run's; a short one, because the path of a socket has 107 bytes."""
+    if config.getoption("numprocesses", 0) and not hasattr(config, "workerinput") and not config.option.basetemp:
+        config.option.basetemp = tempfile.mkdtemp(prefix="pt-", dir="/tmp")
+        config.add_cleanup(lambda: shutil.rmtree(config.option.basetemp, ignore_errors=True))
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m looks for markers
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if module_of(item.nodeid) in ALONE:
+            item.add_marker("alone")
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: next((at for at, part in enumerate(FIRST) if item.nodeid.startswith(part)), 99))
+
+
+def module_of(nodeid: str) -> str:
+    return nodeid.partition("::")[0]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
+
+    class ByModule(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return next((part for part in TOGETHER if nodeid.startswith(part)), module_of(nodeid))
+
+    config.option.loadscopereorder = False  # the order is FIRST's
+    return ByModule(config, log)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How to run the same again."""
+    chance = " ".join(f"{name}={os.environ[name]}" for name in (*SEEDS, "PERSTACK_FUZZ_EXAMPLES") if name in os.environ)
+    terminalreporter.write_line(f"chance: {chance}")
+
+
+# --- time-outs of async tests -----------------------------------------------------------------------------------------
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, Any, Any]:
+    """uvloop keeps to itself what pytest-timeout raises, and a test that hangs would hang for ever."""
+    if inspect.iscoroutinefunction(pyfuncitem.obj):
+        marker = pyfuncitem.get_closest_marker("timeout")
+        default = pyfuncitem.config.getoption("timeout") or pyfuncitem.config.getini("timeout")
+        pyfuncitem.obj = bounded(pyfuncitem.obj, float(marker.args[0] if marker else default))
+    return (yield)
+
+
+def bounded(test: Callable[..., Awaitable[None]], seconds: float) -> Callable[..., Awaitable[None]]:
+    """The test, which fails with where it was when its time is up."""
+
+    @wraps(test)
+    async def in_time(**arguments: Any) -> None:
+        where: BaseException | None = None
+        with anyio.move_on_after(seconds) as scope:
+            try:
+                await test(**arguments)
+            except asyncio.CancelledError as cancelled:
+                where = cancelled
+                raise
+        if scope.cancelled_caught:
+            raise AssertionError(f"it took longer than {seconds:g} s; where it was is above") from where
+
+    return in_time
+
+
+# --- fixtures ---------------------------------------------------------------------------------------------------------
 @pytest.fixture(scope="session")
 def anyio_backend() -> tuple[str, dict[str, Any]]:
     return ("asyncio", {"use_uvloop": True})
@@ -31,3 +139,11 @@ def grpc_stays() -> None:
     from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
     cygrpc.init_grpc_aio()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def settled() -> Iterator[None]:
+    """What a module leaves stays until the end: nothing walks through it again, which took up to a second each time."""
+    yield
+    gc.collect()
+    gc.freeze()

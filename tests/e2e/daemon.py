@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -85,8 +86,7 @@ class Daemon:
         (self.home / "scripts" / f"{expert}.json").write_text(json.dumps({"turns": turns}))
 
     def definition(self, text: str) -> Path:
-        directory = self.home / f"definition-{len(list(self.home.glob('definition-*')))}"
-        directory.mkdir()
+        directory = Path(tempfile.mkdtemp(prefix="definition-", dir=self.home))  # threads ask for one at the same time
         (directory / "perstack.toml").write_text(text)
         return directory
 
