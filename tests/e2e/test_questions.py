@@ -92,7 +92,7 @@ def test_a_parked_run_has_no_sandbox_and_goes_on_in_fresh_ones_with_its_skills_r
     with watched(daemon, daemon.definition(toml)) as job:
         job.until("stopRunByInteractiveTool")
         job.until("sandboxReleased", 2)
-        held = {row["jobId"] for row in daemon.json("sandbox", "ls") if row.get("jobId")}
+        held = {row.get("jobId") for row in daemon.json("sandbox", "ls") if row["state"] == "claimed"}
         assert job.id not in held
         job.answer("yes")
         assert job.end()["exitCode"] == 0
