@@ -63,6 +63,7 @@ class HostWorkspaces:
         self._markers = Markers(settings.state, settings.managed_uid, self._root, self._binder)
         self._jobs: dict[JobId, _Opened] = {}
         self._left: set[str] = set()
+        self._awaited: set[JobId] = set()
         self._finding = Lane("workspace-find", 10.0)
         self._mounting = Lane("workspace-mount", 10.0)
         self._sweeping = Lane("workspace-sweep", MAX_SECONDS + 10.0)
@@ -74,8 +75,9 @@ class HostWorkspaces:
         self._markers.prepare()
 
     def cleanup_root(self) -> None:
-        """Unmount the runtime directory and all below, but for the workspaces of jobs that were open at `shutdown`, and
-        what their sandboxes see of them: the next process takes these jobs up. Blocking. Idempotent.
+        """Unmount the runtime directory and all below, but for the workspaces of jobs that were open at `shutdown`, or
+        that `settle` found and nobody had opened by then, and what their sandboxes see of them: the next process takes
+        these jobs up. Blocking. Idempotent.
         """
         self._root.cleanup(self._left)
 
@@ -84,6 +86,7 @@ class HostWorkspaces:
         self.managed.shutdown()
         for lane in (self._finding, self._mounting, self._sweeping):
             lane.shutdown()
+        self._left.update(str(self._root.ephemeral / job_id) for job_id in self._awaited)
         while self._jobs:
             job_id, opened = self._jobs.popitem()
             self._left.update(f"{slot}/{WORKSPACE}" for slot in opened.slots)
@@ -108,6 +111,7 @@ class HostWorkspaces:
             source = await self._finding.run(find, self._places.let_go)
             if job_id not in self._jobs:
                 self._jobs[job_id] = _Opened(tenant, spec, source)
+                self._awaited.discard(job_id)
                 return
             self._places.let_go(source)  # somebody else opened it while we looked
         opened = self._jobs[job_id]
@@ -118,7 +122,9 @@ class HostWorkspaces:
             raise PerstackError(Kind.CONFLICT, "workspace_open", message)
 
     async def settle(self, job_ids: Collection[JobId]) -> frozenset[JobId]:
-        return await self._mounting.run(partial(self._places.keep_ephemeral, frozenset(job_ids)))
+        there = await self._mounting.run(partial(self._places.keep_ephemeral, frozenset(job_ids)))
+        self._awaited = set(there) - self._jobs.keys()
+        return there
 
     async def attach(
         self, job_id: JobId, sandbox_id: SandboxId, slot: str, uid: int, *, read_only: bool = False
@@ -138,6 +144,7 @@ class HostWorkspaces:
 
     async def close(self, job_id: JobId) -> None:
         opened = self._jobs.pop(job_id, None)
+        self._awaited.discard(job_id)
         finish = partial(_finish, self._places, opened)
         take_down = partial(_take_down, self._root, self._places, job_id, opened)
         if opened is None:  # an `open` that was left in the middle makes an ephemeral one all the same
