@@ -1,6 +1,6 @@
 """Jobs of a daemon that was interrupted, and what the next one makes of them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import anyio
 
@@ -8,12 +8,13 @@ from perstackd.app.standing import OpenQuestion
 from perstackd.app.warm_pool import PoolLimits
 from perstackd.domain.events import Event, SandboxAssigned
 from perstackd.domain.ids import JobId
-from perstackd.domain.job import JobState
+from perstackd.domain.job import JobRecord, JobState
 from perstackd.domain.messages import ToolResultPart
 from perstackd.domain.sandbox import SandboxState
 from perstackd.domain.session import RoutedCall
 from tests.fakes.acting_runner import ActingRunnerLink, answered
-from tests.unit.app.daemon_in_memory import World
+from tests.fakes.models import Entry
+from tests.unit.app.daemon_in_memory import Machine, World
 
 SOON = PoolLimits(return_seconds=0.2)
 SKILLED = (
@@ -41,6 +42,17 @@ def hanging(daemon: World, *names: str) -> anyio.Event:
 
     daemon.links.tool = tool
     return begun
+
+
+async def left_in_a_call(machine: Machine, turns: Mapping[str, Sequence[Entry]]) -> tuple[JobRecord, ActingRunnerLink]:
+    """The job of a daemon that was interrupted while its only sandbox was at a call of exec, and that one's link."""
+    async with machine.interrupted(turns) as first:
+        begun = hanging(first, "exec")
+        record = await first.start()
+        with anyio.fail_after(5):
+            await begun.wait()
+        (link,) = claimed(first)
+    return record, link
 
 
 async def ended(daemon: World, job_id: JobId) -> list[Event]:

@@ -17,7 +17,7 @@ from perstackd.domain.messages import TextPart, ToolResultPart
 from perstackd.domain.session import Elicit, ElicitAnswer, NextTurn, RoutedCall, ToolResults
 from tests.fakes.acting_runner import ActingRunnerLink, answered
 from tests.fakes.models import Entry, Held
-from tests.unit.app.coming_back import SKILLED, asked, assigned, claimed, ended, hanging
+from tests.unit.app.coming_back import SKILLED, asked, assigned, claimed, ended, hanging, left_in_a_call
 from tests.unit.app.daemon_in_memory import SKILLS, Machine, world
 from tests.unit.app.test_jobs import HELPER, LEAD, calls, says
 from tests.unit.app.test_taking_up import types_of
@@ -28,12 +28,7 @@ pytestmark = pytest.mark.anyio
 
 async def test_a_call_that_runs_through_the_restart_is_made_once_and_its_result_is_taken(machine: Machine) -> None:
     turns: dict[str, list[Entry]] = {LEAD: [calls(("a", "exec", {})), says("done")]}
-    async with machine.interrupted(turns) as first:
-        begun = hanging(first, "exec")
-        record = await first.start()
-        with anyio.fail_after(5):
-            await begun.wait()
-        (link,) = claimed(first)
+    record, link = await left_in_a_call(machine, turns)
     made: list[RoutedCall] = []
     async with world(machine.runtime, turns, machine=machine) as second:
         second.links.tool = lambda call: made.append(call) or answered(call)  # type: ignore[func-returns-value]
@@ -53,12 +48,7 @@ async def test_a_call_that_runs_through_the_restart_is_made_once_and_its_result_
 
 async def test_results_that_came_while_no_daemon_was_there_are_taken(machine: Machine) -> None:
     turns: dict[str, list[Entry]] = {LEAD: [calls(("a", "exec", {})), says("done")]}
-    async with machine.interrupted(turns) as first:
-        begun = hanging(first, "exec")
-        record = await first.start()
-        with anyio.fail_after(5):
-            await begun.wait()
-        (link,) = claimed(first)
+    record, link = await left_in_a_call(machine, turns)
     machine.links.tool = answered
     link.complete()
     async with world(machine.runtime, turns, machine=machine) as second:
@@ -112,13 +102,8 @@ async def test_results_that_are_stored_and_said_again_are_not_taken_for_those_of
 
 async def test_an_order_that_died_with_the_daemon_is_given_again(machine: Machine) -> None:
     turns: dict[str, list[Entry]] = {LEAD: [calls(("a", "exec", {})), says("done")]}
-    async with machine.interrupted(turns) as first:
-        begun = hanging(first, "exec")
-        record = await first.start()
-        with anyio.fail_after(5):
-            await begun.wait()
-        (link,) = claimed(first)
-        runner = link.runner
+    record, link = await left_in_a_call(machine, turns)
+    runner = link.runner
     order = runner.running
     assert order is not None  # as if it had never come
     runner.question, runner.running, runner.step = NextTurn(order.step), None, order.step

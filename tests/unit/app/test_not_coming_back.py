@@ -9,7 +9,7 @@ from perstackd.domain.events import SandboxAssigned, SandboxReleased
 from perstackd.domain.job import JobState
 from tests.fakes.acting_runner import answered
 from tests.fakes.models import Entry, Held
-from tests.unit.app.coming_back import SKILLED, SOON, assigned, claimed, ended, hanging
+from tests.unit.app.coming_back import SKILLED, SOON, assigned, claimed, ended, hanging, left_in_a_call
 from tests.unit.app.daemon_in_memory import SKILLS, Machine, world
 from tests.unit.app.test_jobs import HELPER, LEAD, calls, says
 from tests.unit.app.warm_pool_world import eventually
@@ -106,12 +106,7 @@ async def test_a_sandbox_that_came_back_and_then_ends_is_one_that_was_lost(machi
 
 async def test_one_that_is_not_as_its_template_asks_is_taken_from_its_run(machine: Machine) -> None:
     turns: dict[str, list[Entry]] = {LEAD: [calls(("a", "exec", {})), says("done")]}
-    async with machine.interrupted(turns) as first:
-        begun = hanging(first, "exec")
-        record = await first.start()
-        with anyio.fail_after(5):
-            await begun.wait()
-        (link,) = claimed(first)
+    record, link = await left_in_a_call(machine, turns)
     machine.sandboxes.weak_sandboxes.add(link.sandbox_id)
     machine.links.tool = answered
     async with world(machine.runtime, turns, machine=machine) as second:
@@ -146,12 +141,7 @@ async def test_a_job_that_is_cancelled_while_its_sandboxes_come_back_gives_back_
 
 async def test_jobs_go_on_while_the_engine_is_away(machine: Machine) -> None:
     turns: dict[str, list[Entry]] = {LEAD: [calls(("a", "exec", {})), says("done")]}
-    async with machine.interrupted(turns) as first:
-        begun = hanging(first, "exec")
-        record = await first.start()
-        with anyio.fail_after(5):
-            await begun.wait()
-        (link,) = claimed(first)
+    record, link = await left_in_a_call(machine, turns)
     machine.links.tool = answered
     link.complete()
     machine.sandboxes.available = False
