@@ -9,10 +9,9 @@ import os
 import random
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
-import anyio
 import pytest
 
 from perstackctl.client import JobState
@@ -31,11 +30,11 @@ ELSEWHERE = {
 
 
 @pytest.fixture(scope="module")
-def mortal() -> Iterator[Mortal]:
+async def mortal() -> AsyncIterator[Mortal]:
     with tempfile.TemporaryDirectory(prefix="pc-", dir="/tmp") as directory:
         made = Mortal(Path(directory))
         try:
-            peaceful = anyio.run(made.live)
+            peaceful = await made.live()
             check(peaceful, "no plan")
             assert peaceful.deaths == 0
             made.measured = made.boundaries()
