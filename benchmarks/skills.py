@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from benchmarks.daemon import Daemon, running_daemon
+from benchmarks.daemon import SKILLS_IMAGE, Daemon, running_daemon
 from benchmarks.disk import fsync_p50_ms
-from benchmarks.engine import first_pids
+from benchmarks.engine import first_pids, mcp_calls_ms
 from benchmarks.experts import CALLS
 from benchmarks.jobs import Watched, quiet, watched
 from benchmarks.options import Options
@@ -19,6 +19,7 @@ MIN_IDLE: Final = 1
 _ASKED: Final = "callTools"
 _ANSWERED: Final = "resolveToolResults"
 _FIRST_CALL: Final = "startGeneration"
+SDK_CALLS: Final = 200
 _SKIPPED: Final = 6
 """Steps at a run's beginning, in which the skill's server still starts."""
 
@@ -42,9 +43,11 @@ def measure(options: Options) -> Iterator[Result]:
     added = {"without_skill": spread(plain), "with_skill": spread(skilled)}
     yield judged("skills.first_call_ms", median(skilled) - median(plain), added)
     base, relayed = _call_ms(measured.caller, 0), _call_ms(measured.caller, 1)
+    bare = mcp_calls_ms(SKILLS_IMAGE, SDK_CALLS)[_SKIPPED:]
     how = {"from": "the turn's event to its results' event, at the client", "commits": 1}
     yield judged("skills.base_call_ms", median(base), {**spread(base), **how}, fsync_ms=fsync)
-    yield judged("skills.relayed_call_ms", median(relayed), {**spread(relayed), **how}, fsync_ms=fsync)
+    detail = {"relayed": spread(relayed), "mcp_sdk_alone": spread(bare), **how}
+    yield judged("skills.relayed_call_ms", median(relayed) - median(bare), detail, fsync_ms=fsync)
     yield judged("memory.skills_mib", median([each.working_set for each in measured.warm]), {"sandboxes": MIN_IDLE})
 
 

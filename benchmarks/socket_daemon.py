@@ -26,7 +26,8 @@ from perstackd.domain.events import Origin, StreamPiece
 from perstackd.domain.ids import JobId, RunId, SandboxId
 from perstackd.domain.session import Progress
 from perstackd.rpc.jobs import JobServicer
-from perstackd.rpc.runner import GrpcRunnerLink, GrpcRunnerLinks, LinkLimits
+from perstackd.rpc.runner import SocketRunnerLink, SocketRunnerLinks
+from perstackd.rpc.runner_stream import LinkLimits
 
 ADMIN: Final = "admin.sock"
 RUNNER: Final = "runner.sock"
@@ -59,7 +60,7 @@ async def serve(directory: Path) -> None:
         server = grpc.aio.server()
         jobs_pb2_grpc.add_JobServiceServicer_to_server(JobServicer(cast("Jobs", Watched(feed))), server)
         server.add_insecure_port(f"unix:{directory / ADMIN}")
-        link = await GrpcRunnerLinks(clock, ENDLESS).listen(SandboxId(job_id), str(directory / RUNNER))
+        link = await SocketRunnerLinks(clock, ENDLESS).listen(SandboxId(job_id), str(directory / RUNNER))
         await server.start()
         stop = asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
@@ -72,7 +73,7 @@ async def serve(directory: Path) -> None:
         await server.stop(1)
 
 
-async def _take(link: GrpcRunnerLink, feed: Feed, job_id: JobId) -> None:
+async def _take(link: SocketRunnerLink, feed: Feed, job_id: JobId) -> None:
     said, origin = AskScrubber(Scrubber({"SECRET": SECRET})), Origin(RunId(job_id), RunId(""), "stepper", 1)
     await link.hello(60)
     async for ask in link.asks():

@@ -1,15 +1,17 @@
 """A runner that says as much as it can: `python -m benchmarks.socket_runner SOCKET COUNT`."""
 
+import socket
 import sys
 from collections.abc import Iterator
+from typing import Final
 
-import grpc
 from perstack.v1 import runner_pb2 as pb
-from perstack.v1 import runner_pb2_grpc
+from perstack.v1.frames import frame
 
 from perstackd.version import RUNNER_PROTOCOL
 
-LINE = "a line of output, as a build or a test run prints many of them\n"
+LINE: Final = "a line of output, as a build or a test run prints many of them\n"
+DIAL_SECONDS: Final = 30.0
 
 
 def messages(count: int) -> Iterator[pb.FromRunner]:
@@ -19,10 +21,13 @@ def messages(count: int) -> Iterator[pb.FromRunner]:
         yield pb.FromRunner(progress=pb.Progress(call_id="c", offset=number * len(LINE), delta=LINE))
 
 
-def main(socket: str, count: int) -> None:
-    """Say all of it, then stay until the daemon hangs up."""
-    with grpc.insecure_channel(f"unix:{socket}", [("grpc.default_authority", "localhost")]) as channel:
-        for _ in runner_pb2_grpc.RunnerServiceStub(channel).Attach(messages(count), wait_for_ready=True):
+def main(path: str, count: int) -> None:
+    """Say all of it, each message by itself, then stay until the daemon hangs up."""
+    with socket.socket(socket.AF_UNIX) as link:
+        link.connect(path)
+        for message in messages(count):
+            link.sendall(frame(message))
+        while link.recv(1 << 16):
             pass
 
 

@@ -81,7 +81,7 @@ from perstackd.domain.messages import ToolSpec
 from perstackd.ports.event_store import Store
 from perstackd.ports.package_indexes import GRANT, PackageIndexes
 from perstackd.ports.secrets import Sealer
-from perstackd.rpc.runner import GrpcRunnerLinks
+from perstackd.rpc.runner import SocketRunnerLinks
 from perstackd.rpc.secrets import SecretVault
 from perstackd.rpc.server import AdminSocket, Api, JobLogs, admin_server
 from perstackd.version import VERSION
@@ -173,7 +173,7 @@ async def assembled(
         sandboxes = await stack.enter_async_context(DockerSandboxes(settings))
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
         tasks.create_task(assembly.warm(config.models, router))  # beside the pool's start, which takes longer
-        ports = PoolPorts(sandboxes, GrpcRunnerLinks(clock), workspaces, egress, store.sandboxes, clock)
+        ports = PoolPorts(sandboxes, SocketRunnerLinks(clock), workspaces, egress, store.sandboxes, clock)
         pool = await stack.enter_async_context(_pool(config, _with_host(config, ports, sandboxes)))
         indexes = await _indexes(config)
         services = RunServices(

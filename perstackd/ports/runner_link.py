@@ -16,7 +16,7 @@ class RunnerLink(Protocol):
         ...
 
     async def hello(self, deadline: float) -> Hello:
-        """Wait for the first stream, at most `deadline` seconds; from then on nobody else can dial.
+        """Wait for the first connection, at most `deadline` seconds; from then on nobody else can dial.
 
         Raises:
             PerstackError: TIMEOUT `runner_silent`; PRECONDITION `runner_protocol` when its version is not ours or one
@@ -54,9 +54,9 @@ class RunnerLinks(Protocol):
     ) -> RunnerLink:
         """Make the socket at `path` (at most 107 bytes), mode 0666: only this sandbox has the directory.
 
-        Without `token_hash` the first stream is the runner's. With it a session of an earlier daemon goes on: only who
-        presents its token is greeted, and keeps it; anybody else is refused, and the socket stays for the right one,
-        for a bounded number of tries. With `repeats` the runner says again what it said to the earlier daemon and was
-        not acknowledged; without, that is lost.
+        Without `token_hash` the first connection is the runner's. With it a session of an earlier daemon goes on: only
+        who presents its token is greeted, and keeps it; anybody else is refused, and the socket stays for the right
+        one, for a bounded number of tries. With `repeats` the runner says again what it said to the earlier daemon and
+        was not acknowledged; without, that is lost.
         """
         ...

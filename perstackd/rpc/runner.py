@@ -1,45 +1,43 @@
-"""The link into a sandbox: one small gRPC server per sandbox on a Unix socket of its own.
+"""The link into a sandbox: one socket per sandbox, one connection to it, frames of protobuf in both directions.
 
-The first stream is the runner's; after a restart of the daemon it is the one that presents the session's token. Then
-the socket is unlinked, so that nobody else inside can dial. Below is gRPC, above are the pool and the run workers.
-Everything that comes up is bounded: message size by gRPC, rate by a token bucket (past it the daemon stops reading),
-content by `runner_convert`. Shutdown order: stream, server, socket.
+The first connection is the runner's; after a restart of the daemon it is the one that presents the session's token.
+Then the socket is closed and unlinked, so that nobody else inside can dial. Not gRPC, because the other end is hostile:
+what parses its bytes beside all the secrets is a length and a bounded message, not an HTTP/2 stack; and it takes less
+time and less memory in each sandbox (docs/design/architecture.md). Above are the pool and the run workers. Everything
+that comes up is bounded: message size by the frame's length, rate by a token bucket (past it the daemon stops reading),
+content by `runner_convert`. Shutdown order: connection, socket.
 """
 
 import asyncio
 import hashlib
 import hmac
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+import socket
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import anyio
-import grpc
-import grpc.aio
 import structlog
 from perstack.v1 import runner_pb2 as pb
-from perstack.v1 import runner_pb2_grpc
 
-from perstackd.app.errors import single_errors
 from perstackd.domain.errors import Kind, PerstackError
 from perstackd.domain.ids import SandboxId
-from perstackd.domain.rate import Bucket, full
 from perstackd.domain.session import Ask, Failure, Hello, LinkLost, Order
 from perstackd.ports.clock import Clock
 from perstackd.rpc import runner_convert
+from perstackd.rpc.runner_stream import STOP_SECONDS, FloodedError, LinkLimits, RunnerStream, Throttle, connection
 from perstackd.version import RUNNER_PROTOCOL
 
 MAX_PATH: Final = 107  # sun_path holds 108 bytes with its NUL, see unix(7)
+BACKLOG: Final = 8
 HELLO_SECONDS: Final = 10.0
-STOP_SECONDS: Final = 0.2
 ASKS_WAITING: Final = 64
 ORDERS_WAITING: Final = 256
 ACKNOWLEDGE_EVERY: Final = 32
 MAX_TRIES: Final = 8
-"""Streams that may ask to go on with a session; an honest runner needs one, so past that nobody gets it."""
+"""Connections that may ask to go on with a session; an honest runner needs one, so past that nobody gets it."""
 EVERYTHING: Final = (1 << 64) - 1
 """The counter that the welcome of an idle runner's resumed session acknowledges. It has sent answers to probes and
 nothing else; who waited for them is gone, and repeated they would be taken for answers to the probes of now."""
@@ -47,20 +45,7 @@ nothing else; who waited for them is gone, and repeated they would be taken for 
 _log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True)
-class LinkLimits:
-    """What one sandbox may send. Bursts let a run of quick steps through; the rates hold over time."""
-
-    message_bytes: int = 1 << 20
-    streams: int = 4
-    messages_per_second: float = 200
-    messages_burst: float = 2000
-    bytes_per_second: float = 8 << 20
-    bytes_burst: float = 32 << 20
-    throttled_seconds: float = 60
-
-
-class GrpcRunnerLinks:
+class SocketRunnerLinks:
     """Makes links. Needs a running event loop."""
 
     def __init__(self, clock: Clock, limits: LinkLimits | None = None) -> None:
@@ -69,12 +54,12 @@ class GrpcRunnerLinks:
 
     async def listen(
         self, sandbox_id: SandboxId, path: str, token_hash: str = "", *, repeats: bool = False
-    ) -> "GrpcRunnerLink":
+    ) -> "SocketRunnerLink":
         """As the port says. Raises PerstackError INVALID `socket_path_too_long`; UNAVAILABLE `socket_failed`."""
         if len(path.encode()) > MAX_PATH:
             message = f"the socket path {path} is longer than {MAX_PATH} bytes; choose a shorter runtime_directory"
             raise PerstackError(Kind.INVALID, "socket_path_too_long", message)
-        link = GrpcRunnerLink(sandbox_id, path, self._limits, self._clock, Resumed(token_hash, repeats))
+        link = SocketRunnerLink(sandbox_id, path, self._limits, self._clock, Resumed(token_hash, repeats))
         await link.start()
         return link
 
@@ -92,8 +77,8 @@ class Resumed:
         return EVERYTHING if self.token_hash and not self.repeats else 0
 
 
-class GrpcRunnerLink(runner_pb2_grpc.RunnerServiceServicer):
-    """One sandbox's session, from its first stream to the stream's end."""
+class SocketRunnerLink:
+    """One sandbox's session, from its first connection to the end of it."""
 
     def __init__(
         self, sandbox_id: SandboxId, path: str, limits: LinkLimits, clock: Clock, resumed: Resumed = Resumed()
@@ -105,23 +90,24 @@ class GrpcRunnerLink(runner_pb2_grpc.RunnerServiceServicer):
         self._sandbox_id = sandbox_id
         self._path = Path(path)
         self._limits = limits
-        self._throttle = _Throttle(limits, clock)
+        self._throttle = Throttle(limits, clock)
         self._asks: asyncio.Queue[tuple[int, Ask]] = asyncio.Queue(ASKS_WAITING)
-        self._orders: asyncio.Queue[pb.ToRunner | None] = asyncio.Queue(ORDERS_WAITING)
+        self._early: list[pb.ToRunner] = []
         self._greeted: asyncio.Future[Hello] = asyncio.get_running_loop().create_future()
+        self._server: asyncio.Server | None = None
+        self._connections: set[asyncio.Task[None]] = set()
+        self._stream: RunnerStream | None = None
         self._taken = False
         self._lost = ""
         self._seen = self._read = self._stored = self._acknowledged = 0
-        self._server = grpc.aio.server(options=_options(limits))
-        runner_pb2_grpc.add_RunnerServiceServicer_to_server(self, self._server)
 
     async def start(self) -> None:
         """Bind and listen; the directory is this sandbox's alone, so the socket may be open to its uid."""
         try:
-            self._server.add_insecure_port(f"unix:{self._path}")
-            await self._server.start()
-            await asyncio.to_thread(self._path.chmod, 0o666)
-        except (RuntimeError, OSError) as error:
+            bound = await asyncio.to_thread(_bound, self._path)
+            loop = asyncio.get_running_loop()
+            self._server = await loop.create_unix_server(lambda: connection(self._serve), sock=bound, backlog=BACKLOG)
+        except OSError as error:
             message = f"the socket {self._path} could not be made: {error}"
             raise PerstackError(Kind.UNAVAILABLE, "socket_failed", message) from error
 
@@ -141,12 +127,20 @@ class GrpcRunnerLink(runner_pb2_grpc.RunnerServiceServicer):
             raise PerstackError(
                 Kind.UNAVAILABLE, "link_lost", f"the link to sandbox {self._sandbox_id} is gone: {self._lost}"
             )
-        try:
-            self._orders.put_nowait(runner_convert.order(order))
-        except asyncio.QueueFull as error:
-            message = f"the sandbox {self._sandbox_id} does not read its orders"
+        if not self._give(runner_convert.order(order)):
             self._lose("it does not read its orders")  # an order that is lost in silence would be waited for
-            raise PerstackError(Kind.UNAVAILABLE, "link_lost", message) from error
+            message = f"the sandbox {self._sandbox_id} does not read its orders"
+            raise PerstackError(Kind.UNAVAILABLE, "link_lost", message)
+
+    def _give(self, *messages: pb.ToRunner) -> bool:
+        """Orders, then what they let the runner forget: what an ask led to is there before it is forgotten."""
+        if self._stream is None:
+            self._early += messages
+            return len(self._early) <= ORDERS_WAITING
+        if self._stored > self._acknowledged:
+            self._acknowledged = self._stored
+            messages = (*messages, pb.ToRunner(ack=pb.Ack(counter=self._stored)))
+        return self._stream.write(*messages)
 
     async def asks(self) -> AsyncIterator[Ask]:
         """As the port says."""
@@ -166,72 +160,100 @@ class GrpcRunnerLink(runner_pb2_grpc.RunnerServiceServicer):
         """As the port says. Rides on the next order, or goes alone when many are due."""
         self._stored = max(self._stored, min(position, self._read))
         if self._stored - self._acknowledged >= ACKNOWLEDGE_EVERY and not self._lost:
-            with suppress(asyncio.QueueFull):
-                self._orders.put_nowait(pb.ToRunner(ack=pb.Ack(counter=self._stored)))
-                self._acknowledged = self._stored
+            self._give()
 
     async def close(self) -> None:
         """As the port says."""
         self._lose("closed")
-        await self._server.stop(STOP_SECONDS)
-        await asyncio.to_thread(self._path.unlink, missing_ok=True)
+        ending = tuple(self._connections)
+        for task in ending:
+            task.cancel()
+        if ending:
+            await asyncio.wait(ending, timeout=STOP_SECONDS)
+        await self._hide()
 
-    # --- the stream -------------------------------------------------------------------------------------------------
-    async def Attach(  # type: ignore[override] # noqa: N802 - gRPC's name; reads and writes go through the context
-        self,
-        request_iterator: AsyncIterator[pb.FromRunner],
-        context: grpc.aio.ServicerContext[pb.FromRunner, pb.ToRunner],
-    ) -> None:
-        """The runner's stream. Any other one is refused."""
-        first = await self._recognised(context) if self._expected_hash and not self._taken else None
-        if self._taken:
-            await context.abort(grpc.StatusCode.PERMISSION_DENIED, "this sandbox has its runner")
+    # --- the connection ---------------------------------------------------------------------------------------------
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One connection, in the task that the server made for it; `close` awaits it."""
+        stream = RunnerStream(reader, writer, self._limits.message_bytes)
+        task = asyncio.current_task()
+        if task is not None:
+            self._connections.add(task)
+        try:
+            first = await self._recognised(stream) if self._expected_hash and not self._taken else None
+            if not self._taken:
+                await self._attach(stream, first)
+            else:
+                stream.reject("this sandbox has its runner")
+        except _RejectedError as error:
+            stream.reject(str(error))
+        finally:
+            if task is not None:
+                self._connections.discard(task)
+            stream.end()
+
+    async def _attach(self, stream: RunnerStream, first: pb.FromRunner | None) -> None:
+        """The runner's connection. Any other one is rejected."""
         self._taken = True  # no await since the check
         why = "the stream ended"
         try:
-            await self._greet(context, first)
-            await self._talk(context)
+            if await self._greet(stream, first):
+                await self._listen(stream)
         except runner_convert.MalformedError as error:
             why = f"malformed: {error}"
-        except _FloodedError as error:
+        except FloodedError as error:
             why = str(error)
+        except TimeoutError:
+            why = f"it said nothing for {HELLO_SECONDS:g} s"
         finally:
             self._lose(why)
 
-    async def _recognised(self, context: Any) -> Any:
-        """The hello of who has the session's token; the stream of anybody else ends here."""
+    async def _recognised(self, stream: RunnerStream) -> pb.FromRunner:
+        """The hello of who has the session's token. Raises _RejectedError for anybody else."""
         self._tries += 1
         if self._tries > MAX_TRIES:
             self._taken = True
             self._lose("its socket was dialled too often without the session's token")
-            await context.abort(grpc.StatusCode.PERMISSION_DENIED, "too many tries")
-        message: Any = grpc.aio.EOF
-        with suppress(TimeoutError):
-            message = await asyncio.wait_for(context.read(), HELLO_SECONDS)
-        token = "" if message is grpc.aio.EOF else message.hello.session_token
-        if not hmac.compare_digest(_hashed(token), self._expected_hash):
+            raise _RejectedError("too many tries")
+        message = pb.FromRunner()
+        with suppress(TimeoutError, runner_convert.MalformedError):
+            came = await asyncio.wait_for(stream.read(), HELLO_SECONDS)
+            message = came[0] if came is not None else message
+        if not hmac.compare_digest(_hashed(message.hello.session_token), self._expected_hash):
             _log.warning("stream without the session's token refused", sandbox_id=self._sandbox_id, tries=self._tries)
-            await context.abort(grpc.StatusCode.PERMISSION_DENIED, "this is not the session's token")
+            raise _RejectedError("this is not the session's token")
         return message
 
-    async def _greet(self, context: Any, first: Any) -> None:
-        message = first or await asyncio.wait_for(context.read(), HELLO_SECONDS)
-        if message is grpc.aio.EOF:
-            return
-        hello = runner_convert.ask(message)
+    async def _greet(self, stream: RunnerStream, first: pb.FromRunner | None) -> bool:
+        """Whether there was a hello that could be welcomed."""
+        if first is None:
+            came = await asyncio.wait_for(stream.read(), HELLO_SECONDS)
+            if came is None:
+                return False
+            first, _ = came
+        hello = runner_convert.ask(first)
         if not isinstance(hello, Hello):
             raise runner_convert.MalformedError("the first message is not a hello")
         if hello.protocol_version not in (RUNNER_PROTOCOL, RUNNER_PROTOCOL - 1):
             problem = f"the runner speaks protocol {hello.protocol_version}, this daemon {RUNNER_PROTOCOL}: make images"
             self._answer(PerstackError(Kind.PRECONDITION, "runner_protocol", problem))
-            return
+            return False
         # A resumed session keeps its token: with another one, a daemon that dies before it stored the hash loses it.
         token = hello.session_token if self._expected_hash else secrets.token_hex(16)
         self.token_hash = _hashed(token)
-        await asyncio.to_thread(self._path.unlink, missing_ok=True)
+        await self._hide()
         welcome = pb.Welcome(session_token=token, acknowledged=self._resumed.acknowledged)
-        await context.write(pb.ToRunner(welcome=welcome))
+        stream.write(pb.ToRunner(welcome=welcome), *self._early)
+        self._early.clear()
+        self._stream = stream
         self._answer(hello)
+        return True
+
+    async def _hide(self) -> None:
+        """Nobody can dial any more. Idempotent."""
+        if self._server is not None:
+            self._server.close()
+        await asyncio.to_thread(self._path.unlink, missing_ok=True)
 
     def _answer(self, outcome: Hello | PerstackError) -> None:
         if not self._greeted.done():
@@ -241,20 +263,10 @@ class GrpcRunnerLink(runner_pb2_grpc.RunnerServiceServicer):
                 self._greeted.set_exception(outcome)
                 self._greeted.exception()  # read by hello(), which may not have been called yet
 
-    async def _talk(self, context: Any) -> None:
-        """Read until the stream ends or `_lose` is called; both directions end together."""
-        async with single_errors(), anyio.create_task_group() as tasks:
-
-            async def until_end(direction: Callable[[Any], Awaitable[None]]) -> None:
-                await direction(context)
-                tasks.cancel_scope.cancel()
-
-            tasks.start_soon(until_end, self._listen)
-            tasks.start_soon(until_end, self._speak)
-
-    async def _listen(self, context: Any) -> None:
-        while (message := await context.read()) is not grpc.aio.EOF:
-            await self._throttle.admit(message.ByteSize())
+    async def _listen(self, stream: RunnerStream) -> None:
+        while (came := await stream.read()) is not None:
+            message, size = came
+            await self._throttle.admit(size)
             if 0 < message.counter <= self._seen:
                 continue
             self._seen = max(self._seen, message.counter)
@@ -263,68 +275,36 @@ class GrpcRunnerLink(runner_pb2_grpc.RunnerServiceServicer):
                 _log.warning("runner failed", sandbox_id=self._sandbox_id, reason=ask.reason)
             await self._asks.put((message.counter, ask))
 
-    async def _speak(self, context: Any) -> None:
-        while (message := await self._orders.get()) is not None:
-            await context.write(message)
-            if self._stored > self._acknowledged:  # after the order: what an ask led to is there before it is forgotten
-                self._acknowledged = self._stored
-                await context.write(pb.ToRunner(ack=pb.Ack(counter=self._stored)))
-
     def _lose(self, why: str) -> None:
         """Tell both sides once. The last ask must arrive even when the queue is full: the oldest unread gives way."""
         if self._lost:
             return
         self._lost = why
-        self._answer(
-            PerstackError(Kind.TIMEOUT, "runner_silent", f"the sandbox {self._sandbox_id} ended before it called")
-        )
+        unheard = f"the sandbox {self._sandbox_id} ended before it called: {why}; its image may need make images"
+        self._answer(PerstackError(Kind.TIMEOUT, "runner_silent", unheard))
         if self._asks.full():
             self._asks.get_nowait()
         self._asks.put_nowait((0, LinkLost(why)))
-        if self._orders.full():
-            self._orders.get_nowait()
-        self._orders.put_nowait(None)
+        if self._stream is not None:
+            self._stream.end()
 
 
-class _FloodedError(Exception):
-    """The sandbox talked faster than it may for too long."""
+class _RejectedError(Exception):
+    """Who dialled is not this session's runner."""
 
 
-class _Throttle:
-    """Makes the reader wait, so that gRPC's flow control holds the sender back."""
-
-    def __init__(self, limits: LinkLimits, clock: Clock) -> None:
-        now = clock.monotonic()
-        self._clock = clock
-        self._patience = limits.throttled_seconds
-        self._messages: Bucket = full(limits.messages_per_second, limits.messages_burst, now)
-        self._bytes: Bucket = full(limits.bytes_per_second, limits.bytes_burst, now)
-        self._since: float | None = None
-
-    async def admit(self, size: int) -> None:
-        """Wait until a message of `size` bytes fits. Raises _FloodedError after too long under pressure."""
-        now = self._clock.monotonic()
-        self._messages, first = self._messages.taken(1, now)
-        self._bytes, second = self._bytes.taken(size, now)
-        wait = max(first, second)
-        if not wait:
-            self._since = None
-            return
-        self._since = now if self._since is None else self._since
-        if now - self._since > self._patience:
-            raise _FloodedError(f"the sandbox sent more than it may for {self._patience:g} s")
-        await asyncio.sleep(wait)
+def _bound(path: Path) -> socket.socket:
+    """A socket at the path, in place of what a killed daemon may have left there. Blocking."""
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        path.unlink(missing_ok=True)
+        made.bind(str(path))
+        path.chmod(0o666)
+    except OSError:
+        made.close()
+        raise
+    return made
 
 
 def _hashed(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
-
-
-def _options(limits: LinkLimits) -> list[tuple[str, int]]:
-    return [
-        ("grpc.max_receive_message_length", limits.message_bytes),
-        ("grpc.max_send_message_length", 16 << 20),
-        ("grpc.max_concurrent_streams", limits.streams),
-        ("grpc.max_metadata_size", 8 << 10),
-        ("grpc.so_reuseport", 0),
-    ]

@@ -34,12 +34,12 @@ IMPORTERS: dict[str, tuple[str, ...]] = {
     "anthropic": ("perstackd/adapters/models/anthropic",),
     "openai": ("perstackd/adapters/models/openai",),
     "docker": ("perstackd/adapters/docker/", "benchmarks/"),
-    "mcp": ("sandbox-images/runner/perstack_runner/skills/",),
+    "mcp": ("sandbox-images/runner/perstack_runner/skills/", "benchmarks/mcp_calls.py"),
     "mcp_types": ("sandbox-images/runner/perstack_runner/skills/",),
     "jsonschema": ("perstackd/adapters/answer_schemas", "perstackd/adapters/definition/schemas"),
     "pypdf": ("sandbox-images/runner/perstack_runner/tools/pdf_program.py",),
     "sqlite3": ("perstackd/adapters/store/", "benchmarks/"),
-    "grpc": ("perstackd/rpc/", "perstackctl/client/", "sandbox-images/runner/perstack_runner/link.py", "benchmarks/"),
+    "grpc": ("perstackd/rpc/", "perstackctl/client/", "benchmarks/"),
 }
 # Where packages come from is the machine's own affair. In pieces, so that this file does not name one either.
 REGISTRY_HOSTS = (

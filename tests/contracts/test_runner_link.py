@@ -1,31 +1,27 @@
-"""What every runner link promises, over the fake and over gRPC on a real socket."""
+"""What every runner link promises, over the fake and over a real socket."""
 
-import asyncio
-import gc
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import anyio
-import grpc.aio
 import pytest
 from perstack.v1 import runner_pb2 as pb
-from perstack.v1 import runner_pb2_grpc
 
 from perstackd.adapters.clock import SystemClock
 from perstackd.domain.errors import PerstackError
 from perstackd.domain.ids import SandboxId
 from perstackd.domain.session import Finish, LinkLost, NextTurn, Probe, Ready
 from perstackd.ports.runner_link import RunnerLink, RunnerLinks
-from perstackd.rpc.runner import GrpcRunnerLinks
+from perstackd.rpc.runner import SocketRunnerLinks
+from tests.fakes.runner_dialled import Dialled, dialled
 from tests.fakes.runner_link import HELLO, FakeRunnerLink, FakeRunnerLinks, hash_of
 
 pytestmark = pytest.mark.anyio
 ID = SandboxId("01HZZZZZZZZZZZZZZZZZZZZZZZ")
 TOKEN = "0123456789abcdef0123456789abcdef"
-REFUSALS = (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAVAILABLE)
 
 
 class Runner(Protocol):
@@ -67,60 +63,55 @@ class FakeSide:
         self._link.lose()
 
 
-class GrpcSide:
+class SocketSide:
     def __init__(self, path: Path, stack: AsyncExitStack) -> None:
         self._path, self._stack, self._counter = path, stack, 0
-        self._stream: Any = None
+        self._runner: Dialled | None = None
 
     async def call(self, version: int = 1) -> None:
-        channel = await self._stack.enter_async_context(grpc.aio.insecure_channel(f"unix:{self._path}"))
-        self._stream = runner_pb2_grpc.RunnerServiceStub(channel).Attach()
-        self._stack.callback(self._stream.cancel)
-        await self._stream.write(pb.FromRunner(hello=pb.Hello(protocol_version=version)))
+        self._runner = await self._stack.enter_async_context(dialled(self._path))
+        self._runner.say(hello=pb.Hello(protocol_version=version))
 
     async def dial(self, token: str) -> bool:
-        channel = await self._stack.enter_async_context(grpc.aio.insecure_channel(f"unix:{self._path}"))
-        stream: Any = runner_pb2_grpc.RunnerServiceStub(channel).Attach()
-        self._stack.callback(stream.cancel)
         try:
-            await stream.write(pb.FromRunner(hello=pb.Hello(protocol_version=1, session_token=token)))
-            welcomed: bool = (await stream.read()).WhichOneof("message") == "welcome"
-        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):  # the latter when it was refused before the hello
-            assert await stream.code() in REFUSALS
+            runner = await self._stack.enter_async_context(dialled(self._path))
+        except OSError:
             return False
-        self._stream = stream
-        return welcomed
+        runner.say(hello=pb.Hello(protocol_version=1, session_token=token))
+        answer = await runner.read()
+        if answer is None or not answer.HasField("welcome"):
+            return False
+        self._runner = runner
+        return True
 
     async def ready(self, path: str) -> None:
-        await self._say(ready=pb.Ready(workspace_path=path))
+        self._say(ready=pb.Ready(workspace_path=path))
 
     async def next_turn(self, step: int) -> None:
-        await self._say(next_turn=pb.NextTurn(step=step))
+        self._say(next_turn=pb.NextTurn(step=step))
 
     async def orders(self, count: int) -> list[str]:
         names: list[str] = []
         while len(names) < count:
-            kind = (await self._stream.read()).WhichOneof("message")
+            assert self._runner is not None
+            order = await self._runner.read()
+            assert order is not None
+            kind = str(order.WhichOneof("message"))
             if kind not in {"welcome", "ack"}:
                 names.append(kind.capitalize())
         return names
 
     async def leave(self) -> None:
-        self._stream.cancel()
+        assert self._runner is not None
+        await self._runner.leave()
 
-    async def _say(self, **message: Any) -> None:
+    def _say(self, **message: Any) -> None:
+        assert self._runner is not None
         self._counter += 1
-        await self._stream.write(pb.FromRunner(counter=self._counter, **message))
+        self._runner.say(counter=self._counter, **message)
 
 
-@pytest.fixture(autouse=True)
-def freed() -> Iterator[None]:
-    """A gRPC server takes a lock when it is freed, which must not happen on the next test's loop."""
-    yield
-    gc.collect()
-
-
-@pytest.fixture(params=["fake", "gRPC"])
+@pytest.fixture(params=["fake", "socket"])
 def linked(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Any]:
     @asynccontextmanager
     async def open_link(token_hash: str = "") -> AsyncIterator[tuple[RunnerLink, Runner]]:
@@ -132,16 +123,16 @@ def linked(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Any]:
                 link = await links.listen(ID, str(path), token_hash)
                 yield link, FakeSide(links, link)
             else:
-                real = await GrpcRunnerLinks(SystemClock()).listen(ID, str(path), token_hash)
+                real = await SocketRunnerLinks(SystemClock()).listen(ID, str(path), token_hash)
                 stack.push_async_callback(real.close)
-                yield real, GrpcSide(path, stack)
+                yield real, SocketSide(path, stack)
 
     return open_link
 
 
-@pytest.fixture(params=["fake", "gRPC"])
+@pytest.fixture(params=["fake", "socket"])
 def links(request: pytest.FixtureRequest) -> Callable[[], RunnerLinks]:
-    return lambda: FakeRunnerLinks() if request.param == "fake" else GrpcRunnerLinks(SystemClock())
+    return lambda: FakeRunnerLinks() if request.param == "fake" else SocketRunnerLinks(SystemClock())
 
 
 async def test_hello_is_the_first_stream(linked: Callable[[], Any]) -> None:

@@ -30,23 +30,25 @@ except OSError as error:
 """
 
 DIAL = """
-import sys, time
+import socket, struct, sys, time
 sys.path.insert(0, "/opt/perstack/lib")
-import grpc
-from perstack.v1 import runner_pb2 as pb, runner_pb2_grpc
+from perstack.v1 import runner_pb2 as pb
+from perstack.v1.frames import LENGTH, frame
 hello = pb.FromRunner(hello=pb.Hello(protocol_version=1, session_token="TOKEN"))
 end = time.monotonic() + 60
 while time.monotonic() < end:
-    with grpc.insecure_channel("unix:/gw/runner.sock") as channel:
-        try:
-            first = next(runner_pb2_grpc.RunnerServiceStub(channel).Attach(iter([hello]), timeout=5))
-            print(first.WhichOneof("message"), flush=True)
-            break
-        except grpc.RpcError as error:
-            if error.code() is not grpc.StatusCode.UNAVAILABLE:
-                print(error.code().name, error.details(), flush=True)
-                break
-    time.sleep(0.02)
+    link = socket.socket(socket.AF_UNIX)
+    link.settimeout(5)
+    try:
+        link.connect("/gw/runner.sock")
+        link.sendall(frame(hello))
+        incoming = link.makefile("rb")
+        first = pb.ToRunner.FromString(incoming.read(LENGTH.unpack(incoming.read(4))[0]))
+    except (OSError, struct.error):
+        time.sleep(0.02)
+        continue
+    print(first.WhichOneof("message"), first.rejected.reason, flush=True)
+    break
 """
 
 
@@ -204,7 +206,7 @@ def test_nobody_inside_can_make_the_socket_or_be_the_runner_without_its_token(da
         starting.start()
         answer = said(stranger)
     starting.join(90)
-    assert answer == "PERMISSION_DENIED this is not the session's token"
+    assert answer == "rejected this is not the session's token"
     assert set(rows(daemon, "idle")) == set(idle)
     assert not (gateway / "runner.sock").exists()
     assert "session_token" not in daemon.log()

@@ -102,7 +102,7 @@ ATTACKS = (
     *_of(
         "taking the runner's place on the socket",
         (47, "gateway_write", "make a socket of its own in /gw", WEAKENED),
-        (48, "runner_socket", "open a second stream: over the connection that there is, and by the socket", "a daemon that does not know its runner"),
+        (48, "runner_socket", "begin a second session: over the connection that there is, and by the socket", "a daemon that does not know its runner"),
         (49, "runner_place_after_restart", "be the first on the socket that a restarted daemon makes, while the runner of an idle sandbox stands still", "a daemon that asks for no token"),
         (50, "runner_place_in_a_run", "the same in a sandbox whose run is under way", "a daemon that asks for no token"),
     ),

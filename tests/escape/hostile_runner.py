@@ -9,24 +9,29 @@ import queue
 import select
 import socket
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 sys.path.insert(0, "/opt/perstack/lib")
 
-import grpc
 from perstack.v1 import runner_pb2 as pb
-from perstack.v1 import runner_pb2_grpc
+from perstack.v1.frames import LENGTH
 
-SOCKET = "unix:/gw/runner.sock"
+SOCKET = "/gw/runner.sock"
 FORGED = "forged-by-the-runner"
 WORD = "a-word-that-everybody-may-read-2236"
-OPTIONS = [("grpc.max_send_message_length", 64 << 20), ("grpc.enable_http_proxy", 0)]
 
 
 def result(call_id: str, text: str) -> pb.ToolResult:
     return pb.ToolResult(call_id=call_id, content=[pb.ContentPart(text=text)])
+
+
+def read(incoming: Any) -> pb.ToRunner | None:
+    """The next order; None at the end."""
+    head = incoming.read(LENGTH.size)
+    return pb.ToRunner.FromString(incoming.read(LENGTH.unpack(head)[0])) if len(head) == LENGTH.size else None
 
 
 def dialled(path: str) -> socket.socket:
@@ -48,9 +53,9 @@ def dialled(path: str) -> socket.socket:
 class Runner:
     """One session. `attacks` are the modes: each gets the turn, and returns what its calls come to."""
 
-    def __init__(self, channel: grpc.Channel) -> None:
-        self.channel = channel
-        self.stub = runner_pb2_grpc.RunnerServiceStub(channel)
+    def __init__(self, link: socket.socket) -> None:
+        self.link = link
+        self.incoming = link.makefile("rb")
         self.out: queue.Queue[bytes | None] = queue.Queue()
         self.counter = 0
         self.mode = ""
@@ -68,12 +73,10 @@ class Runner:
         self.out.put(pb.FromRunner(counter=self.counter, **message).SerializeToString())
 
     def serve(self) -> None:
-        attach = self.channel.stream_stream(
-            "/perstack.v1.RunnerService/Attach", lambda data: data, pb.ToRunner.FromString
-        )
+        threading.Thread(target=self.speak, daemon=True).start()
         hello = pb.Hello(protocol_version=1, runner_version="hostile", python_version="3.11", landlock_abi=1)
         self.out.put(pb.FromRunner(hello=hello).SerializeToString())
-        for order in attach(self.queued()):
+        while order := read(self.incoming):
             match order.WhichOneof("message"):
                 case "probe":
                     self.probe(order.probe.path)
@@ -84,9 +87,9 @@ class Runner:
                 case "finish":
                     return
 
-    def queued(self) -> Iterator[bytes]:
+    def speak(self) -> None:
         while (data := self.out.get()) is not None:
-            yield data
+            self.link.sendall(LENGTH.pack(len(data)) + data)
 
     # --- as an honest one -------------------------------------------------------------------------------------------
     def probe(self, path: str) -> None:
@@ -234,21 +237,27 @@ class Runner:
 
     # --- the link ---------------------------------------------------------------------------------------------------
     def again(self, _: pb.Turn) -> str:
-        """A second stream, over the connection that it has and over a new one. One that is taken is left open."""
-        new = grpc.insecure_channel(SOCKET, [*OPTIONS, ("grpc.use_local_subchannel_pool", 1)])
-        self.kept.append(new)
-        return json.dumps([self.second(self.stub), self.second(runner_pb2_grpc.RunnerServiceStub(new))])
-
-    def second(self, stub: Any) -> str:
+        """A second session: over the connection that it has, and by the socket. What is taken is left open."""
         hello = pb.FromRunner(hello=pb.Hello(protocol_version=1, runner_version="second", landlock_abi=1))
-        messages: queue.Queue[pb.FromRunner | None] = queue.Queue()
-        messages.put(hello)
-        stream = stub.Attach(iter(messages.get, None))
-        self.kept.append(stream)
+        new = self.second(hello)
+        if new == "welcome":
+            return json.dumps(["", new])
+        self.out.put(hello.SerializeToString())
+        while (order := read(self.incoming)) and order.HasField("ack"):
+            pass
+        return json.dumps([order and order.WhichOneof("message"), new])
+
+    def second(self, hello: pb.FromRunner) -> str:
+        link = socket.socket(socket.AF_UNIX)
+        self.kept.append(link)
         try:
-            return str(next(stream).WhichOneof("message"))
-        except grpc.RpcError as error:
-            return f"{error.code().name} {error.details()}"
+            link.connect(SOCKET)
+            data = hello.SerializeToString()
+            link.sendall(LENGTH.pack(len(data)) + data)
+            order = read(link.makefile("rb"))
+        except OSError as error:
+            return type(error).__name__
+        return str(order and order.WhichOneof("message"))
 
     def fails(self, _: pb.Turn) -> str:
         """Gives up, with a secret of its own in every text of it."""
@@ -258,8 +267,9 @@ class Runner:
 
 
 def main() -> None:
-    with grpc.insecure_channel(SOCKET, OPTIONS) as channel:
-        Runner(channel).serve()
+    with socket.socket(socket.AF_UNIX) as link:
+        link.connect(SOCKET)
+        Runner(link).serve()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from perstackd.app import call_wave, feed, run_member
 from perstackd.domain.commands import CallsAnswered
 from perstackd.domain.session import NextTurn, Session, ToolResults
 from perstackd.domain.tool_calls import due_calls
-from perstackd.rpc import runner
+from perstackd.rpc import runner, runner_stream
 from tests.e2e import daemon
 
 NONE = 1 << 40
@@ -38,17 +38,22 @@ def came_back(self: call_wave.CallWave, state: Any, results: Any) -> CallsAnswer
     return CallsAnswered(came)
 
 
+async def _left_open(_: runner.SocketRunnerLink) -> None:
+    """Anybody may dial, at any time."""
+
+
 def lift() -> None:
     """In this process, for good."""
     run_member.asked = asked  # type: ignore[attr-defined]
     call_wave.CallWave.came_back = came_back  # type: ignore[method-assign]
-    runner.LinkLimits = partial(  # type: ignore[assignment, misc]
-        runner.LinkLimits, message_bytes=64 << 20, messages_per_second=NONE, messages_burst=NONE,
+    runner.LinkLimits = partial(  # type: ignore[assignment, attr-defined]
+        runner_stream.LinkLimits, message_bytes=64 << 20, messages_per_second=NONE, messages_burst=NONE,
         bytes_per_second=NONE, bytes_burst=NONE,
     )  # fmt: skip
     forgetful = runner.Resumed()
     runner.Resumed = lambda *_: forgetful  # type: ignore[assignment, misc]
-    runner.GrpcRunnerLink._taken = property(lambda _: False, lambda *_: None)  # type: ignore[assignment]
+    runner.SocketRunnerLink._taken = property(lambda _: False, lambda *_: None)  # type: ignore[assignment]
+    runner.SocketRunnerLink._hide = _left_open  # type: ignore[method-assign, assignment]
     feed.BACKLOG = feed.BACKLOG_BYTES = feed.TEXT_KEPT = NONE  # type: ignore[misc]
 
 

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.docker
 
 STRANGER = DIAL.replace("TOKEN", "0" * 32)
 TAKEN, NOT_TAKEN = '"came back"', "token refused"  # in the daemon's log
-REFUSED = "PERMISSION_DENIED this is not the session's token"
+REFUSED = "rejected this is not the session's token"
 
 
 @contextmanager

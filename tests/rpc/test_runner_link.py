@@ -1,56 +1,38 @@
 """The link into a sandbox, over a real socket, with hostile and honest runners."""
 
-import asyncio
-import gc
 import hashlib
 import socket as socket_module
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, suppress
+import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import anyio
-import grpc
-import grpc.aio
 import pytest
 from perstack.v1 import runner_pb2 as pb
-from perstack.v1 import runner_pb2_grpc
+from perstack.v1.frames import frame
 
 from perstackd.adapters.clock import SystemClock
 from perstackd.domain.errors import PerstackError
 from perstackd.domain.ids import SandboxId
-from perstackd.domain.session import Finish, Hello, LinkLost, NextTurn, Probe, ProbeResult
-from perstackd.rpc.runner import GrpcRunnerLink, GrpcRunnerLinks, LinkLimits
+from perstackd.domain.session import Failure, Finish, Hello, LinkLost, NextTurn, Probe, ProbeResult
+from perstackd.rpc.runner import SocketRunnerLink, SocketRunnerLinks
+from perstackd.rpc.runner_stream import LinkLimits
 from perstackd.version import RUNNER_PROTOCOL
+from tests.fakes.runner_dialled import Dialled, dialled
 
 pytestmark = pytest.mark.anyio
 ID = SandboxId("01HZZZZZZZZZZZZZZZZZZZZZZZ")
 
 
-@pytest.fixture(autouse=True)
-def freed() -> Iterator[None]:
-    """A gRPC server takes a lock when it is freed, which must not happen on the next test's loop."""
-    yield
-    gc.collect()
-
-
 @asynccontextmanager
-async def linked(path: Path, limits: LinkLimits | None = None, token_hash: str = "") -> AsyncIterator[GrpcRunnerLink]:
-    link = await GrpcRunnerLinks(SystemClock(), limits).listen(ID, str(path), token_hash)
+async def linked(path: Path, limits: LinkLimits | None = None, token_hash: str = "") -> AsyncIterator[SocketRunnerLink]:
+    link = await SocketRunnerLinks(SystemClock(), limits).listen(ID, str(path), token_hash)
     try:
         yield link
     finally:
         await link.close()
-
-
-@asynccontextmanager
-async def dialled(path: Path) -> AsyncIterator[Any]:
-    async with grpc.aio.insecure_channel(f"unix:{path}") as channel:
-        call = runner_pb2_grpc.RunnerServiceStub(channel).Attach()
-        try:
-            yield call
-        finally:
-            call.cancel()
 
 
 def hello(version: int = 1, token: str = "") -> pb.FromRunner:
@@ -64,37 +46,45 @@ def schema(document: bytes) -> pb.FromRunner:
     return pb.FromRunner(counter=1, skill_state=pb.SkillState(skill="s", state=state, tools=[tool]))
 
 
-async def greet(call: Any) -> pb.ToRunner:
-    await call.write(hello())
-    with anyio.fail_after(5):
-        return await call.read()  # type: ignore[no-any-return]
+async def greet(runner: Dialled) -> pb.ToRunner:
+    runner.say(hello())
+    return await runner.order()
 
 
-async def first_ask(link: GrpcRunnerLink) -> Any:
+async def first_ask(link: SocketRunnerLink) -> Any:
     with anyio.fail_after(5):
         return await anext(aiter(link.asks()))
 
 
 async def test_the_first_stream_is_welcomed_and_the_socket_is_gone(tmp_path: Path) -> None:
     socket = tmp_path / "r.sock"
-    async with linked(socket) as link, dialled(socket) as call:
-        welcome = await greet(call)
+    async with linked(socket) as link, dialled(socket) as runner:
+        welcome = await greet(runner)
         assert len(welcome.welcome.session_token) == 32
         assert isinstance(await link.hello(5), Hello)
         assert not socket.exists()
 
 
-async def test_a_second_stream_of_the_same_connection_is_refused(tmp_path: Path) -> None:
+async def test_who_dialled_before_the_runner_was_greeted_is_rejected(tmp_path: Path) -> None:
     socket = tmp_path / "r.sock"
-    async with linked(socket), grpc.aio.insecure_channel(f"unix:{socket}") as channel:
-        stub = runner_pb2_grpc.RunnerServiceStub(channel)
-        first: Any = stub.Attach()
+    async with linked(socket) as link, dialled(socket) as first, dialled(socket) as second:
         await greet(first)
-        second: Any = stub.Attach()
-        await second.write(hello())
-        with anyio.fail_after(5):
-            assert await second.code() == grpc.StatusCode.PERMISSION_DENIED
-        await first.write(pb.FromRunner(counter=1, next_turn=pb.NextTurn(step=1)))
+        second.say(hello())
+        assert await second.rejection() == "this sandbox has its runner"
+        first.say(counter=1, next_turn=pb.NextTurn(step=1))
+        assert await first_ask(link) == NextTurn(1)
+
+
+async def test_nobody_can_dial_once_the_runner_was_greeted_also_who_has_the_socket_open_by_another_name(
+    tmp_path: Path,
+) -> None:
+    socket, other = tmp_path / "r.sock", tmp_path / "other"
+    async with linked(socket), dialled(socket) as runner:
+        other.hardlink_to(socket)
+        await greet(runner)
+        with pytest.raises(ConnectionRefusedError):
+            async with dialled(other):
+                pass
 
 
 async def test_a_session_goes_on_over_a_socket_that_is_made_again_and_unlinked_again(tmp_path: Path) -> None:
@@ -105,14 +95,12 @@ async def test_a_session_goes_on_over_a_socket_that_is_made_again_and_unlinked_a
     token_hash = hashlib.sha256(b"token").hexdigest()
     async with linked(socket, token_hash=token_hash) as link:
         async with dialled(socket) as stranger:
-            await stranger.write(hello(token="wrong"))
-            with anyio.fail_after(5):
-                assert await stranger.code() == grpc.StatusCode.PERMISSION_DENIED
+            stranger.say(hello(token="wrong"))
+            assert await stranger.rejection() == "this is not the session's token"
         assert socket.exists()
-        async with dialled(socket) as call:
-            await call.write(hello(token="token"))
-            with anyio.fail_after(5):
-                welcome = (await call.read()).welcome
+        async with dialled(socket) as runner:
+            runner.say(hello(token="token"))
+            welcome = (await runner.order()).welcome
             assert welcome.session_token == "token"
             assert isinstance(await link.hello(5), Hello)
             assert not socket.exists()
@@ -122,17 +110,16 @@ async def test_a_runs_session_goes_on_and_says_again_what_was_not_stored_also_wi
     tmp_path: Path,
 ) -> None:
     socket = tmp_path / "r.sock"
-    server = await GrpcRunnerLinks(SystemClock()).listen(
+    server = await SocketRunnerLinks(SystemClock()).listen(
         ID, str(socket), hashlib.sha256(b"token").hexdigest(), repeats=True
     )
     try:
-        async with dialled(socket) as call:
-            await call.write(hello(version=RUNNER_PROTOCOL - 1, token="token"))
-            with anyio.fail_after(5):
-                welcome = (await call.read()).welcome
+        async with dialled(socket) as runner:
+            runner.say(hello(version=RUNNER_PROTOCOL - 1, token="token"))
+            welcome = (await runner.order()).welcome
             assert (welcome.session_token, welcome.acknowledged) == ("token", 0)
             assert (await server.hello(5)).protocol_version == RUNNER_PROTOCOL - 1
-            await call.write(pb.FromRunner(counter=7, next_turn=pb.NextTurn(step=3)))
+            runner.say(counter=7, next_turn=pb.NextTurn(step=3))
             assert await first_ask(server) == NextTurn(3)
             assert server.position == 7
     finally:
@@ -143,54 +130,51 @@ async def test_what_an_idle_runner_said_to_the_daemon_before_is_forgotten_and_ne
     tmp_path: Path,
 ) -> None:
     socket = tmp_path / "r.sock"
-    async with linked(socket, token_hash=hashlib.sha256(b"token").hexdigest()) as link, dialled(socket) as call:
-        await call.write(hello(token="token"))
-        welcome = (await call.read()).welcome
+    async with linked(socket, token_hash=hashlib.sha256(b"token").hexdigest()) as link, dialled(socket) as runner:
+        runner.say(hello(token="token"))
+        welcome = (await runner.order()).welcome
         assert welcome.acknowledged > 1_000_000  # whatever it kept
-        await call.write(pb.FromRunner(counter=3, probe_result=pb.ProbeResult(content=b"new", found=True)))
+        runner.say(counter=3, probe_result=pb.ProbeResult(content=b"new", found=True))
         assert await first_ask(link) == ProbeResult(b"new")
 
 
-async def test_streams_that_say_nothing_do_not_keep_the_runner_out(tmp_path: Path) -> None:
+async def test_connections_that_say_nothing_do_not_keep_the_runner_out(tmp_path: Path) -> None:
     socket = tmp_path / "r.sock"
     token_hash = hashlib.sha256(b"token").hexdigest()
-    async with linked(socket, token_hash=token_hash) as link, dialled(socket) as silent, dialled(socket) as call:
-        await silent.wait_for_connection()
-        await call.write(hello(token="token"))
-        with anyio.fail_after(5):
-            assert (await call.read()).welcome.session_token == "token"
-            assert isinstance(await link.hello(5), Hello)
-            with suppress(asyncio.InvalidStateError):  # it may be refused already
-                await silent.write(hello(token="token"))
-            assert await silent.code() == grpc.StatusCode.PERMISSION_DENIED
+    async with linked(socket, token_hash=token_hash) as link, dialled(socket) as silent, dialled(socket) as runner:
+        runner.say(hello(token="token"))
+        assert (await runner.order()).welcome.session_token == "token"
+        assert isinstance(await link.hello(5), Hello)
+        silent.say(hello(token="token"))
+        assert await silent.rejection() == "this sandbox has its runner"
         await link.send(Probe("/mnt/x"))
-        assert (await call.read()).probe.path == "/mnt/x"
+        assert (await runner.order()).probe.path == "/mnt/x"
 
 
 async def test_orders_go_in_and_asks_come_out_without_repeats(tmp_path: Path) -> None:
     socket = tmp_path / "r.sock"
-    async with linked(socket) as link, dialled(socket) as call:
-        await greet(call)
+    async with linked(socket) as link, dialled(socket) as runner:
+        await greet(runner)
         await link.send(Probe("/mnt/x"))
-        assert (await call.read()).probe.path == "/mnt/x"
+        assert (await runner.order()).probe.path == "/mnt/x"
         answer = pb.FromRunner(counter=1, probe_result=pb.ProbeResult(content=b"token", found=True))
         for message in (answer, answer, pb.FromRunner(counter=2, next_turn=pb.NextTurn(step=1))):
-            await call.write(message)
+            runner.say(message)
         asks = aiter(link.asks())
         with anyio.fail_after(5):
             assert [await anext(asks), await anext(asks)] == [ProbeResult(b"token"), NextTurn(1)]
         link.acknowledge(link.position)
         await link.send(Finish("completed"))
-        assert (await call.read()).finish.reason == "completed"
-        assert (await call.read()).ack.counter == 2
+        assert (await runner.order()).finish.reason == "completed"
+        assert (await runner.order()).ack.counter == 2
 
 
 async def test_only_what_was_acknowledged_is_acknowledged_however_much_was_read(tmp_path: Path) -> None:
     socket = tmp_path / "r.sock"
-    async with linked(socket) as link, dialled(socket) as call:
-        await greet(call)
+    async with linked(socket) as link, dialled(socket) as runner:
+        await greet(runner)
         for counter in (1, 2, 3):
-            await call.write(pb.FromRunner(counter=counter, next_turn=pb.NextTurn(step=counter)))
+            runner.say(counter=counter, next_turn=pb.NextTurn(step=counter))
         asks = aiter(link.asks())
         with anyio.fail_after(5):
             await anext(asks)
@@ -199,18 +183,18 @@ async def test_only_what_was_acknowledged_is_acknowledged_however_much_was_read(
             await anext(asks)
         link.acknowledge(first)
         await link.send(Finish("completed"))
-        assert (await call.read()).finish.reason == "completed"
-        assert (await call.read()).ack.counter == 1
+        assert (await runner.order()).finish.reason == "completed"
+        assert (await runner.order()).ack.counter == 1
         link.acknowledge(10**9)  # never more than was read
         await link.send(Finish("completed"))
-        assert [(await call.read()).WhichOneof("message"), (await call.read()).ack.counter] == ["finish", 3]
+        assert [(await runner.order()).WhichOneof("message"), (await runner.order()).ack.counter] == ["finish", 3]
 
 
 async def test_the_end_of_the_stream_is_the_last_ask(tmp_path: Path) -> None:
     socket = tmp_path / "r.sock"
     async with linked(socket) as link:
-        async with dialled(socket) as call:
-            await greet(call)
+        async with dialled(socket) as runner:
+            await greet(runner)
         assert isinstance(await first_ask(link), LinkLost)
         with pytest.raises(PerstackError, match="is gone"):
             await link.send(Finish("late"))
@@ -218,8 +202,8 @@ async def test_the_end_of_the_stream_is_the_last_ask(tmp_path: Path) -> None:
 
 async def test_a_runner_of_another_protocol_is_refused_with_the_remedy(tmp_path: Path) -> None:
     socket = tmp_path / "r.sock"
-    async with linked(socket) as link, dialled(socket) as call:
-        await call.write(hello(version=9))
+    async with linked(socket) as link, dialled(socket) as runner:
+        runner.say(hello(version=9))
         with pytest.raises(PerstackError, match="make images") as caught:
             await link.hello(5)
         assert caught.value.reason == "runner_protocol"
@@ -247,52 +231,125 @@ async def test_a_silent_sandbox_is_told_after_the_deadline(tmp_path: Path) -> No
 )
 async def test_malformed_messages_end_the_link_with_the_reason(tmp_path: Path, message: pb.FromRunner) -> None:
     socket = tmp_path / "r.sock"
-    async with linked(socket) as link, dialled(socket) as call:
-        await greet(call)
-        await call.write(message)
+    async with linked(socket) as link, dialled(socket) as runner:
+        await greet(runner)
+        runner.say(message)
         ask = await first_ask(link)
         assert isinstance(ask, LinkLost)
         assert ask.detail.startswith("malformed")
 
 
-async def test_a_message_over_the_size_limit_ends_the_link(tmp_path: Path) -> None:
+async def test_a_message_over_the_size_limit_ends_the_link_before_it_is_read(tmp_path: Path) -> None:
     socket = tmp_path / "r.sock"
-    async with linked(socket) as link, dialled(socket) as call:
-        await greet(call)
-        await call.write(pb.FromRunner(counter=1, progress=pb.Progress(call_id="a", delta="x" * (2 << 20))))
-        assert isinstance(await first_ask(link), LinkLost)
+    async with linked(socket) as link, dialled(socket) as runner:
+        await greet(runner)
+        runner.writer.write(struct.pack(">I", (1 << 20) + 1))
+        ask = await first_ask(link)
+        assert ask == LinkLost("malformed: a message of 1048577 bytes; 1048576 are taken")
+
+
+@pytest.mark.parametrize(
+    ("data", "detail"),
+    [
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "malformed: a message of 1347569952 bytes; 1048576 are taken"),
+        (struct.pack(">I", 8) + b"\xff" * 8, "malformed: not a message"),
+        (struct.pack(">I", 8) + b"\xff", "the stream ended"),
+        (b"\x00", "the stream ended"),
+        (struct.pack(">I", 0), "malformed: a message without content"),
+    ],
+    ids=["HTTP/2", "noise", "half a message", "half a length", "nothing"],
+)
+async def test_bytes_that_are_no_frames_end_the_link(tmp_path: Path, data: bytes, detail: str) -> None:
+    for first in (False, True):
+        socket = tmp_path / f"{first}.sock"
+        async with linked(socket) as link:
+            async with dialled(socket) as runner:
+                if not first:
+                    await greet(runner)
+                runner.writer.write(data)
+            assert await first_ask(link) == LinkLost(detail)
+            if first:
+                with pytest.raises(PerstackError, match=f"before it called: {detail}"):
+                    await link.hello(5)
+
+
+async def test_frames_in_pieces_and_together_are_read_alike(tmp_path: Path) -> None:
+    socket = tmp_path / "r.sock"
+    said = b"".join(frame(pb.FromRunner(counter=n, next_turn=pb.NextTurn(step=n))) for n in (1, 2, 3))
+    for size in (1, 5, len(said)):
+        async with linked(socket) as link, dialled(socket) as runner:
+            await greet(runner)
+            for at in range(0, len(said), size):
+                runner.writer.write(said[at : at + size])
+                await anyio.lowlevel.checkpoint()
+            asks = aiter(link.asks())
+            with anyio.fail_after(5):
+                assert [await anext(asks) for _ in range(3)] == [NextTurn(1), NextTurn(2), NextTurn(3)]
+
+
+async def test_what_a_program_said_before_it_died_with_orders_unread_is_heard(tmp_path: Path) -> None:
+    """The kernel resets such a connection."""
+    socket = tmp_path / "r.sock"
+    async with linked(socket) as link:
+        async with dialled(socket) as runner:
+            await greet(runner)
+            runner.writer.transport.pause_reading()  # type: ignore[attr-defined]
+            for _ in range(3):
+                await link.send(Finish("unread"))
+            runner.say(counter=1, next_turn=pb.NextTurn(step=1))
+            runner.say(counter=2, failure=pb.Failure(reason="r", message="m"))
+        with anyio.fail_after(5):
+            assert [type(ask) async for ask in link.asks()] == [NextTurn, Failure, LinkLost]
 
 
 async def test_a_flood_is_read_slowly_and_ends_the_link_when_it_goes_on(tmp_path: Path) -> None:
     socket = tmp_path / "r.sock"
     slow = LinkLimits(messages_per_second=1000, messages_burst=1, throttled_seconds=0.05)
-    async with linked(socket, slow) as link, dialled(socket) as call:
-        await greet(call)
-
-        async def flood() -> None:
-            for number in range(1, 1000):
-                try:
-                    await call.write(pb.FromRunner(counter=number, next_turn=pb.NextTurn(step=1)))
-                except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-                    return
-
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(flood)
-            with anyio.fail_after(10):
-                last = [ask async for ask in link.asks()][-1]
-            tasks.cancel_scope.cancel()
+    async with linked(socket, slow) as link, dialled(socket) as runner:
+        await greet(runner)
+        for number in range(1, 1000):
+            runner.say(counter=number, next_turn=pb.NextTurn(step=1))
+        with anyio.fail_after(10):
+            last = [ask async for ask in link.asks()][-1]
         assert isinstance(last, LinkLost)
         assert "more than it may" in last.detail
 
 
+async def test_what_is_not_taken_stays_with_the_sender(tmp_path: Path) -> None:
+    """Nobody reads the asks: past what waits for a reader, the sandbox's own socket is full."""
+    socket = tmp_path / "r.sock"
+    async with linked(socket), dialled(socket) as runner:
+        await greet(runner)
+        runner.writer.transport.set_write_buffer_limits(0)
+        with pytest.raises(TimeoutError):  # noqa: PT012 - some are taken
+            for number in range(1, 1000):
+                runner.say(counter=number, progress=pb.Progress(call_id="a", delta="x" * 32_000))
+                with anyio.fail_after(0.5):
+                    await runner.writer.drain()
+        runner.writer.transport.abort()
+
+
 async def test_a_socket_path_that_cannot_work_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PerstackError, match="shorter runtime_directory"):
-        await GrpcRunnerLinks(SystemClock()).listen(ID, "/tmp/" + "x" * 120)
+        await SocketRunnerLinks(SystemClock()).listen(ID, "/tmp/" + "x" * 120)
 
 
-async def test_a_sandbox_that_does_not_read_its_orders_loses_its_link(tmp_path: Path) -> None:
+async def test_orders_for_a_sandbox_that_never_dials_are_bounded(tmp_path: Path) -> None:
     async with linked(tmp_path / "r.sock") as link:
-        with pytest.raises(PerstackError, match="does not read"):  # noqa: PT012 - the queue takes some
+        with pytest.raises(PerstackError, match="does not read"):  # noqa: PT012 - some are kept
             for _ in range(1000):  # nobody has dialled
                 await link.send(Finish("never"))
         assert isinstance(await first_ask(link), LinkLost)
+
+
+async def test_a_sandbox_that_does_not_read_its_orders_loses_its_link(tmp_path: Path) -> None:
+    socket = tmp_path / "r.sock"
+    async with linked(socket) as link, dialled(socket) as runner:
+        await greet(runner)
+        runner.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        with pytest.raises(PerstackError, match="does not read"):  # noqa: PT012 - some are kept
+            for _ in range(100):
+                await link.send(Finish("x" * (1 << 20)))
+        assert await first_ask(link) == LinkLost("it does not read its orders")
+        with anyio.fail_after(2):
+            await link.close()

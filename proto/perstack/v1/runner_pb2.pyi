@@ -52,6 +52,15 @@ Global___StartMode: _TypeAlias = StartMode  # noqa: Y015
 
 @_typing.final
 class FromRunner(_message.Message):
+    """Between the daemon and the program inside one sandbox. The sandbox zone is hostile: the daemon decides, the runner
+    asks. Which message is legal in which state is in session.json beside this file.
+
+    No gRPC service: the runner dials its sandbox's socket, and both ends write frames (frames.py beside this file): four
+    bytes that say how many follow, big-endian, then one message, FromRunner up and ToRunner down. The first frame of a
+    connection is a Hello; a Welcome or a Rejected answers it. Messages carry no tenant, job or run: the connection is bound
+    to them when the sandbox is claimed.
+    """
+
     DESCRIPTOR: _descriptor.Descriptor
 
     COUNTER_FIELD_NUMBER: _builtins.int
@@ -127,6 +136,7 @@ class ToRunner(_message.Message):
     REFUSED_FIELD_NUMBER: _builtins.int
     PROBE_FIELD_NUMBER: _builtins.int
     ELICITED_FIELD_NUMBER: _builtins.int
+    REJECTED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome: ...
     @_builtins.property
@@ -145,6 +155,8 @@ class ToRunner(_message.Message):
     def probe(self) -> Global___Probe: ...
     @_builtins.property
     def elicited(self) -> Global___Elicited: ...
+    @_builtins.property
+    def rejected(self) -> Global___Rejected: ...
     def __init__(
         self,
         *,
@@ -157,12 +169,13 @@ class ToRunner(_message.Message):
         refused: Global___Refused | None = ...,
         probe: Global___Probe | None = ...,
         elicited: Global___Elicited | None = ...,
+        rejected: Global___Rejected | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "assign", b"assign", "cancel_calls", b"cancel_calls", "elicited", b"elicited", "finish", b"finish", "message", b"message", "probe", b"probe", "refused", b"refused", "turn", b"turn", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "assign", b"assign", "cancel_calls", b"cancel_calls", "elicited", b"elicited", "finish", b"finish", "message", b"message", "probe", b"probe", "refused", b"refused", "rejected", b"rejected", "turn", b"turn", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "assign", b"assign", "cancel_calls", b"cancel_calls", "elicited", b"elicited", "finish", b"finish", "message", b"message", "probe", b"probe", "refused", b"refused", "turn", b"turn", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "assign", b"assign", "cancel_calls", b"cancel_calls", "elicited", b"elicited", "finish", b"finish", "message", b"message", "probe", b"probe", "refused", b"refused", "rejected", b"rejected", "turn", b"turn", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "assign", "turn", "finish", "ack", "cancel_calls", "refused", "probe", "elicited"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "assign", "turn", "finish", "ack", "cancel_calls", "refused", "probe", "elicited", "rejected"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -170,7 +183,7 @@ Global___ToRunner: _TypeAlias = ToRunner  # noqa: Y015
 
 @_typing.final
 class Hello(_message.Message):
-    """Opens a session, first message of every stream."""
+    """Opens a session, first message of every connection."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -236,6 +249,27 @@ class Welcome(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Welcome: _TypeAlias = Welcome  # noqa: Y015
+
+@_typing.final
+class Rejected(_message.Message):
+    """Answers the Hello of who is not this sandbox's runner, or not of its session. The connection ends with it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Rejected: _TypeAlias = Rejected  # noqa: Y015
 
 @_typing.final
 class Probe(_message.Message):

@@ -3,7 +3,6 @@
 import grpc
 import warnings
 
-from perstack.v1 import runner_pb2 as perstack_dot_v1_dot_runner__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -23,83 +22,3 @@ if _version_not_supported:
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
     )
-
-
-class RunnerServiceStub:
-    """Between the daemon and the program inside one sandbox. The sandbox zone is hostile: the daemon decides, the runner
-    asks. Which message is legal in which state is in session.json beside this file.
-    """
-
-    def __init__(self, channel):
-        """Constructor.
-
-        Args:
-            channel: A grpc.Channel.
-        """
-        self.Attach = channel.stream_stream(
-                '/perstack.v1.RunnerService/Attach',
-                request_serializer=perstack_dot_v1_dot_runner__pb2.FromRunner.SerializeToString,
-                response_deserializer=perstack_dot_v1_dot_runner__pb2.ToRunner.FromString,
-                _registered_method=True)
-
-
-class RunnerServiceServicer:
-    """Between the daemon and the program inside one sandbox. The sandbox zone is hostile: the daemon decides, the runner
-    asks. Which message is legal in which state is in session.json beside this file.
-    """
-
-    def Attach(self, request_iterator, context):
-        """The first stream on a sandbox's socket is its runner. Messages carry no tenant, job or run: the stream is bound
-        to them when the sandbox is claimed.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-
-def add_RunnerServiceServicer_to_server(servicer, server):
-    rpc_method_handlers = {
-            'Attach': grpc.stream_stream_rpc_method_handler(
-                    servicer.Attach,
-                    request_deserializer=perstack_dot_v1_dot_runner__pb2.FromRunner.FromString,
-                    response_serializer=perstack_dot_v1_dot_runner__pb2.ToRunner.SerializeToString,
-            ),
-    }
-    generic_handler = grpc.method_handlers_generic_handler(
-            'perstack.v1.RunnerService', rpc_method_handlers)
-    server.add_generic_rpc_handlers((generic_handler,))
-    server.add_registered_method_handlers('perstack.v1.RunnerService', rpc_method_handlers)
-
-
- # This class is part of an EXPERIMENTAL API.
-class RunnerService:
-    """Between the daemon and the program inside one sandbox. The sandbox zone is hostile: the daemon decides, the runner
-    asks. Which message is legal in which state is in session.json beside this file.
-    """
-
-    @staticmethod
-    def Attach(request_iterator,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.stream_stream(
-            request_iterator,
-            target,
-            '/perstack.v1.RunnerService/Attach',
-            perstack_dot_v1_dot_runner__pb2.FromRunner.SerializeToString,
-            perstack_dot_v1_dot_runner__pb2.ToRunner.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)

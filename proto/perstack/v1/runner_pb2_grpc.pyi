@@ -5,16 +5,9 @@ isort:skip_file
 
 from collections import abc as _abc
 from grpc import aio as _aio
-from perstack.v1 import runner_pb2 as _runner_pb2
 import abc as _abc_1
 import grpc as _grpc
-import sys
 import typing as _typing
-
-if sys.version_info >= (3, 11):
-    from typing import Self as _Self
-else:
-    from typing_extensions import Self as _Self
 
 _T = _typing.TypeVar("_T")
 
@@ -25,46 +18,3 @@ class _ServicerContext(_grpc.ServicerContext, _aio.ServicerContext):  # type: ig
 
 GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
-
-class RunnerServiceStub:
-    """Between the daemon and the program inside one sandbox. The sandbox zone is hostile: the daemon decides, the runner
-    asks. Which message is legal in which state is in session.json beside this file.
-    """
-
-    @_typing.overload
-    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
-    @_typing.overload
-    def __new__(cls, channel: _aio.Channel) -> RunnerServiceAsyncStub: ...
-    Attach: _grpc.StreamStreamMultiCallable[_runner_pb2.FromRunner, _runner_pb2.ToRunner]
-    """The first stream on a sandbox's socket is its runner. Messages carry no tenant, job or run: the stream is bound
-    to them when the sandbox is claimed.
-    """
-
-@_typing.type_check_only
-class RunnerServiceAsyncStub(RunnerServiceStub):
-    """Between the daemon and the program inside one sandbox. The sandbox zone is hostile: the daemon decides, the runner
-    asks. Which message is legal in which state is in session.json beside this file.
-    """
-
-    def __init__(self, channel: _aio.Channel) -> None: ...
-    Attach: _aio.StreamStreamMultiCallable[_runner_pb2.FromRunner, _runner_pb2.ToRunner]  # type: ignore[assignment]
-    """The first stream on a sandbox's socket is its runner. Messages carry no tenant, job or run: the stream is bound
-    to them when the sandbox is claimed.
-    """
-
-class RunnerServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Between the daemon and the program inside one sandbox. The sandbox zone is hostile: the daemon decides, the runner
-    asks. Which message is legal in which state is in session.json beside this file.
-    """
-
-    @_abc_1.abstractmethod
-    def Attach(
-        self,
-        request_iterator: _MaybeAsyncIterator[_runner_pb2.FromRunner],
-        context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_runner_pb2.ToRunner], _abc.AsyncIterator[_runner_pb2.ToRunner]]:
-        """The first stream on a sandbox's socket is its runner. Messages carry no tenant, job or run: the stream is bound
-        to them when the sandbox is claimed.
-        """
-
-def add_RunnerServiceServicer_to_server(servicer: RunnerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -46,7 +46,6 @@ def _serve(posture: hardening.Posture, socket_path: str, *, skills: bool) -> int
     import gc
     import os
 
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     # asyncio takes ssl when it is there: 4.6 MiB for a program that speaks to Unix sockets only. Put back for the SDK.
     sys.modules["ssl"] = None  # type: ignore[assignment]  # import machinery: None means "cannot be imported"
     try:

@@ -28,6 +28,7 @@ from perstack_runner.messages import (
     Progress,
     Ready,
     Refused,
+    Rejected,
     Remote,
     Result,
     SkillOrder,
@@ -163,6 +164,8 @@ def _ending(message: pb.ToRunner, kind: str | None) -> Order | None:
             return Refused(message.refused.counter, message.refused.reason)
         case "finish":
             return Finish(message.finish.reason)
+        case "rejected":
+            return Rejected(message.rejected.reason)
         case _:
             return None
 

@@ -58,7 +58,7 @@ def protect() -> Posture:
 
 
 def bound_arenas() -> None:
-    """Give all threads two malloc arenas: gRPC's own would each keep one of theirs. Call it before they start."""
+    """Give all threads two malloc arenas: each would keep one of its own. Call it before they start."""
     mallopt = getattr(_libc, "mallopt", None)  # musl has none
     if mallopt is not None:
         mallopt(_M_ARENA_MAX, _ARENAS)

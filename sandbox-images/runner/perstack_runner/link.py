@@ -1,7 +1,7 @@
-"""The stream to the daemon: opened, lost, opened again; numbered messages that are kept until they are stored there.
+"""The connection to the daemon: opened, lost, opened again; messages have numbers, and are kept until they are stored.
 
-One owner runs run() until close(); everybody else only queues. Order at the end: close() stops the queue, run()
-returns, the channel is closed. The session token lives in this object and nowhere else.
+One owner runs run() until close(); everybody else only queues. Order at the end: close() stops the queue, run() closes
+the connection and returns. The session token lives in this object and nowhere else.
 """
 
 import asyncio
@@ -9,14 +9,12 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-import grpc
-import grpc.aio
 from perstack.v1 import runner_pb2 as pb
-from perstack.v1 import runner_pb2_grpc
+from perstack.v1.frames import FrameTooLargeError, frame, read_frame
 
 from perstack_runner.convert import ask_to_pb, hello_to_pb, order_from_pb
 from perstack_runner.log import log
-from perstack_runner.messages import Acknowledged, Ask, Hello, NextTurn, Order, Progress, Turn, Welcome
+from perstack_runner.messages import Acknowledged, Ask, Hello, NextTurn, Order, Progress, Rejected, Turn, Welcome
 
 WELCOME_SECONDS: Final = 10.0
 FIRST_DELAY: Final = 0.05
@@ -27,18 +25,10 @@ LATER_DELAY: Final = 2.0
 ABSENCE_SECONDS: Final = 3600.0
 """How long a daemon may stay away, an upgrade included, before the runner gives up."""
 MAX_REJECTIONS: Final = 40
+READ_BYTES: Final = 64 << 10
 MAX_PROGRESS: Final = 64
 """Waiting messages beyond which progress is dropped."""
-_REJECTED: Final = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
-_OPTIONS: Final = (
-    ("grpc.initial_reconnect_backoff_ms", 50),
-    ("grpc.min_reconnect_backoff_ms", 50),
-    ("grpc.max_reconnect_backoff_ms", 250),
-    ("grpc.max_receive_message_length", 16 << 20),
-    ("grpc.max_send_message_length", 2 << 20),
-    ("grpc.enable_http_proxy", 0),
-    ("grpc.default_authority", "localhost"),
-)
+MAX_ORDER_BYTES: Final = 16 << 20
 
 
 class LinkGone(Exception):  # noqa: N818 - the end of a session, as the daemon wanted it
@@ -49,7 +39,7 @@ class Link:
     """The runner's side of a session. `deliver` is called on the loop, in order, once per order."""
 
     def __init__(self, socket_path: str, hello: Hello, deliver: Callable[[Order], None]) -> None:
-        self._target = f"unix:{socket_path}"
+        self._socket_path = socket_path
         self._hello = hello
         self._deliver = deliver
         self._token = ""
@@ -72,7 +62,7 @@ class Link:
         self._queue(message)
 
     def offer(self, progress: Progress) -> None:
-        """Queue progress, or drop it when the stream is slow or gone."""
+        """Queue progress, or drop it when the daemon reads slowly or is gone."""
         if self._open and len(self._outbox) < MAX_PROGRESS:
             self._queue(ask_to_pb(progress, 0))
 
@@ -83,7 +73,7 @@ class Link:
             self._wake.set()
 
     async def flush(self, seconds: float) -> None:
-        """Wait until what is queued was handed to the stream, at most `seconds`."""
+        """Wait until what is queued was handed to the kernel, at most `seconds`."""
         try:
             async with asyncio.timeout(seconds):
                 await self._sent.wait()
@@ -96,44 +86,59 @@ class Link:
         self._wake.set()
 
     async def run(self) -> None:
-        """Keep a stream open until close(). Raises LinkGone."""
+        """Keep a connection open until close(). Raises LinkGone."""
         loop = asyncio.get_running_loop()
         delay, last_seen, rejections = FIRST_DELAY, loop.time(), 0
-        async with grpc.aio.insecure_channel(self._target, options=_OPTIONS) as channel:
-            stub = runner_pb2_grpc.RunnerServiceStub(channel)
-            while not self._closed:
-                code, welcomed = await self._attach(stub)
-                rejections = rejections + 1 if code in _REJECTED else 0
-                if welcomed:
-                    delay, last_seen = FIRST_DELAY, loop.time()
-                if rejections >= MAX_REJECTIONS or loop.time() - last_seen > ABSENCE_SECONDS:
-                    raise LinkGone(f"no session with the daemon any more ({code})")
-                if not self._closed:
-                    await asyncio.sleep(delay)
-                    longest = LONGEST_DELAY if loop.time() - last_seen < LATER_SECONDS else LATER_DELAY
-                    delay = min(delay * 2, longest)
+        while not self._closed:
+            answer = await self._attach()
+            rejections = rejections + 1 if isinstance(answer, Rejected) else 0
+            if isinstance(answer, Welcome):
+                delay, last_seen = FIRST_DELAY, loop.time()
+            if rejections >= MAX_REJECTIONS or loop.time() - last_seen > ABSENCE_SECONDS:
+                why = f": {answer.reason}" if isinstance(answer, Rejected) else ""
+                raise LinkGone(f"no session with the daemon any more{why}")
+            if not self._closed:
+                await asyncio.sleep(delay)
+                longest = LONGEST_DELAY if loop.time() - last_seen < LATER_SECONDS else LATER_DELAY
+                delay = min(delay * 2, longest)
 
-    async def _attach(self, stub: "runner_pb2_grpc.RunnerServiceAsyncStub") -> tuple[grpc.StatusCode | None, bool]:
-        """One stream from Hello to its end: its status, and whether there was a welcome."""
-        call = stub.Attach(wait_for_ready=self._token == "")
-        welcomed = False
+    async def _attach(self) -> Order | None:
+        """One connection from Hello to its end; what answered the Hello, None when nothing did."""
         try:
-            await call.write(hello_to_pb(self._hello, self._token))
+            reader, writer = await asyncio.open_unix_connection(self._socket_path, limit=READ_BYTES)
+        except OSError:
+            return None
+        writer.transport.set_write_buffer_limits(0)  # what was drained is in the kernel
+        try:
+            writer.write(frame(hello_to_pb(self._hello, self._token)))
             async with asyncio.timeout(WELCOME_SECONDS):
-                first = await call.read()
-            order = order_from_pb(first) if isinstance(first, pb.ToRunner) else None
-            if isinstance(order, Welcome):
-                welcomed = True
-                self._welcome(order)
-                await self._converse(call)
-            if self._closed:
-                return None, welcomed
-            return (await call.code() if call.done() else None), welcomed
-        except (grpc.RpcError, asyncio.InvalidStateError, TimeoutError):
-            return (await call.code() if call.done() else None), welcomed
+                answer = await self._next(reader)
+            if isinstance(answer, Welcome):
+                self._welcome(answer)
+                await self._converse(reader, writer)
+        except TimeoutError:
+            return None
+        else:
+            return answer
         finally:
             self._open = False
-            call.cancel()
+            writer.close()
+
+    async def _next(self, reader: asyncio.StreamReader) -> Order | None:
+        """The next order of a kind that is known, None at the end of the stream."""
+        while (data := await self._frame(reader)) is not None:
+            order = order_from_pb(pb.ToRunner.FromString(data))
+            if order is not None:
+                return order
+            log("an order of a kind that this runner does not know was left out")
+        return None
+
+    async def _frame(self, reader: asyncio.StreamReader) -> bytes | None:
+        try:
+            return await read_frame(reader, MAX_ORDER_BYTES)
+        except FrameTooLargeError as error:
+            log(f"the daemon is left: {error}")
+            return None
 
     def _welcome(self, welcome: Welcome) -> None:
         self._token = welcome.session_token or self._token
@@ -152,27 +157,22 @@ class Link:
         while self._kept and self._kept[0].counter <= counter:
             self._kept.popleft()
 
-    async def _converse(self, call: "grpc.aio.StreamStreamCall[pb.FromRunner, pb.ToRunner]") -> None:
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Read and write until the stream ends or the link is closed."""
         async with asyncio.TaskGroup() as both:
-            reading = both.create_task(self._read(call))
-            writing = both.create_task(self._write(call))
+            reading = both.create_task(self._read(reader))
+            writing = both.create_task(self._write(writer))
             await asyncio.wait((reading, writing), return_when=asyncio.FIRST_COMPLETED)
             self._open = False
             reading.cancel()
             writing.cancel()
 
-    async def _read(self, call: "grpc.aio.StreamStreamCall[pb.FromRunner, pb.ToRunner]") -> None:
-        try:
-            while isinstance(message := await call.read(), pb.ToRunner):
-                self._take(order_from_pb(message))
-        except (grpc.RpcError, asyncio.InvalidStateError):
-            return  # the stream is gone; _attach reads its status
+    async def _read(self, reader: asyncio.StreamReader) -> None:
+        while (order := await self._next(reader)) is not None:
+            self._take(order)
 
-    def _take(self, order: Order | None) -> None:
+    def _take(self, order: Order) -> None:
         match order:
-            case None:
-                log("an order of a kind that this runner does not know was left out")
             case Acknowledged(counter=counter):
                 self._forget(counter)
             case Turn():
@@ -181,14 +181,15 @@ class Link:
             case _:
                 self._deliver(order)
 
-    async def _write(self, call: "grpc.aio.StreamStreamCall[pb.FromRunner, pb.ToRunner]") -> None:
+    async def _write(self, writer: asyncio.StreamWriter) -> None:
         try:
             while not (self._closed and not self._outbox):
                 while self._outbox:
-                    await call.write(self._outbox.popleft())
+                    writer.write(frame(self._outbox.popleft()))
+                    await writer.drain()
                 self._sent.set()
                 self._wake.clear()
                 if not self._closed:
                     await self._wake.wait()
-        except (grpc.RpcError, asyncio.InvalidStateError):
+        except ConnectionError:
             return

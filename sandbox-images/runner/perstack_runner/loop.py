@@ -30,6 +30,7 @@ from perstack_runner.messages import (
     ProbeResult,
     Ready,
     Refused,
+    Rejected,
     SkillState,
     ToolResults,
     Turn,
@@ -148,7 +149,7 @@ class Runner:
                     self._workplace.answer(order)
             case Refused(counter=counter, reason=reason):
                 log(f"message {counter} was refused: {reason}")
-            case Acknowledged():
+            case Acknowledged() | Rejected():
                 return  # the link's own matter
             case _:
                 assert_never(order)

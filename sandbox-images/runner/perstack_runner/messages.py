@@ -19,6 +19,12 @@ class Welcome(NamedTuple):
         return f"Welcome(acknowledged={self.acknowledged})"
 
 
+class Rejected(NamedTuple):
+    """No session for this runner: another one has it, or its token is not the session's."""
+
+    reason: str
+
+
 class Acknowledged(NamedTuple):
     """Everything up to `counter` is stored."""
 
@@ -134,7 +140,7 @@ class Finish(NamedTuple):
     reason: str
 
 
-Order: TypeAlias = Welcome | Acknowledged | Probe | Assign | Turn | CancelCalls | Elicited | Refused | Finish
+Order: TypeAlias = Welcome | Rejected | Acknowledged | Probe | Assign | Turn | CancelCalls | Elicited | Refused | Finish
 
 
 # --- the runner asks ------------------------------------------------------------------------------------------------

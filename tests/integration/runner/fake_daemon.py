@@ -3,20 +3,20 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import grpc.aio
 from perstack.v1 import runner_pb2 as pb
-from perstack.v1 import runner_pb2_grpc
+from perstack.v1.frames import frame, read_frame
 
 TABLE = json.loads((Path(__file__).parents[3] / "proto/perstack/v1/session.json").read_text())
 ALLOWED = {(row["state"], row["message"]): row["next"] for row in TABLE["transitions"]}
 WAIT_SECONDS = 20.0
+MOST = 1 << 20
 
 
-class FakeDaemon(runner_pb2_grpc.RunnerServiceServicer):
+class FakeDaemon:
     """Collects what the runner sends; every message is held to session.json, and illegal ones fail the test."""
 
     def __init__(self, socket_path: Path) -> None:
@@ -31,48 +31,62 @@ class FakeDaemon(runner_pb2_grpc.RunnerServiceServicer):
         self.repeats: list[int] = []
         self.stored = 0
         self.acknowledges = True
-        self.reads = True
         self.token = "token-of-this-session"
-        self._orders: asyncio.Queue[pb.ToRunner | None] = asyncio.Queue()
-        self._server: grpc.aio.Server | None = None
+        self._orders: asyncio.Queue[pb.ToRunner] = asyncio.Queue()
+        self._server: asyncio.Server | None = None
+        self._connections: set[asyncio.Task[None]] = set()
         self._attached = asyncio.Event()
 
     # --- the server -----------------------------------------------------------------------------------------------
     async def serve(self) -> None:
-        self._server = grpc.aio.server()
-        runner_pb2_grpc.add_RunnerServiceServicer_to_server(self, self._server)
-        self._server.add_insecure_port(f"unix:{self.path}")
-        await self._server.start()
+        self._server = await asyncio.start_unix_server(self._attach, self.path)
 
     async def vanish(self) -> None:
-        """As a killed daemon: the streams break and the socket goes."""
+        """As a killed daemon: the connections break and the socket goes."""
         assert self._server is not None
         self._attached.clear()
-        await self._server.stop(None)
+        self._server.close()
+        for task in self._connections:
+            task.cancel()
+        if self._connections:
+            await asyncio.wait(self._connections)
         self.path.unlink(missing_ok=True)
         self._orders = asyncio.Queue()
 
-    async def Attach(  # noqa: N802 - the service's name
-        self, request_iterator: AsyncIterator[pb.FromRunner], context: grpc.aio.ServicerContext[Any, Any]
-    ) -> AsyncIterator[pb.ToRunner]:
-        first = await anext(request_iterator)
+    async def _attach(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._connections.add(task)
+        try:
+            async with asyncio.TaskGroup() as both:
+                await self._greet(reader, writer)
+                speaking = both.create_task(self._speak(writer))
+                self._attached.set()
+                await self._read(reader)
+                speaking.cancel()
+        finally:
+            self._connections.discard(task)
+            writer.close()
+
+    async def _greet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        first = pb.FromRunner.FromString(await read_frame(reader, MOST) or b"")
         assert first.WhichOneof("message") == "hello"
         assert first.counter == 0
         self.hellos.append(first.hello)
         if self.state == "new":
             self.state = "idle"
-        yield pb.ToRunner(welcome=pb.Welcome(session_token=self.token, acknowledged=self.stored))
-        reading = asyncio.ensure_future(self._read(request_iterator))
-        self._attached.set()
-        try:
-            while (order := await self._orders.get()) is not None:
-                yield order
-        finally:
-            reading.cancel()
+        welcome = pb.Welcome(session_token=self.token, acknowledged=self.stored)
+        writer.write(frame(pb.ToRunner(welcome=welcome)))
 
-    async def _read(self, incoming: AsyncIterator[pb.FromRunner]) -> None:
-        async for message in incoming:
-            self._take(message)
+    async def _speak(self, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            while True:
+                writer.write(frame(await self._orders.get()))
+                await writer.drain()
+
+    async def _read(self, reader: asyncio.StreamReader) -> None:
+        while (data := await read_frame(reader, MOST)) is not None:
+            self._take(pb.FromRunner.FromString(data))
 
     def _take(self, message: pb.FromRunner) -> None:
         kind = message.WhichOneof("message")
