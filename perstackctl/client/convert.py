@@ -271,6 +271,7 @@ def sandbox(message: sandboxes_pb2.Sandbox) -> v.Sandbox:
         created_at=message.created_at,
         claimed_at=message.claimed_at,
         runtime=message.runtime,
+        problems=tuple(message.problems),
     )
 
 

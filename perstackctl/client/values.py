@@ -271,6 +271,7 @@ class Sandbox:
     created_at: int
     claimed_at: int
     runtime: str
+    problems: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

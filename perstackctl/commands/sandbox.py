@@ -50,7 +50,10 @@ def sandbox() -> None:
 @address_option
 @click.pass_context
 def list_sandboxes(ctx: click.Context, tenant: str, output: str) -> None:
-    """List the sandboxes that live, oldest first, and why no more are made. A narrow terminal gets fewer columns."""
+    """List the sandboxes that live, oldest first, what resists its removal, and why no more are made.
+
+    A narrow terminal gets fewer columns.
+    """
     found, pools = in_loop(_list(make_client(ctx), tenant))
     if output == JSON:
         document(found)
@@ -60,6 +63,9 @@ def list_sandboxes(ctx: click.Context, tenant: str, output: str) -> None:
         for s in found
     ]
     say(fitted(_COLUMNS, rows, room() or WIDE))
+    for each in found:
+        if each.problems:
+            say(f"\n{_resists(each)}")
     for told in standing_still(pools):
         say(f"\n{told}")
 
@@ -80,6 +86,8 @@ def get(ctx: click.Context, sandbox_id: str, output: str) -> None:
     if output == JSON:
         document(found)
         return
+    if found.problems:
+        say(_resists(found))
     say(
         pairs(
             [
@@ -99,6 +107,10 @@ def get(ctx: click.Context, sandbox_id: str, output: str) -> None:
             ]
         )
     )
+
+
+def _resists(found: Sandbox) -> str:
+    return f"{found.id} resists its removal, which is tried again: {line('; '.join(found.problems))}"
 
 
 async def _get(client: "Client", sandbox_id: str) -> Sandbox:

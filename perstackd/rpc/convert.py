@@ -1,6 +1,7 @@
 """Between the API's messages and the domain's values."""
 
 import json
+from collections.abc import Sequence
 from typing import Final
 
 from perstack.v1 import events_pb2, experts_pb2, jobs_pb2, runs_pb2, sandboxes_pb2
@@ -254,8 +255,8 @@ def run(record: RunRecord) -> runs_pb2.Run:
     )
 
 
-def sandbox(record: SandboxRecord) -> sandboxes_pb2.Sandbox:
-    """A live sandbox."""
+def sandbox(record: SandboxRecord, problems: Sequence[str]) -> sandboxes_pb2.Sandbox:
+    """A live sandbox, and what resists its removal."""
     return sandboxes_pb2.Sandbox(
         id=record.id,
         tenant=record.tenant,
@@ -270,6 +271,7 @@ def sandbox(record: SandboxRecord) -> sandboxes_pb2.Sandbox:
         created_at=record.created_at,
         claimed_at=record.claimed_at,
         runtime=record.runtime,
+        problems=problems,
     )
 
 

@@ -20,10 +20,13 @@ class SandboxServicer(sandboxes_pb2_grpc.SandboxServiceServicer):
 
     async def ListSandboxes(self, request: pb.ListSandboxesRequest, context: Any) -> pb.ListSandboxesResponse:  # noqa: N802
         convert.tenant(request.tenant)
-        return pb.ListSandboxesResponse(sandboxes=[convert.sandbox(record) for record in self._pool.records()])
+        return pb.ListSandboxesResponse(sandboxes=[self._told(record) for record in self._pool.records()])
 
     async def GetSandbox(self, request: pb.GetSandboxRequest, context: Any) -> pb.GetSandboxResponse:  # noqa: N802
-        return pb.GetSandboxResponse(sandbox=convert.sandbox(found_sandbox(self._pool, request.sandbox_id)))
+        return pb.GetSandboxResponse(sandbox=self._told(found_sandbox(self._pool, request.sandbox_id)))
+
+    def _told(self, record: SandboxRecord) -> pb.Sandbox:
+        return convert.sandbox(record, self._pool.problems(record.id))
 
     async def GetPosture(self, request: pb.GetPostureRequest, context: Any) -> pb.GetPostureResponse:  # noqa: N802
         posture = self._pool.posture(SandboxId(request.sandbox_id))

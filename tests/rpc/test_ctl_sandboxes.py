@@ -49,6 +49,18 @@ async def test_a_check_that_an_exception_loosens_is_marked_and_said_what_it_expe
     assert "as its template asks. Exceptions of the template: writable-root." in done.out
 
 
+async def test_what_resists_its_removal_is_named(daemon: FakeDaemon, ctl: Ctl) -> None:
+    state = sandboxes_pb2.SANDBOX_STATE_REMOVING
+    problems = ["remove container: the engine does not answer", "detach: busy\x1b[2J"]
+    daemon.sandboxes = [sandboxes_pb2.Sandbox(id=SANDBOX, template="base", state=state, problems=problems)]
+    for command in ("sandbox ls", f"sandbox get {SANDBOX}"):
+        done = await ctl(*command.split())
+        said = "resists its removal, which is tried again: remove container: the engine does not answer; detach: busy"
+        assert f"{SANDBOX} {said}" in done.out
+        assert "\x1b" not in done.out
+    assert json.loads((await ctl("sandbox", "ls", "-o", "json")).out)[0]["problems"] == problems
+
+
 async def test_sandboxes_pools_and_the_daemon_are_shown(daemon: FakeDaemon, ctl: Ctl) -> None:
     state = sandboxes_pb2.SANDBOX_STATE_IDLE
     daemon.sandboxes = [sandboxes_pb2.Sandbox(id=SANDBOX, template="base", state=state, uid=200001, runtime="runc")]

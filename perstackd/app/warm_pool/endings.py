@@ -2,7 +2,9 @@
 
 import asyncio
 from collections.abc import Callable
+from typing import Final
 
+import anyio
 import structlog
 
 from perstackd.app.warm_pool.crew import Crew
@@ -14,6 +16,9 @@ from perstackd.domain.ids import SandboxId
 from perstackd.domain.sandbox import SandboxState
 from perstackd.domain.traces import Leftover
 from perstackd.ports.clock import Clock
+
+HANG_UP_SECONDS: Final = 1.0
+"""For hanging up on all that could not be removed in time."""
 
 _log = structlog.get_logger()
 
@@ -54,9 +59,14 @@ class Endings:
         """What is going."""
         return tuple(self._remains.values())
 
+    def problems(self, sandbox_id: SandboxId) -> tuple[str, ...]:
+        """What resisted the last attempt at the removal of that sandbox."""
+        remains = self._remains.get(sandbox_id)
+        return remains.problems if remains is not None else ()
+
     async def finish(self, seconds: float) -> None:
         """Try everything once more, all at once, at most `seconds`: for the end of the pool, after its crew stopped.
-        Those that are kept are only hung up on.
+        Those that are kept are only hung up on, and so are those that resist.
         """
         kept = [member for member in self._roster.members.values() if member.kept and not member.going]
         for member in tuple(self._roster.members.values()):
@@ -70,10 +80,18 @@ class Endings:
                     group.create_task(self._remover.hang_up(member.link))
         except TimeoutError:
             _log.error("removing every sandbox took too long", seconds=seconds)
+            await self._hang_up()
         if kept:
             _log.info("kept for the next daemon", sandbox_ids=sorted(member.id for member in kept))
         if self._remains:
             _log.error("left for the next daemon to remove", sandbox_ids=sorted(self._remains))
+
+    async def _hang_up(self) -> None:
+        """On those that stay for the next daemon: nobody reads their links any more."""
+        with anyio.move_on_after(HANG_UP_SECONDS):
+            async with asyncio.TaskGroup() as group:
+                for remains in self.all():
+                    group.create_task(self._remover.hang_up(remains.link))
 
     async def _finish(self, remains: Remains) -> None:
         problems = await self._remover.attempt(remains)

@@ -174,6 +174,10 @@ class WarmPool:
         """Every sandbox that is not gone yet, oldest first."""
         return tuple(sorted((member.record for member in self._roster.members.values()), key=lambda record: record.id))
 
+    def problems(self, sandbox_id: SandboxId) -> tuple[str, ...]:
+        """What resists its removal, as the last attempt found; it is tried again."""
+        return self._endings.problems(sandbox_id)
+
     def posture(self, sandbox_id: SandboxId) -> Posture | None:
         """As it was found at the start; kept for ten minutes after the end, and for the last 1,024 ended at most."""
         return self._endings.postures.get(sandbox_id, self._ports.clock.monotonic())

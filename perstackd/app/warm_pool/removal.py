@@ -20,7 +20,8 @@ _log = structlog.get_logger()
 
 @dataclass(slots=True, eq=False)
 class Remains:
-    """What may be left of a sandbox. `tried` is set after the first attempt, whatever came of it.
+    """What may be left of a sandbox. `tried` is set after the first attempt, whatever came of it; `problems` are what
+    resisted the last one.
 
     `row` is to be stored before the container goes, when what is stored still says that the sandbox is idle.
     """
@@ -30,6 +31,7 @@ class Remains:
     row: SandboxRecord | None = None
     container: bool = True
     traces: tuple[Leftover, ...] = ()
+    problems: tuple[str, ...] = ()
     tried: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -57,7 +59,7 @@ class Remover:
     async def until_gone(self, remains: Remains, resists: Callable[[], None]) -> None:
         """Try until nothing is left; `resists` is called after each attempt that failed."""
         attempts = 0
-        while problems := await self.attempt(remains):
+        while await self.attempt(remains):
             attempts += 1
             wait = pause(attempts)
             _log.warning(
@@ -65,7 +67,7 @@ class Remover:
                 sandbox_id=remains.sandbox_id,
                 attempts=attempts,
                 next_seconds=wait,
-                problems=problems,
+                problems=remains.problems,
             )
             resists()
             await self._ports.sleep(wait)
@@ -93,7 +95,8 @@ class Remover:
                 problems.append(await self._step("directories", lambda: self._files.delete(remains.sandbox_id)))
             if not any(problems):
                 problems.append(await self._step("row", lambda: self._ports.rows.delete(remains.sandbox_id)))
-            return tuple(filter(None, problems))
+            remains.problems = tuple(filter(None, problems))
+            return remains.problems
         finally:
             remains.tried.set()
 

@@ -24,31 +24,31 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bperstack/v1/sandboxes.proto\x12\x0bperstack.v1\"\xfe\x01\n\x07Sandbox\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x10\n\x08template\x18\x03 \x01(\t\x12(\n\x05state\x18\x04 \x01(\x0e\x32\x19.perstack.v1.SandboxState\x12\x14\n\x0c\x63ontainer_id\x18\x05 \x01(\t\x12\x10\n\x08image_id\x18\x06 \x01(\t\x12\x0b\n\x03uid\x18\x07 \x01(\r\x12\x0e\n\x06job_id\x18\x08 \x01(\t\x12\x0e\n\x06run_id\x18\t \x01(\t\x12\r\n\x05\x66\x65nce\x18\n \x01(\x04\x12\x12\n\ncreated_at\x18\x0b \x01(\x03\x12\x12\n\nclaimed_at\x18\x0c \x01(\x03\x12\x0f\n\x07runtime\x18\r \x01(\t\"g\n\x0cPostureCheck\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x65xpected\x18\x02 \x01(\t\x12\x0e\n\x06\x61\x63tual\x18\x03 \x01(\t\x12\n\n\x02ok\x18\x04 \x01(\x08\x12\x0b\n\x03\x63is\x18\x05 \x01(\t\x12\x0e\n\x06source\x18\x06 \x01(\t\"&\n\x14ListSandboxesRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\"@\n\x15ListSandboxesResponse\x12\'\n\tsandboxes\x18\x01 \x03(\x0b\x32\x14.perstack.v1.Sandbox\"\'\n\x11GetSandboxRequest\x12\x12\n\nsandbox_id\x18\x01 \x01(\t\";\n\x12GetSandboxResponse\x12%\n\x07sandbox\x18\x01 \x01(\x0b\x32\x14.perstack.v1.Sandbox\"\'\n\x11GetPostureRequest\x12\x12\n\nsandbox_id\x18\x01 \x01(\t\"s\n\x12GetPostureResponse\x12\x12\n\nsandbox_id\x18\x01 \x01(\t\x12)\n\x06\x63hecks\x18\x02 \x03(\x0b\x32\x19.perstack.v1.PostureCheck\x12\n\n\x02ok\x18\x03 \x01(\x08\x12\x12\n\nexceptions\x18\x04 \x03(\t*\x98\x01\n\x0cSandboxState\x12\x1d\n\x19SANDBOX_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16SANDBOX_STATE_STARTING\x10\x01\x12\x16\n\x12SANDBOX_STATE_IDLE\x10\x02\x12\x19\n\x15SANDBOX_STATE_CLAIMED\x10\x03\x12\x1a\n\x16SANDBOX_STATE_REMOVING\x10\x04\x32\x86\x02\n\x0eSandboxService\x12V\n\rListSandboxes\x12!.perstack.v1.ListSandboxesRequest\x1a\".perstack.v1.ListSandboxesResponse\x12M\n\nGetSandbox\x12\x1e.perstack.v1.GetSandboxRequest\x1a\x1f.perstack.v1.GetSandboxResponse\x12M\n\nGetPosture\x12\x1e.perstack.v1.GetPostureRequest\x1a\x1f.perstack.v1.GetPostureResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bperstack/v1/sandboxes.proto\x12\x0bperstack.v1\"\x90\x02\n\x07Sandbox\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x10\n\x08template\x18\x03 \x01(\t\x12(\n\x05state\x18\x04 \x01(\x0e\x32\x19.perstack.v1.SandboxState\x12\x14\n\x0c\x63ontainer_id\x18\x05 \x01(\t\x12\x10\n\x08image_id\x18\x06 \x01(\t\x12\x0b\n\x03uid\x18\x07 \x01(\r\x12\x0e\n\x06job_id\x18\x08 \x01(\t\x12\x0e\n\x06run_id\x18\t \x01(\t\x12\r\n\x05\x66\x65nce\x18\n \x01(\x04\x12\x12\n\ncreated_at\x18\x0b \x01(\x03\x12\x12\n\nclaimed_at\x18\x0c \x01(\x03\x12\x0f\n\x07runtime\x18\r \x01(\t\x12\x10\n\x08problems\x18\x0e \x03(\t\"g\n\x0cPostureCheck\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x65xpected\x18\x02 \x01(\t\x12\x0e\n\x06\x61\x63tual\x18\x03 \x01(\t\x12\n\n\x02ok\x18\x04 \x01(\x08\x12\x0b\n\x03\x63is\x18\x05 \x01(\t\x12\x0e\n\x06source\x18\x06 \x01(\t\"&\n\x14ListSandboxesRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\"@\n\x15ListSandboxesResponse\x12\'\n\tsandboxes\x18\x01 \x03(\x0b\x32\x14.perstack.v1.Sandbox\"\'\n\x11GetSandboxRequest\x12\x12\n\nsandbox_id\x18\x01 \x01(\t\";\n\x12GetSandboxResponse\x12%\n\x07sandbox\x18\x01 \x01(\x0b\x32\x14.perstack.v1.Sandbox\"\'\n\x11GetPostureRequest\x12\x12\n\nsandbox_id\x18\x01 \x01(\t\"s\n\x12GetPostureResponse\x12\x12\n\nsandbox_id\x18\x01 \x01(\t\x12)\n\x06\x63hecks\x18\x02 \x03(\x0b\x32\x19.perstack.v1.PostureCheck\x12\n\n\x02ok\x18\x03 \x01(\x08\x12\x12\n\nexceptions\x18\x04 \x03(\t*\x98\x01\n\x0cSandboxState\x12\x1d\n\x19SANDBOX_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16SANDBOX_STATE_STARTING\x10\x01\x12\x16\n\x12SANDBOX_STATE_IDLE\x10\x02\x12\x19\n\x15SANDBOX_STATE_CLAIMED\x10\x03\x12\x1a\n\x16SANDBOX_STATE_REMOVING\x10\x04\x32\x86\x02\n\x0eSandboxService\x12V\n\rListSandboxes\x12!.perstack.v1.ListSandboxesRequest\x1a\".perstack.v1.ListSandboxesResponse\x12M\n\nGetSandbox\x12\x1e.perstack.v1.GetSandboxRequest\x1a\x1f.perstack.v1.GetSandboxResponse\x12M\n\nGetPosture\x12\x1e.perstack.v1.GetPostureRequest\x1a\x1f.perstack.v1.GetPostureResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'perstack.v1.sandboxes_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SANDBOXSTATE']._serialized_start=773
-  _globals['_SANDBOXSTATE']._serialized_end=925
+  _globals['_SANDBOXSTATE']._serialized_start=791
+  _globals['_SANDBOXSTATE']._serialized_end=943
   _globals['_SANDBOX']._serialized_start=45
-  _globals['_SANDBOX']._serialized_end=299
-  _globals['_POSTURECHECK']._serialized_start=301
-  _globals['_POSTURECHECK']._serialized_end=404
-  _globals['_LISTSANDBOXESREQUEST']._serialized_start=406
-  _globals['_LISTSANDBOXESREQUEST']._serialized_end=444
-  _globals['_LISTSANDBOXESRESPONSE']._serialized_start=446
-  _globals['_LISTSANDBOXESRESPONSE']._serialized_end=510
-  _globals['_GETSANDBOXREQUEST']._serialized_start=512
-  _globals['_GETSANDBOXREQUEST']._serialized_end=551
-  _globals['_GETSANDBOXRESPONSE']._serialized_start=553
-  _globals['_GETSANDBOXRESPONSE']._serialized_end=612
-  _globals['_GETPOSTUREREQUEST']._serialized_start=614
-  _globals['_GETPOSTUREREQUEST']._serialized_end=653
-  _globals['_GETPOSTURERESPONSE']._serialized_start=655
-  _globals['_GETPOSTURERESPONSE']._serialized_end=770
-  _globals['_SANDBOXSERVICE']._serialized_start=928
-  _globals['_SANDBOXSERVICE']._serialized_end=1190
+  _globals['_SANDBOX']._serialized_end=317
+  _globals['_POSTURECHECK']._serialized_start=319
+  _globals['_POSTURECHECK']._serialized_end=422
+  _globals['_LISTSANDBOXESREQUEST']._serialized_start=424
+  _globals['_LISTSANDBOXESREQUEST']._serialized_end=462
+  _globals['_LISTSANDBOXESRESPONSE']._serialized_start=464
+  _globals['_LISTSANDBOXESRESPONSE']._serialized_end=528
+  _globals['_GETSANDBOXREQUEST']._serialized_start=530
+  _globals['_GETSANDBOXREQUEST']._serialized_end=569
+  _globals['_GETSANDBOXRESPONSE']._serialized_start=571
+  _globals['_GETSANDBOXRESPONSE']._serialized_end=630
+  _globals['_GETPOSTUREREQUEST']._serialized_start=632
+  _globals['_GETPOSTUREREQUEST']._serialized_end=671
+  _globals['_GETPOSTURERESPONSE']._serialized_start=673
+  _globals['_GETPOSTURERESPONSE']._serialized_end=788
+  _globals['_SANDBOXSERVICE']._serialized_start=946
+  _globals['_SANDBOXSERVICE']._serialized_end=1208
 # @@protoc_insertion_point(module_scope)

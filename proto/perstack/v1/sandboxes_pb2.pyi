@@ -57,6 +57,7 @@ class Sandbox(_message.Message):
     CREATED_AT_FIELD_NUMBER: _builtins.int
     CLAIMED_AT_FIELD_NUMBER: _builtins.int
     RUNTIME_FIELD_NUMBER: _builtins.int
+    PROBLEMS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     tenant: _builtins.str
     """The tenant whose run holds it; empty while idle."""
@@ -73,6 +74,10 @@ class Sandbox(_message.Message):
     created_at: _builtins.int
     claimed_at: _builtins.int
     runtime: _builtins.str
+    @_builtins.property
+    def problems(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """While it is being removed: what resisted the last attempt. It is tried again."""
+
     def __init__(
         self,
         *,
@@ -89,10 +94,11 @@ class Sandbox(_message.Message):
         created_at: _builtins.int = ...,
         claimed_at: _builtins.int = ...,
         runtime: _builtins.str = ...,
+        problems: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["claimed_at", b"claimed_at", "container_id", b"container_id", "created_at", b"created_at", "fence", b"fence", "id", b"id", "image_id", b"image_id", "job_id", b"job_id", "run_id", b"run_id", "runtime", b"runtime", "state", b"state", "template", b"template", "tenant", b"tenant", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["claimed_at", b"claimed_at", "container_id", b"container_id", "created_at", b"created_at", "fence", b"fence", "id", b"id", "image_id", b"image_id", "job_id", b"job_id", "problems", b"problems", "run_id", b"run_id", "runtime", b"runtime", "state", b"state", "template", b"template", "tenant", b"tenant", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -82,6 +82,7 @@ async def test_a_removal_that_fails_is_quarantined_blocks_no_claim_and_is_tried_
         here.sandboxes.stuck_removals.add(stuck)
         await pool.release(lease, "finished")
         await eventually(lambda: pool.status()[0].quarantined == 1)
+        assert [problem.partition(":")[0] for problem in pool.problems(stuck)] == ["remove container"]
         async with asyncio.timeout(BOUND):
             other = await pool.claim(here.request())
         assert other.record.uid != uid
