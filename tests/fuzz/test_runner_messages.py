@@ -1,10 +1,12 @@
 """What a sandbox says to the daemon: frames, their content, and their order."""
 
+import asyncio
 from contextlib import suppress
 
 from google.protobuf.message import DecodeError
 from hypothesis import strategies as st
 from perstack.v1 import runner_pb2 as pb
+from perstack.v1.frames import LENGTH, FrameTooLargeError, read_frame
 from perstack_runner import convert as runner
 from perstack_runner import machine
 from perstack_runner.messages import Assign, Finish, Probe, Turn
@@ -20,6 +22,44 @@ from tests.fuzz.bounds import fuzz
 from tests.fuzz.messages import filled, nearly
 
 STATES = {"new", "idle", "assigned", "preparing", "waiting", "running", "reported", "returned", "finished"}
+
+
+MOST = 1 << 10
+
+
+async def frames_of(pieces: list[bytes]) -> list[bytes]:
+    """What is read of a stream that arrives in these pieces."""
+    reader, found = asyncio.StreamReader(), []
+    for piece in pieces:
+        reader.feed_data(piece)
+    reader.feed_eof()
+    while (data := await read_frame(reader, MOST)) is not None:
+        found.append(data)
+    return found
+
+
+@fuzz(st.lists(st.binary(max_size=MOST), max_size=5), st.binary(max_size=8), st.data())
+def test_frames_are_read_as_they_were_written_however_they_arrive(
+    said: list[bytes], half: bytes, data: st.DataObject
+) -> None:
+    stream = b"".join(LENGTH.pack(len(each)) + each for each in said)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=6)))
+    pieces = [stream[a:b] for a, b in zip([0, *cuts], [*cuts, len(stream)], strict=True)]
+    rest = LENGTH.pack(len(half) + 1) + half
+    assert asyncio.run(frames_of([*pieces, rest])) == said
+
+
+SOME = st.sampled_from([b"\0\0\0\1", b"\0\0\0\3", b"\0\0\4\0", b"\0\0\4\1", b"\0", b"\xff", b"x" * MOST])
+
+
+@fuzz(st.one_of(st.binary(max_size=4 * MOST), st.lists(SOME, max_size=12).map(b"".join)))
+def test_any_bytes_are_frames_within_the_bound_or_refused(stream: bytes) -> None:
+    with suppress(FrameTooLargeError):
+        found = asyncio.run(frames_of([stream]))
+        assert all(len(each) <= MOST for each in found)
+        read = b"".join(LENGTH.pack(len(each)) + each for each in found)
+        assert stream.startswith(read)
+        assert len(stream) - len(read) < LENGTH.size + MOST
 
 
 @fuzz(nearly(pb.FromRunner))
