@@ -66,8 +66,7 @@ class JobLog:
         with anyio.CancelScope(shield=True):
             async with self._lock:
                 events = numbered(self.record, entries, self._clock, self.now_ms())
-                record = _counted(change(self.record) if change else self.record, events)
-                record = replace(record, worked_ms=self.worked_ms)
+                record = _counted(change(self.record) if change else self.record, events, self.worked_ms)
                 stored = await self._store.append(record, events)
                 self.record = record
                 self._feed.publish(record.id, stored)
@@ -104,7 +103,7 @@ def numbered(record: JobRecord, entries: Sequence[Entry], clock: Clock, now: int
     )
 
 
-def _counted(record: JobRecord, events: Sequence[Event]) -> JobRecord:
+def _counted(record: JobRecord, events: Sequence[Event], worked_ms: int) -> JobRecord:
     """A retry starts a generation anew but is no new step."""
     steps = sum(isinstance(event.payload, StartRun | ContinueToNextStep) for event in events)
     runs = sum(isinstance(event.payload, StartRun) for event in events)
@@ -112,6 +111,7 @@ def _counted(record: JobRecord, events: Sequence[Event]) -> JobRecord:
     return replace(
         record,
         last_seq=events[-1].seq,
+        worked_ms=worked_ms,
         steps=record.steps + steps,
         runs=record.runs + runs,
         tool_calls=record.tool_calls + calls,

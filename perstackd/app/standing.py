@@ -74,4 +74,7 @@ class Standing:
         state = record.state
         if state in {JobState.RUNNING, JobState.WAITING}:
             state = JobState.WAITING if self.waiting else JobState.RUNNING
-        return replace(record, state=state, open_questions=len(self.questions))
+        open_questions = len(self.questions)
+        if (record.state, record.open_questions) == (state, open_questions):
+            return record  # as after most facts
+        return replace(record, state=state, open_questions=open_questions)

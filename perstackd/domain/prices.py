@@ -15,6 +15,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, Decimal
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Final
 
@@ -161,6 +162,7 @@ PRICES: Final[Mapping[str, Price]] = MappingProxyType(
 )
 """By `PROVIDER/MODEL`, or `PROVIDER/PREFIX*` for all that begin so. A name stands for its dated versions as well."""
 
+MODELS_KEPT: Final = 256  # names come from clients
 _DATED: Final = re.compile(r"(-latest|[-@]\d{8}|-\d{4}-\d{2}-\d{2})?")
 _NO_PRICES: Final[Mapping[str, Price]] = MappingProxyType({})
 
@@ -177,12 +179,16 @@ def price_of(provider: str, model: str, overrides: Mapping[str, Price] = _NO_PRI
     return None
 
 
-def cost_microdollars(
-    provider: str, model: str, usage: Usage, overrides: Mapping[str, Price] = _NO_PRICES
-) -> int | None:
-    """The cost of one call, rounded up; None if the price is not known."""
-    price = price_of(provider, model, overrides)
-    return None if price is None else price.microdollars(usage)
+class PriceList:
+    """The prices that hold: `overrides` before the built-in ones. Remembers what it looked up: each turn asks twice."""
+
+    def __init__(self, overrides: Mapping[str, Price] = _NO_PRICES) -> None:
+        self._price = lru_cache(MODELS_KEPT)(lambda provider, model: price_of(provider, model, overrides))
+
+    def cost_microdollars(self, provider: str, model: str, usage: Usage) -> int | None:
+        """The cost of one call, rounded up; None if the price is not known."""
+        price = self._price(provider, model)
+        return None if price is None else price.microdollars(usage)
 
 
 def known_price(provider: str, model: str, overrides: Mapping[str, Price] = _NO_PRICES) -> Price:

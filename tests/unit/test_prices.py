@@ -7,7 +7,9 @@ import pytest
 from perstackd.domain.errors import Kind, PerstackError
 from perstackd.domain.messages import Usage
 from perstackd.domain.model_tiers import model_of_tier
-from perstackd.domain.prices import FREE, PRICES, Price, cost_microdollars, known_price, price_of
+from perstackd.domain.prices import FREE, PRICES, Price, PriceList, known_price, price_of
+
+cost_microdollars = PriceList().cost_microdollars
 
 
 def price(read: str, said: str, cached: str, written: str) -> Price:

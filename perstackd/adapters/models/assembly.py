@@ -19,7 +19,7 @@ from perstackd.adapters.models.router import ModelRouter
 from perstackd.app.unforeseen import unforeseen
 from perstackd.domain.errors import PerstackError
 from perstackd.domain.messages import Usage
-from perstackd.domain.prices import cost_microdollars
+from perstackd.domain.prices import PriceList
 from perstackd.domain.prompt import expert_of
 from perstackd.ports.event_store import Blobs
 from perstackd.ports.models import Models
@@ -104,10 +104,10 @@ def checker(router: ModelRouter) -> Callable[[str], None]:
 
 def prices(models: ModelsConfig) -> Callable[[str, str, Usage], int | None]:
     """A replayed turn costs nothing."""
-    own = models.price_list()
+    own = PriceList(models.price_list())
 
     def price(provider: str, model: str, usage: Usage) -> int | None:
-        return 0 if provider == "replay" else cost_microdollars(provider, model, usage, own)
+        return 0 if provider == "replay" else own.cost_microdollars(provider, model, usage)
 
     return price
 
