@@ -18,7 +18,7 @@ from anyio.abc import TaskGroup
 from perstackd.app.begun_run import BegunRun
 from perstackd.app.checkpoints import Checkpoints
 from perstackd.app.feed import Batch, Feed
-from perstackd.app.job_birth import Birth
+from perstackd.app.job_birth import Birth, opened_first
 from perstackd.app.job_context import JobDefaults, created_event, job_context, new_record
 from perstackd.app.job_log import JOB, Entry, JobLog, numbered
 from perstackd.app.job_recovery import (
@@ -152,9 +152,10 @@ class Jobs:
         replay = branch.replay if branch is not None else None
         context = job_context(created, found, self.defaults, self._log(record), request.env, replay=replay)
         birth = Birth(record, events, sealed_env(self._sealer, request.env, record.id))
-        self._admit(request)  # others were admitted, or the drain began, while this one was looked at
-        self._births[job_id] = birth
-        self._begin(context, JobTask(found.experts, request.query, request.workspace, begun), birth)
+        async with opened_first(self._services.workspaces, record, request.workspace):
+            self._admit(request)  # others were admitted, or the drain began, while this one was looked at
+            self._births[job_id] = birth
+            self._begin(context, JobTask(found.experts, request.query, request.workspace, begun), birth)
         await birth.over.wait()
         if birth.error is not None:
             raise birth.error

@@ -102,8 +102,9 @@ def test_a_workspace_of_root_is_refused_with_the_remedy(home: Path) -> None:
     try:
         daemon.script("solo", {"text": "done"})
         done = daemon.ctl("run", "solo", "do it", "--workspace", str(place / "project"), cwd=daemon.definition(SOLO))
-        assert done.returncode == 1
+        assert done.returncode == 6
         assert "uid" in done.stderr
+        assert daemon.json("job", "ls") == []
         os.chown(place / "project", 1000, 1000)
         done = daemon.ctl("run", "solo", "do it", "--workspace", str(place / "project"), cwd=daemon.definition(SOLO))
         assert done.returncode == 0, done.stderr

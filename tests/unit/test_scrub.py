@@ -120,7 +120,7 @@ def test_a_net_shows_no_value() -> None:
 def test_a_hostile_text_costs_about_as_much_as_any_other() -> None:
     """Beginnings of a long value over and over: a bound that a quadratic search would miss by far."""
     found = net({"a" * 30_000 + "b" + "a" * 30_000: "LONG"})
-    begun = time.monotonic()
+    begun = time.process_time()
     for _ in range(20):
         found.fed("a" * 50_000, "a" * 200_000)
-    assert time.monotonic() - begun < 10
+    assert time.process_time() - begun < 10

@@ -180,15 +180,6 @@ async def test_a_definition_is_refused_with_the_place_and_the_key_of_each_proble
     assert second.endswith(":3:1: must be a string, not a number [experts.lead.instruction]")
 
 
-async def test_a_refused_workspace_fails_the_job_with_its_reason(tmp_path: Path) -> None:
-    from perstackd.domain.workspace import WorkspaceKind, WorkspaceSpec
-
-    async with world(tmp_path, {LEAD: [says("done")]}) as daemon:
-        record, events = await daemon.finished(workspace=WorkspaceSpec(WorkspaceKind.PATH, "/etc"))
-    assert (record.state, record.error_reason) == (JobState.FAILED, "workspace_outside_roots")
-    assert [event.payload.type for event in events] == ["jobCreated", "jobFinished"]
-
-
 async def test_a_watcher_sees_pieces_of_text_before_the_whole(tmp_path: Path) -> None:
     held = Held(says("never"))
     async with world(tmp_path, {LEAD: [held]}) as daemon:

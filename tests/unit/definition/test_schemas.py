@@ -86,9 +86,9 @@ def test_a_schema_that_cannot_be_used_is_one_clear_sentence(value: object, says:
 
 def test_references_that_multiply_are_refused_before_they_are_followed() -> None:
     doubled = {f"d{n}": {"allOf": [{"$ref": f"#/$defs/d{n + 1}"}] * 2} for n in range(40)}
-    began = time.perf_counter()
+    began = time.process_time()
     assert "comes to more than 5,000 values" in wrong({"$defs": {**doubled, "d40": {}}, "$ref": "#/$defs/d0"})
-    assert time.perf_counter() - began < 5
+    assert time.process_time() - began < 5
 
 
 def test_a_long_chain_of_references_does_not_exhaust_the_stack() -> None:

@@ -213,9 +213,9 @@ async def test_deltas_before_a_break_were_shown_and_no_turn_follows() -> None:
 
 @pytest.mark.parametrize("frames", [(), FRAMES[:3], FRAMES[:6]], ids=["silent", "midway", "before-done"])
 async def test_a_model_that_takes_too_long_is_a_timeout(frames: tuple[bytes, ...]) -> None:
-    error = await failing(Reply(frames, ending=Ending.HANG), replace(ASKED, timeout_ms=400))
+    error = await failing(Reply(frames, ending=Ending.HANG), replace(ASKED, timeout_ms=1500))
     assert (error.kind, error.reason, error.retryable) == (Kind.UNAVAILABLE, "model_timeout", True)
-    assert "400 ms" in error.message
+    assert "1500 ms" in error.message
 
 
 async def test_nobody_at_the_address_is_unreachable() -> None:

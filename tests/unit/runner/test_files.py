@@ -185,7 +185,7 @@ def test_a_lock_that_somebody_keeps_is_waited_for_with_a_bound(
         fcntl.flock(held, fcntl.LOCK_EX)
         started = time.monotonic()
         assert failure(text_file.edit, tree, path="f", oldText="a", newText="b") == "file_busy"
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 30
 
 
 def test_changing_a_fifo_a_directory_or_half_a_character_is_refused(tree: Tree, root: Path) -> None:

@@ -137,8 +137,8 @@ def test_many_lines_that_are_the_same_end_in_time(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(hunk, "APPLY_SECONDS", 0.5)
     text = b"a\n" * 2_000_000
     bodies = [f"@@ -{n} +{n} @@\n-a\n-b\n" for n in range(1, 5)]
-    started = time.monotonic()
+    started = time.process_time()
     assert len(applied(text, *bodies).misfits) == 4
     with pytest.raises(ToolFailure, match="found no place in"):
         applied(text, "@@ -4000000,3 +1,0 @@\n-a\n-a\n-a\n", *["@@ -999999999 +1,0 @@\n-a\n"] * 4000)
-    assert time.monotonic() - started < 20
+    assert time.process_time() - started < 20
