@@ -27,13 +27,15 @@ from perstackd.domain.ids import SandboxId
 from perstackd.domain.session import Ask, Failure, Hello, LinkLost, Order
 from perstackd.ports.clock import Clock
 from perstackd.rpc import runner_convert
-from perstackd.rpc.runner_stream import STOP_SECONDS, FloodedError, LinkLimits, RunnerStream, Throttle, connection
+from perstackd.rpc.runner_stream import STOP_SECONDS, FloodedError, LinkLimits, RunnerStream, Throttle
 from perstackd.version import RUNNER_PROTOCOL
 
 MAX_PATH: Final = 107  # sun_path holds 108 bytes with its NUL, see unix(7)
 BACKLOG: Final = 8
 HELLO_SECONDS: Final = 10.0
 ASKS_WAITING: Final = 64
+UNREAD_BYTES: Final = 4 << 20
+"""Asks that nobody took yet, as they came; as objects they may be some ten times as large."""
 ORDERS_WAITING: Final = 256
 ACKNOWLEDGE_EVERY: Final = 32
 MAX_TRIES: Final = 8
@@ -91,11 +93,13 @@ class SocketRunnerLink:
         self._path = Path(path)
         self._limits = limits
         self._throttle = Throttle(limits, clock)
-        self._asks: asyncio.Queue[tuple[int, Ask]] = asyncio.Queue(ASKS_WAITING)
+        self._asks: asyncio.Queue[tuple[int, Ask, int]] = asyncio.Queue(ASKS_WAITING)
+        self._unread = 0
+        self._room = asyncio.Event()
         self._early: list[pb.ToRunner] = []
         self._greeted: asyncio.Future[Hello] = asyncio.get_running_loop().create_future()
         self._server: asyncio.Server | None = None
-        self._connections: set[asyncio.Task[None]] = set()
+        self._connections: dict[asyncio.Task[None], RunnerStream] = {}
         self._stream: RunnerStream | None = None
         self._taken = False
         self._lost = ""
@@ -105,11 +109,18 @@ class SocketRunnerLink:
         """Bind and listen; the directory is this sandbox's alone, so the socket may be open to its uid."""
         try:
             bound = await asyncio.to_thread(_bound, self._path)
-            loop = asyncio.get_running_loop()
-            self._server = await loop.create_unix_server(lambda: connection(self._serve), sock=bound, backlog=BACKLOG)
+            self._server = await self._listening(bound)
         except OSError as error:
             message = f"the socket {self._path} could not be made: {error}"
             raise PerstackError(Kind.UNAVAILABLE, "socket_failed", message) from error
+
+    async def _listening(self, bound: socket.socket) -> asyncio.Server:
+        loop, most = asyncio.get_running_loop(), self._limits.message_bytes
+        try:
+            return await loop.create_unix_server(lambda: RunnerStream(most, self._accept), sock=bound, backlog=BACKLOG)
+        except BaseException:
+            bound.close()
+            raise
 
     # --- the port ---------------------------------------------------------------------------------------------------
     async def hello(self, deadline: float) -> Hello:
@@ -128,24 +139,31 @@ class SocketRunnerLink:
                 Kind.UNAVAILABLE, "link_lost", f"the link to sandbox {self._sandbox_id} is gone: {self._lost}"
             )
         if not self._give(runner_convert.order(order)):
-            self._lose("it does not read its orders")  # an order that is lost in silence would be waited for
             message = f"the sandbox {self._sandbox_id} does not read its orders"
             raise PerstackError(Kind.UNAVAILABLE, "link_lost", message)
 
     def _give(self, *messages: pb.ToRunner) -> bool:
-        """Orders, then what they let the runner forget: what an ask led to is there before it is forgotten."""
+        """Orders, then what they let the runner forget: what an ask led to is there before it is forgotten. When they
+        cannot go the link is lost: an order that is lost in silence would be waited for.
+        """
         if self._stream is None:
             self._early += messages
-            return len(self._early) <= ORDERS_WAITING
-        if self._stored > self._acknowledged:
-            self._acknowledged = self._stored
-            messages = (*messages, pb.ToRunner(ack=pb.Ack(counter=self._stored)))
-        return self._stream.write(*messages)
+            given = len(self._early) <= ORDERS_WAITING
+        else:
+            if self._stored > self._acknowledged:
+                self._acknowledged = self._stored
+                messages = (*messages, pb.ToRunner(ack=pb.Ack(counter=self._stored)))
+            given = self._stream.write(*messages)
+        if not given:
+            self._lose("it does not read its orders")
+        return given
 
     async def asks(self) -> AsyncIterator[Ask]:
         """As the port says."""
         while True:
-            counter, ask = await self._asks.get()
+            counter, ask, size = await self._asks.get()
+            self._unread -= size
+            self._room.set()
             self._read = max(self._read, counter)
             yield ask
             if isinstance(ask, LinkLost):
@@ -165,32 +183,40 @@ class SocketRunnerLink:
     async def close(self) -> None:
         """As the port says."""
         self._lose("closed")
-        ending = tuple(self._connections)
+        ending = dict(self._connections)
         for task in ending:
             task.cancel()
-        if ending:
-            await asyncio.wait(ending, timeout=STOP_SECONDS)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(2 * STOP_SECONDS):
+                for stream in ending.values():
+                    await stream.gone()
         await self._hide()
 
     # --- the connection ---------------------------------------------------------------------------------------------
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One connection, in the task that the server made for it; `close` awaits it."""
-        stream = RunnerStream(reader, writer, self._limits.message_bytes)
-        task = asyncio.current_task()
-        if task is not None:
-            self._connections.add(task)
+    def _accept(self, stream: RunnerStream) -> None:
+        """A new connection gets a task of its own, which `close` ends."""
+        if self._lost:
+            stream.end()
+            return
+        task = asyncio.get_running_loop().create_task(self._serve(stream))
+        self._connections[task] = stream
+        task.add_done_callback(self._served)
+
+    def _served(self, task: asyncio.Task[None]) -> None:
+        """Also of one that was cancelled before its first step."""
+        self._connections.pop(task).end()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("connection of a sandbox failed", sandbox_id=self._sandbox_id, error=type(error).__name__)
+            self._lose(f"the daemon failed at it: {type(error).__name__}")
+
+    async def _serve(self, stream: RunnerStream) -> None:
         try:
             first = await self._recognised(stream) if self._expected_hash and not self._taken else None
-            if not self._taken:
-                await self._attach(stream, first)
-            else:
-                stream.reject("this sandbox has its runner")
+            if self._taken:
+                raise _RejectedError("this sandbox has its runner")
+            await self._attach(stream, first)
         except _RejectedError as error:
             stream.reject(str(error))
-        finally:
-            if task is not None:
-                self._connections.discard(task)
-            stream.end()
 
     async def _attach(self, stream: RunnerStream, first: pb.FromRunner | None) -> None:
         """The runner's connection. Any other one is rejected."""
@@ -217,7 +243,8 @@ class SocketRunnerLink:
             raise _RejectedError("too many tries")
         message = pb.FromRunner()
         with suppress(TimeoutError, runner_convert.MalformedError):
-            came = await asyncio.wait_for(stream.read(), HELLO_SECONDS)
+            async with asyncio.timeout(HELLO_SECONDS):
+                came = await stream.read()
             message = came[0] if came is not None else message
         if not hmac.compare_digest(_hashed(message.hello.session_token), self._expected_hash):
             _log.warning("stream without the session's token refused", sandbox_id=self._sandbox_id, tries=self._tries)
@@ -227,7 +254,8 @@ class SocketRunnerLink:
     async def _greet(self, stream: RunnerStream, first: pb.FromRunner | None) -> bool:
         """Whether there was a hello that could be welcomed."""
         if first is None:
-            came = await asyncio.wait_for(stream.read(), HELLO_SECONDS)
+            async with asyncio.timeout(HELLO_SECONDS):
+                came = await stream.read()
             if came is None:
                 return False
             first, _ = came
@@ -242,6 +270,8 @@ class SocketRunnerLink:
         token = hello.session_token if self._expected_hash else secrets.token_hex(16)
         self.token_hash = _hashed(token)
         await self._hide()
+        if self._lost:
+            return False
         welcome = pb.Welcome(session_token=token, acknowledged=self._resumed.acknowledged)
         stream.write(pb.ToRunner(welcome=welcome), *self._early)
         self._early.clear()
@@ -273,18 +303,24 @@ class SocketRunnerLink:
             ask = runner_convert.ask(message)
             if isinstance(ask, Failure):
                 _log.warning("runner failed", sandbox_id=self._sandbox_id, reason=ask.reason)
-            await self._asks.put((message.counter, ask))
+            while self._unread > UNREAD_BYTES:
+                self._room.clear()
+                await self._room.wait()
+            self._unread += size
+            await self._asks.put((message.counter, ask, size))
 
     def _lose(self, why: str) -> None:
         """Tell both sides once. The last ask must arrive even when the queue is full: the oldest unread gives way."""
         if self._lost:
             return
         self._lost = why
-        unheard = f"the sandbox {self._sandbox_id} ended before it called: {why}; its image may need make images"
+        unheard = f"the sandbox {self._sandbox_id} ended before it called: {why}"
         self._answer(PerstackError(Kind.TIMEOUT, "runner_silent", unheard))
         if self._asks.full():
-            self._asks.get_nowait()
-        self._asks.put_nowait((0, LinkLost(why)))
+            self._unread -= self._asks.get_nowait()[2]
+        self._asks.put_nowait((0, LinkLost(why), 0))
+        if self._server is not None:
+            self._server.close()
         if self._stream is not None:
             self._stream.end()
 

@@ -28,6 +28,7 @@ FORBIDDEN_STEMS = frozenset({"utils", "util", "helpers", "helper", "common", "ma
 UNGROUPED_TASKS = {
     "perstackctl/client/sending.py": "what the requests raise is the caller's as it is; awaited there in any case",
     "perstackd/app/warm_pool/held_link.py": "a read outlives the hand-over from pool to run; HeldLink.close ends it",
+    "perstackd/rpc/runner.py": "one a connection, made in a callback, which cannot wait; `close` ends them",
     "sandbox-images/runner/perstack_runner/children.py": "no cancellation may tear a start or an end; awaited there",
 }
 IMPORTERS: dict[str, tuple[str, ...]] = {

@@ -39,5 +39,5 @@ async def read_frame(reader: StreamReader, most: int) -> bytes | None:
         if size > most:
             raise FrameTooLargeError(size, most)
         return await reader.readexactly(size)
-    except (IncompleteReadError, ConnectionError):
+    except (IncompleteReadError, OSError):
         return None

@@ -191,5 +191,5 @@ class Link:
                 self._wake.clear()
                 if not self._closed:
                     await self._wake.wait()
-        except ConnectionError:
+        except OSError:  # a connection that never was shows it here only (ENOTCONN)
             return
