@@ -20,6 +20,8 @@ from tests.fakes.scripts import FileScripts
 
 BIN = Path(sys.executable).parent
 START_SECONDS = 90
+CALL_SECONDS = 240
+"""A call of perstackctl that takes longer hangs. Jobs that are waited for wait for each other's sandboxes."""
 
 
 def serve(home: str, settings: Mapping[str, Any], real_providers: bool, secrets: Mapping[str, str]) -> None:
@@ -62,6 +64,13 @@ class Daemon:
         arguments = (str(self.home), {**base, **self.settings}, self.real_providers, self.secrets)
         self.process = context.Process(target=self.main, args=arguments)
         self.process.start()
+        try:
+            self._started()
+        except BaseException:
+            self.stop()  # no fixture will: it has nothing to give
+            raise
+
+    def _started(self) -> None:
         deadline = time.monotonic() + START_SECONDS
         while not self.answers():
             assert self.process.is_alive(), self.log()[-3000:]
@@ -106,7 +115,7 @@ class Daemon:
             env={**self.environment, **(env or {})},
             input=stdin,
             capture_output=True,
-            timeout=90,
+            timeout=CALL_SECONDS,
             check=False,
         )
         return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())

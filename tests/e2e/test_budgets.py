@@ -62,7 +62,7 @@ def test_a_job_whose_time_is_up_stops_in_the_middle_of_a_call(daemon: Daemon) ->
     last = events[-1]
     assert (code, last["reason"]) == (3, "budget_wallClock")
     assert "2 s" in last["message"]
-    assert 1900 < last["timestamp"] - events[0]["timestamp"] < 5000
+    assert 1900 < last["timestamp"] - events[0]["timestamp"] < 30_000  # the call would take 60 s
     assert one(events, "stopRunByExceededBudget")["budget"] == "wallClock"
 
 
@@ -108,7 +108,7 @@ def test_time_that_is_up_ends_children_and_parent_at_once(daemon: Daemon) -> Non
     assert (code, events[-1]["reason"]) == (3, "budget_wallClock")
     ends = [event for event in events if event["type"] == "stopRunByExceededBudget"]
     assert {event["expertKey"] for event in ends} == {"solo", "helper"}
-    assert ends[-1]["timestamp"] - ends[0]["timestamp"] < 1000
+    assert ends[-1]["timestamp"] - ends[0]["timestamp"] < 5_000
 
 
 # --- prices -----------------------------------------------------------------------------------------------------------

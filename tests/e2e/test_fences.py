@@ -18,7 +18,7 @@ from perstackd.adapters.docker.halting import HostHalts
 from tests.e2e import daemon as ordinary
 from tests.e2e.daemon import Daemon, one, running, types
 from tests.e2e.skill_servers import call, expert, python, results, stdio, watched
-from tests.e2e.test_trouble import eventually
+from tests.e2e.test_trouble import eventually, processes
 from tests.own_engine import OwnEngine, own_engine
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(240)]
@@ -126,7 +126,7 @@ def resurrect(engine: OwnEngine, home: Path, main: Callable[..., None]) -> Resur
             job.until("callTools")
             first = one(job.seen, "sandboxAssigned")["containerId"]
             eventually(lambda: "before" in _text(files / "note"))
-            pids = _processes(first)
+            pids = processes(first)
             assert len(pids) > 2
             _signal(pids, signal.SIGSTOP)
             job.until("resumeToolCalls")
@@ -233,12 +233,6 @@ def _idle(daemon: Daemon) -> list[Mapping[str, Any]]:
 
 def _text(path: Path) -> str:
     return path.read_text() if path.exists() else ""
-
-
-def _processes(container: str) -> list[int]:
-    """All of the container; the engine is not asked, it stands still."""
-    (file,) = Path("/sys/fs/cgroup").glob(f"pids/docker/{container}/cgroup.procs")
-    return [int(pid) for pid in file.read_text().split()]
 
 
 def _signal(pids: list[int], number: int) -> None:

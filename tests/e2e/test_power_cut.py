@@ -48,7 +48,6 @@ class Host:
         self._mount()
         settings = {"templates.base.min_idle": 1, "workspaces.named_bytes": 32 << 20, "workspaces.named_inodes": 1024}
         self.daemon = Daemon(home, settings)
-        self.daemon.start()
 
     def cut(self) -> None:
         """All at once; then it boots, and the daemon starts."""
@@ -93,6 +92,7 @@ def machine() -> Iterator[Host]:
     with tempfile.TemporaryDirectory(prefix="pp-", dir="/tmp") as directory:
         made = Host(Path(directory))
         try:
+            made.daemon.start()
             yield made
         finally:
             made.close()

@@ -10,14 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 
 from perstackctl import client as api
 from perstackctl.client import Action, Answer, Client, JobState, QuestionKind
 from perstackctl.client.errors import JobWaitsError
 from perstackctl.client.values import Job
 from perstackctl.joblog.choice import TYPES
-from perstackctl.main import cli
 from perstackctl.watch.follow import Follower
 from perstackctl.watch.plain import PlainLog
 from perstackctl.watch.trace import Trace, fold
@@ -25,6 +23,7 @@ from perstackd.app.system import System, SystemFacts
 from perstackd.rpc.server import AdminSocket, Api, admin_server
 from tests.fakes.clock import FakeClock
 from tests.fakes.models import Entry
+from tests.rpc.ctl_program import Ctl
 from tests.unit.app.daemon_in_memory import SKILLS, World, world
 from tests.unit.app.test_jobs import HELPER, LEAD, calls, says
 from tests.unit.app.test_people import GAME, MAIL, asked
@@ -146,21 +145,21 @@ async def test_limits_arrive_and_are_told_again(root: Path) -> None:
 
 
 async def test_the_program_reads_questions_log_and_tree_of_a_real_job(root: Path) -> None:
-    def run(*args: str) -> str:
-        done = CliRunner().invoke(cli, ["--address", str(root / "admin" / "p.sock"), "job", *args])
-        assert done.exit_code == 0, (args, done.output, done.exception)
-        return done.output
+    async def run(*args: str) -> str:
+        done = await Ctl(f"unix:{root}/admin/p.sock", root)("job", *args)
+        assert done.code == 0, (args, done)
+        return done.out
 
     async with served(root, ASKS) as (daemon, _client):
         record = await daemon.start(GAME)
         (question,) = await asked(daemon, record.id)
         short = question.id.rpartition(".")[2]
-        assert "Where?" in await asyncio.to_thread(run, "questions", record.id)
-        assert (await asyncio.to_thread(run, "answer", record.id, "the middle")).endswith(f"answered {short}\n")
+        assert "Where?" in await run("questions", record.id)
+        assert (await run("answer", record.id, "the middle")).endswith(f"answered {short}\n")
         events = await daemon.events(record.id)
-        log = await asyncio.to_thread(run, "log", record.id)
+        log = await run("log", record.id)
         assert len(log.splitlines()) == len(events) + 1
         assert f"a person answered: the middle [{short}]" in log
-        assert "✓ lead" in await asyncio.to_thread(run, "tree", record.id)
+        assert "✓ lead" in await run("tree", record.id)
         # The same answer again, by its name, is no error.
-        assert await asyncio.to_thread(run, "answer", record.id, short, "the middle") == f"answered {short}\n"
+        assert await run("answer", record.id, short, "the middle") == f"answered {short}\n"

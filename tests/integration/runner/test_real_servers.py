@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import socket
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 from perstack.v1 import runner_pb2 as pb
 
+from tests.free_port import free_port
 from tests.integration.runner.fake_daemon import FakeDaemon, value_of
 from tests.integration.runner.real_servers import RealServers, installed
 from tests.integration.runner.test_skills import states
@@ -32,9 +32,7 @@ async def everything(servers: RealServers, transport: str) -> AsyncIterator[pb.S
     if transport == "stdio":
         yield stdio("all", servers.javascript("server-everything", "stdio"))
         return
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     argv = servers.javascript("server-everything", {"http": "streamableHttp", "sse": "sse"}[transport])
     process = await asyncio.create_subprocess_exec(
         *argv, env={**os.environ, "PORT": str(port)}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

@@ -79,7 +79,7 @@ async def test_a_call_without_an_answer_ends_in_its_time_and_is_cancelled_at_the
     daemon: FakeDaemon, workspace: Path, http: RawHttp
 ) -> None:
     http.hangs = {"tools/call"}
-    await daemon.begin(workspace, skills=[remote(http, tool_timeout_ms=300)])
+    await daemon.begin(workspace, skills=[remote(http, tool_timeout_ms=1500)])
     (answer,) = await daemon.results(1, ("echo", {}), skill="s")
     assert value_of(answer)["error"] == "timeout"
     (cancelled,) = await http.until("notifications/cancelled")
@@ -89,7 +89,7 @@ async def test_a_call_without_an_answer_ends_in_its_time_and_is_cancelled_at_the
 
 async def test_answers_that_nobody_waits_for_do_not_pile_up(daemon: FakeDaemon, workspace: Path, http: RawHttp) -> None:
     http.hangs = {"tools/call"}
-    await daemon.begin(workspace, skills=[remote(http, tool_timeout_ms=200)])
+    await daemon.begin(workspace, skills=[remote(http, tool_timeout_ms=1000)])
     await daemon.results(1, *[("echo", {})] * 20, skill="s")
     http.hangs = set()
     assert await echo(daemon, 2) == '{"step": 2}'

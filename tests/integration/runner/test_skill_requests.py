@@ -62,12 +62,12 @@ async def test_without_a_workspace_there_is_no_root(daemon: FakeDaemon) -> None:
 
 
 async def test_a_form_waits_for_its_answer_and_the_time_out_stands_still(daemon: FakeDaemon, workspace: Path) -> None:
-    await daemon.begin(workspace, skills=[asking(tool_timeout_ms=500)])
+    await daemon.begin(workspace, skills=[asking(tool_timeout_ms=1500)])
     daemon.order_calls(1, ("s", *ask(form())), ("s", "quick", {}))
     question = await daemon.next("elicit")
     assert (question.call_id, question.skill, question.elicitation_id, question.message) == ("c1-0", "s", 1, "Who?")
     assert json.loads(question.schema) == FORM
-    await asyncio.sleep(1.0)  # twice the time-out: what is tested is that nothing happens
+    await asyncio.sleep(3.0)  # twice the time-out: what is tested is that nothing happens
     answer(daemon, 1)
     asked, quick = await daemon.take_results(1)
     assert answers(asked) == [{"action": "accept", "content": {"name": "Ada"}}]
@@ -75,15 +75,15 @@ async def test_a_form_waits_for_its_answer_and_the_time_out_stands_still(daemon:
 
 
 async def test_after_an_answer_the_clock_runs_on(daemon: FakeDaemon, workspace: Path) -> None:
-    await daemon.begin(workspace, skills=[asking(tool_timeout_ms=500)])
+    await daemon.begin(workspace, skills=[asking(tool_timeout_ms=1500)])
     daemon.turn(1, ask(form(), hang=True), skill="s")
     await daemon.next("elicit")
-    await asyncio.sleep(0.6)
+    await asyncio.sleep(2.0)
     answer(daemon, 1, "decline", b"")
     started = time.monotonic()
     (result,) = await daemon.take_results(1)
     assert value_of(result)["error"] == "timeout"
-    assert 0.1 < time.monotonic() - started < 5
+    assert 0.1 < time.monotonic() - started < 15
 
 
 @pytest.mark.parametrize(

@@ -209,7 +209,7 @@ async def test_contents_of_every_kind_are_handed_on(daemon: FakeDaemon, workspac
 
 
 async def test_a_hung_call_times_out_and_is_cancelled_at_the_server(daemon: FakeDaemon, workspace: Path) -> None:
-    await daemon.begin(workspace, skills=[raw("s", "hang-on-call", tool_timeout_ms=300)])
+    await daemon.begin(workspace, skills=[raw("s", "hang-on-call", tool_timeout_ms=2000)])
     slow, quick = await daemon.results(1, ("slow", {}), ("echo", {}), skill="s")
     assert value_of(slow)["error"] == "timeout"
     assert not quick.is_error
@@ -224,7 +224,7 @@ async def test_a_cancelled_call_is_cancelled_at_the_server(daemon: FakeDaemon, w
     daemon.order(cancel_calls=pb.CancelCalls(call_ids=["c1-0"]))
     (result,) = await daemon.take_results(1)
     assert value_of(result)["error"] == "cancelled"
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 10
     (again,) = await daemon.results(2, ("echo", {}), skill="s")
     assert not again.is_error
 

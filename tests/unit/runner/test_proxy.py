@@ -6,6 +6,8 @@ import pytest
 from perstack_runner import proxy
 from perstack_runner.proxy import Proxy
 
+from tests.free_port import free_port
+
 pytestmark = pytest.mark.anyio
 
 
@@ -58,9 +60,9 @@ async def test_routes_are_asked_for_at_the_next_port() -> None:
 
 
 async def test_a_taken_port_leaves_neither_open(egress: str) -> None:
-    async with await asyncio.start_server(echo, "127.0.0.1", 0) as taken:
-        second = taken.sockets[0].getsockname()[1]
-        made = Proxy(egress, second - 1)
+    first = free_port(2)
+    async with await asyncio.start_server(echo, "127.0.0.1", first + 1):
+        made = Proxy(egress, first)
         with pytest.raises(OSError, match="in use"):
             await made.start()
         with pytest.raises(OSError, match=r"refused|failed"):
@@ -91,9 +93,9 @@ async def test_without_an_egress_socket_clients_are_told(tmp_path: Path) -> None
 
 
 async def test_closing_cuts_connections_and_frees_the_port(egress: str) -> None:
-    made = Proxy(egress, 0)
+    port = free_port(2)
+    made = Proxy(egress, port)
     await made.start()
-    port = made.port
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(b"x")
     await reader.readexactly(1)
