@@ -42,8 +42,10 @@ async def _left_open(_: runner.SocketRunnerLink) -> None:
     """Anybody may dial, at any time."""
 
 
-def lift() -> None:
-    """In this process, for good."""
+def lift(*, hides: bool) -> None:
+    """In this process, for good. A daemon that `hides` its sockets forgets who its runners are when it is restarted,
+    and not before.
+    """
     run_member.asked = asked  # type: ignore[attr-defined]
     call_wave.CallWave.came_back = came_back  # type: ignore[method-assign]
     runner.LinkLimits = partial(  # type: ignore[assignment, attr-defined]
@@ -53,11 +55,18 @@ def lift() -> None:
     forgetful = runner.Resumed()
     runner.Resumed = lambda *_: forgetful  # type: ignore[assignment, misc]
     runner.SocketRunnerLink._taken = property(lambda _: False, lambda *_: None)  # type: ignore[assignment]
-    runner.SocketRunnerLink._hide = _left_open  # type: ignore[method-assign, assignment]
+    if not hides:
+        runner.SocketRunnerLink._hide = _left_open  # type: ignore[method-assign, assignment]
     feed.BACKLOG = feed.BACKLOG_BYTES = feed.TEXT_KEPT = NONE  # type: ignore[misc]
 
 
 def serve(home: str, settings: Mapping[str, Any], real_providers: bool, secrets: Mapping[str, str]) -> None:
     """A daemon's main function, as the e2e tests'; without the laws."""
-    lift()
+    lift(hides=False)
+    daemon.serve(home, settings, real_providers, secrets)
+
+
+def serve_hiding(home: str, settings: Mapping[str, Any], real_providers: bool, secrets: Mapping[str, str]) -> None:
+    """The same, and nobody can dial a runner's socket while its session lasts."""
+    lift(hides=True)
     daemon.serve(home, settings, real_providers, secrets)

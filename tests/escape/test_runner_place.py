@@ -106,7 +106,7 @@ def test_a_stranger_in_an_idle_sandbox_is_refused() -> None:
 
 @control("runner_place_after_restart")
 def test_a_daemon_that_forgot_its_runner_welcomes_the_stranger() -> None:
-    with daemon_of(lawless.serve) as attacker:
+    with daemon_of(lawless.serve_hiding) as attacker:
         assert dialled_while_idle(attacker.daemon) == "welcome"
 
 
@@ -122,6 +122,6 @@ def test_a_stranger_in_a_sandbox_at_work_is_refused_and_its_run_goes_on() -> Non
 
 @control("runner_place_in_a_run")
 def test_a_daemon_that_forgot_its_runner_takes_the_stranger_for_it() -> None:
-    with daemon_of(lawless.serve) as attacker:
+    with daemon_of(lawless.serve_hiding) as attacker:
         logged, _ = dialled_in_a_run(attacker)
     assert TAKEN in logged
