@@ -17,6 +17,10 @@ class Bucket:
         level = min(self.burst, self.level + (now - self.at) * self.rate) - amount
         return replace(self, level=level, at=now), max(0.0, -level / self.rate)
 
+    def recovered(self, amount: float) -> bool:
+        """Whether it was at least half full before `amount` was taken."""
+        return self.level + amount >= self.burst / 2
+
 
 def full(rate: float, burst: float, now: float) -> Bucket:
     """A bucket that has not been used."""

@@ -268,10 +268,10 @@ class SocketRunnerLink:
             return False
         # A resumed session keeps its token: with another one, a daemon that dies before it stored the hash loses it.
         token = hello.session_token if self._expected_hash else secrets.token_hex(16)
-        self.token_hash = _hashed(token)
         await self._hide()
         if self._lost:
             return False
+        self.token_hash = _hashed(token)
         welcome = pb.Welcome(session_token=token, acknowledged=self._resumed.acknowledged)
         stream.write(pb.ToRunner(welcome=welcome), *self._early)
         self._early.clear()

@@ -134,7 +134,9 @@ class RunnerStream(asyncio.Protocol):
 
 
 class Throttle:
-    """Makes the reader wait, so that the socket's buffer holds the sender back."""
+    """Makes the reader wait, so that the socket's buffer holds the sender back. A sender is under pressure until it has
+    paused long enough: a sleep that lasted a little too long lets a message through at once, and proves nothing.
+    """
 
     def __init__(self, limits: LinkLimits, clock: Clock) -> None:
         now = clock.monotonic()
@@ -151,7 +153,8 @@ class Throttle:
         self._bytes, second = self._bytes.taken(size, now)
         wait = max(first, second)
         if not wait:
-            self._since = None
+            if self._messages.recovered(1) and self._bytes.recovered(size):
+                self._since = None
             return
         self._since = now if self._since is None else self._since
         if now - self._since > self._patience:

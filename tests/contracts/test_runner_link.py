@@ -167,6 +167,39 @@ async def test_orders_arrive_in_order(linked: Callable[[], Any]) -> None:
             assert await runner.orders(2) == ["Probe", "Finish"]
 
 
+async def test_orders_from_before_the_runner_called_arrive_in_order(linked: Callable[[], Any]) -> None:
+    async with linked() as (link, runner):
+        await link.send(Probe("/mnt/workspace/x"))
+        await link.send(Finish("completed"))
+        await runner.call()
+        await link.hello(5)
+        with anyio.fail_after(5):
+            assert await runner.orders(2) == ["Probe", "Finish"]
+
+
+async def test_acknowledging_is_harmless_however_much_was_read_and_once_the_link_is_lost(
+    linked: Callable[[], Any],
+) -> None:
+    async with linked() as (link, runner):
+        await runner.call()
+        await link.hello(5)
+        await runner.ready("/mnt/workspace")
+        asks = aiter(link.asks())
+        with anyio.fail_after(5):
+            assert await anext(asks) == Ready("/mnt/workspace")
+            first = link.position
+            link.acknowledge(first + 100)
+            await runner.next_turn(1)
+            assert await anext(asks) == NextTurn(1)
+            assert link.position > first
+            await runner.leave()
+            assert isinstance(await anext(asks), LinkLost)
+        for position in (first, link.position + 100):
+            link.acknowledge(position)
+        await link.close()
+        link.acknowledge(link.position)
+
+
 async def test_asks_come_in_order_and_the_loss_is_the_last(linked: Callable[[], Any]) -> None:
     async with linked() as (link, runner):
         await runner.call()

@@ -1,12 +1,13 @@
-"""The link into a sandbox, over a real socket, with hostile and honest runners."""
+"""The link into a sandbox, over a real socket, with hostile and honest runners: what is said, and to whom."""
 
+import asyncio
 import hashlib
 import socket as socket_module
+import stat
 import struct
+import threading
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import anyio
 import pytest
@@ -15,45 +16,26 @@ from perstack.v1.frames import frame
 
 from perstackd.adapters.clock import SystemClock
 from perstackd.domain.errors import PerstackError
-from perstackd.domain.ids import SandboxId
-from perstackd.domain.session import Failure, Finish, Hello, LinkLost, NextTurn, Probe, ProbeResult
-from perstackd.rpc.runner import SocketRunnerLink, SocketRunnerLinks
-from perstackd.rpc.runner_stream import LinkLimits
+from perstackd.domain.session import Finish, Hello, LinkLost, NextTurn, Probe, ProbeResult, Progress
+from perstackd.rpc import runner as runner_module
+from perstackd.rpc.runner import SocketRunnerLinks
 from perstackd.version import RUNNER_PROTOCOL
-from tests.fakes.runner_dialled import Dialled, dialled
+from tests.fakes.runner_dialled import ID, dialled, first_ask, greet, hello, linked, nothing_unhandled, ticks
 
 pytestmark = pytest.mark.anyio
-ID = SandboxId("01HZZZZZZZZZZZZZZZZZZZZZZZ")
+TOKEN_HASH = hashlib.sha256(b"token").hexdigest()
 
 
-@asynccontextmanager
-async def linked(path: Path, limits: LinkLimits | None = None, token_hash: str = "") -> AsyncIterator[SocketRunnerLink]:
-    link = await SocketRunnerLinks(SystemClock(), limits).listen(ID, str(path), token_hash)
-    try:
-        yield link
-    finally:
-        await link.close()
-
-
-def hello(version: int = 1, token: str = "") -> pb.FromRunner:
-    said = pb.Hello(protocol_version=version, runner_version="t", landlock_abi=1, session_token=token)
-    return pb.FromRunner(hello=said)
+@pytest.fixture(autouse=True)
+async def handled() -> AsyncIterator[None]:
+    async with nothing_unhandled():
+        yield
 
 
 def schema(document: bytes) -> pb.FromRunner:
     tool = pb.ToolSpec(name="t", input_schema=document)
     state = pb.SkillState.STATE_CONNECTED
     return pb.FromRunner(counter=1, skill_state=pb.SkillState(skill="s", state=state, tools=[tool]))
-
-
-async def greet(runner: Dialled) -> pb.ToRunner:
-    runner.say(hello())
-    return await runner.order()
-
-
-async def first_ask(link: SocketRunnerLink) -> Any:
-    with anyio.fail_after(5):
-        return await anext(aiter(link.asks()))
 
 
 async def test_the_first_stream_is_welcomed_and_the_socket_is_gone(tmp_path: Path) -> None:
@@ -210,9 +192,12 @@ async def test_a_runner_of_another_protocol_is_refused_with_the_remedy(tmp_path:
 
 
 async def test_a_silent_sandbox_is_told_after_the_deadline(tmp_path: Path) -> None:
-    async with linked(tmp_path / "r.sock") as link:
+    socket = tmp_path / "r.sock"
+    async with linked(socket) as link, dialled(socket) as runner:
         with pytest.raises(PerstackError, match="did not call"):
             await link.hello(0.05)
+        await greet(runner)
+        assert isinstance(await link.hello(5), Hello)  # who asks again
 
 
 @pytest.mark.parametrize(
@@ -287,69 +272,128 @@ async def test_frames_in_pieces_and_together_are_read_alike(tmp_path: Path) -> N
                 assert [await anext(asks) for _ in range(3)] == [NextTurn(1), NextTurn(2), NextTurn(3)]
 
 
-async def test_what_a_program_said_before_it_died_with_orders_unread_is_heard(tmp_path: Path) -> None:
-    """The kernel resets such a connection."""
+@pytest.mark.parametrize(
+    "data",
+    [b"PRI * HTTP/2.0", struct.pack(">I", 8) + b"\xff" * 8, struct.pack(">I", 1 << 30), struct.pack(">I", 0)],
+    ids=["HTTP/2", "noise", "too large", "nothing"],
+)
+async def test_a_stranger_who_speaks_no_frames_does_not_end_a_session_that_goes_on(tmp_path: Path, data: bytes) -> None:
     socket = tmp_path / "r.sock"
-    async with linked(socket) as link:
+    async with linked(socket, token_hash=TOKEN_HASH) as link:
+        async with dialled(socket) as stranger:
+            stranger.writer.write(data)
+            assert await stranger.rejection() == "this is not the session's token"
         async with dialled(socket) as runner:
-            await greet(runner)
-            runner.writer.transport.pause_reading()  # type: ignore[attr-defined]
-            for _ in range(3):
-                await link.send(Finish("unread"))
-            runner.say(counter=1, next_turn=pb.NextTurn(step=1))
-            runner.say(counter=2, failure=pb.Failure(reason="r", message="m"))
-        with anyio.fail_after(5):
-            assert [type(ask) async for ask in link.asks()] == [NextTurn, Failure, LinkLost]
+            runner.say(hello(token="token"))
+            assert (await runner.order()).welcome.session_token == "token"
+            assert isinstance(await link.hello(5), Hello)
 
 
-async def test_a_flood_is_read_slowly_and_ends_the_link_when_it_goes_on(tmp_path: Path) -> None:
+# --- the hello ------------------------------------------------------------------------------------------------------
+async def test_any_uid_inside_may_dial(tmp_path: Path) -> None:
     socket = tmp_path / "r.sock"
-    slow = LinkLimits(messages_per_second=1000, messages_burst=1, throttled_seconds=0.05)
-    async with linked(socket, slow) as link, dialled(socket) as runner:
-        await greet(runner)
-        for number in range(1, 1000):
-            runner.say(counter=number, next_turn=pb.NextTurn(step=1))
-        with anyio.fail_after(10):
-            last = [ask async for ask in link.asks()][-1]
-        assert isinstance(last, LinkLost)
-        assert "more than it may" in last.detail
+    async with linked(socket):
+        assert stat.S_IMODE(socket.stat().st_mode) == 0o666
 
 
-async def test_what_is_not_taken_stays_with_the_sender(tmp_path: Path) -> None:
-    """Nobody reads the asks: past what waits for a reader, the sandbox's own socket is full."""
+async def test_the_path_is_gone_before_the_hello_is_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    socket, begun, may_go = tmp_path / "r.sock", threading.Event(), threading.Event()
+    unlink = Path.unlink
+
+    def slow(path: Path, missing_ok: bool = False) -> None:
+        begun.set()
+        assert may_go.wait(5)
+        unlink(path, missing_ok)
+
+    async with linked(socket) as link, dialled(socket) as runner, asyncio.TaskGroup() as group:
+        monkeypatch.setattr(Path, "unlink", slow)
+        runner.say(hello())
+        answered = group.create_task(link.hello(5))
+        welcomed = group.create_task(runner.order())
+        assert await asyncio.to_thread(begun.wait, 5)
+        await ticks(20)
+        assert not answered.done()
+        assert not welcomed.done()
+        may_go.set()
+        await answered
+        assert not socket.exists()
+        assert (await welcomed).HasField("welcome")
+
+
+async def test_a_first_connection_that_says_nothing_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner_module, "HELLO_SECONDS", 0.05)
     socket = tmp_path / "r.sock"
-    async with linked(socket), dialled(socket) as runner:
-        await greet(runner)
-        runner.writer.transport.set_write_buffer_limits(0)
-        with pytest.raises(TimeoutError):  # noqa: PT012 - some are taken
-            for number in range(1, 1000):
-                runner.say(counter=number, progress=pb.Progress(call_id="a", delta="x" * 32_000))
-                with anyio.fail_after(0.5):
-                    await runner.writer.drain()
-        runner.writer.transport.abort()
+    async with linked(socket) as link, dialled(socket) as silent:
+        assert await first_ask(link) == LinkLost("it said nothing for 0.05 s")
+        with pytest.raises(PerstackError, match="said nothing"):
+            await link.hello(5)
+        assert await silent.read() is None
 
 
-async def test_a_socket_path_that_cannot_work_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(PerstackError, match="shorter runtime_directory"):
-        await SocketRunnerLinks(SystemClock()).listen(ID, "/tmp/" + "x" * 120)
+async def test_a_stranger_who_says_nothing_is_rejected_and_the_session_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner_module, "HELLO_SECONDS", 0.05)
+    socket = tmp_path / "r.sock"
+    async with linked(socket, token_hash=TOKEN_HASH) as link, dialled(socket) as silent:
+        assert await silent.rejection() == "this is not the session's token"
+        monkeypatch.setattr(runner_module, "HELLO_SECONDS", 10.0)
+        async with dialled(socket) as runner:
+            runner.say(hello(token="token"))
+            assert (await runner.order()).HasField("welcome")
+            assert isinstance(await link.hello(5), Hello)
 
 
-async def test_orders_for_a_sandbox_that_never_dials_are_bounded(tmp_path: Path) -> None:
-    async with linked(tmp_path / "r.sock") as link:
-        with pytest.raises(PerstackError, match="does not read"):  # noqa: PT012 - some are kept
-            for _ in range(1000):  # nobody has dialled
-                await link.send(Finish("never"))
-        assert isinstance(await first_ask(link), LinkLost)
+async def test_what_is_not_a_hello_is_no_first_message(tmp_path: Path) -> None:
+    socket = tmp_path / "r.sock"
+    async with linked(socket) as link, dialled(socket) as runner:
+        runner.say(counter=1, next_turn=pb.NextTurn(step=1))
+        assert await first_ask(link) == LinkLost("malformed: the first message is not a hello")
+        assert await runner.read() is None
 
 
-async def test_a_sandbox_that_does_not_read_its_orders_loses_its_link(tmp_path: Path) -> None:
+# --- the order of things --------------------------------------------------------------------------------------------
+async def test_orders_from_before_the_hello_come_once_after_the_welcome_and_in_order(tmp_path: Path) -> None:
+    socket = tmp_path / "r.sock"
+    async with linked(socket) as link, dialled(socket) as runner:
+        for path in ("/mnt/1", "/mnt/2"):
+            await link.send(Probe(path))
+        assert (await greet(runner)).HasField("welcome")
+        await link.send(Probe("/mnt/3"))
+        assert [(await runner.order()).probe.path for _ in range(3)] == ["/mnt/1", "/mnt/2", "/mnt/3"]
+
+
+async def test_acknowledgements_go_alone_when_many_are_due(tmp_path: Path) -> None:
     socket = tmp_path / "r.sock"
     async with linked(socket) as link, dialled(socket) as runner:
         await greet(runner)
-        runner.writer.transport.pause_reading()  # type: ignore[attr-defined]
-        with pytest.raises(PerstackError, match="does not read"):  # noqa: PT012 - some are kept
-            for _ in range(100):
-                await link.send(Finish("x" * (1 << 20)))
-        assert await first_ask(link) == LinkLost("it does not read its orders")
-        with anyio.fail_after(2):
-            await link.close()
+        for counter in range(1, 41):
+            runner.say(counter=counter, next_turn=pb.NextTurn(step=1))
+        asks = aiter(link.asks())
+        with anyio.fail_after(5):
+            for _ in range(40):
+                await anext(asks)
+        for position in (31, 32, 33, 5):  # 31 are not many yet, nor is the one more
+            link.acknowledge(position)
+        assert (await runner.order()).ack.counter == 32
+        await link.send(Finish("completed"))
+        assert [(await runner.order()).WhichOneof("message"), (await runner.order()).ack.counter] == ["finish", 33]
+        await link.send(Finish("again"))
+        await link.send(Finish("and again"))  # nothing new is due
+        assert [(await runner.order()).finish.reason for _ in range(2)] == ["again", "and again"]
+
+
+async def test_progress_may_repeat_and_does_not_move_the_position(tmp_path: Path) -> None:
+    socket = tmp_path / "r.sock"
+    async with linked(socket) as link, dialled(socket) as runner:
+        await greet(runner)
+        runner.say(counter=5, next_turn=pb.NextTurn(step=1))
+        for _ in range(2):
+            runner.say(progress=pb.Progress(call_id="a", delta="x"))
+        asks = aiter(link.asks())
+        with anyio.fail_after(5):
+            assert isinstance(await anext(asks), NextTurn)
+            assert [await anext(asks), await anext(asks)] == [Progress("a", 0, "x")] * 2
+        assert link.position == 5

@@ -57,6 +57,7 @@ class Link:
         self._counter += 1
         message = ask_to_pb(ask, self._counter)
         self._kept.append(message)
+        self._sent.clear()  # also while the daemon is away
         if isinstance(ask, NextTurn):
             self._question = message
         self._queue(message)
@@ -69,7 +70,6 @@ class Link:
     def _queue(self, message: pb.FromRunner) -> None:
         if self._open:
             self._outbox.append(message)
-            self._sent.clear()
             self._wake.set()
 
     async def flush(self, seconds: float) -> None:
@@ -191,5 +191,5 @@ class Link:
                 self._wake.clear()
                 if not self._closed:
                     await self._wake.wait()
-        except OSError:  # a connection that never was shows it here only (ENOTCONN)
+        except OSError:  # not only of a connection that is gone: ENOBUFS as well
             return
