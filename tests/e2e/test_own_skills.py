@@ -231,6 +231,7 @@ def test_package_runners_install_a_server_and_leave_aside_what_the_workspace_pla
     assert code == 0, stderr
     said = results(events)
     assert "datetime" in said["t"]
-    assert ("/mnt/workspace" in said["d"], "index-url" in said["r"]) == (True, True)
+    assert "/mnt/workspace" in said["d"], said
+    assert "index-url" in said["r"], said
     assert "planted" not in json.dumps([event for event in events if event["type"].startswith("skill")])
     assert "egressDenied" not in types(events)

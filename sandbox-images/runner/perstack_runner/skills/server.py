@@ -120,7 +120,9 @@ async def connected(
         await _introduce(session)
         about = session.server_info
         name, version = (about.name, about.version) if about is not None else ("", "")
-        yield Server(session, streams, await listed(session, order), name[:200], version[:200])
+        tools = await listed(session, order)
+        await requests.settle()
+        yield Server(session, streams, tools, name[:200], version[:200])
 
 
 async def _introduce(session: ClientSession) -> None:

@@ -19,6 +19,7 @@ from perstack_runner.skills.last_words import LastWords
 from perstack_runner.skills.pipes import NoMessageError
 
 _LOG_CHARACTERS: Final = 2_000
+ROOTS_SECONDS: Final = 0.1
 
 CAPABILITIES: Final = mcp.ClientCapabilities(
     elicitation=mcp.ElicitationCapability(form=mcp.FormElicitationCapability()), roots=mcp.RootsCapability()
@@ -34,6 +35,7 @@ class ServerRequests:
         self._root = root
         self._elicitations = elicitations
         self._words = words
+        self._told_roots = False
         self._running: dict[str, Clock] = {}
         self._open = 0
         self._noise = 0
@@ -66,8 +68,16 @@ class ServerRequests:
 
     async def list_roots(self, context: ClientRequestContext) -> mcp.ListRootsResult:
         """The workspace, or none."""
+        self._told_roots = True
         roots = [mcp.Root.model_validate({"uri": f"file://{self._root}", "name": "workspace"})] if self._root else []
         return mcp.ListRootsResult(roots=roots)
+
+    async def settle(self) -> None:
+        """Once its tools are listed: a server that asked for the roots gets a moment to take the answer in. Before that
+        it may refuse what is in them (server-filesystem looks at each directory first), and no word says when it has.
+        """
+        if self._told_roots:
+            await asyncio.sleep(ROOTS_SECONDS)
 
     async def elicit(self, context: ClientRequestContext, params: mcp.ElicitRequestParams) -> mcp.ElicitResult:
         """A person's answer. Declined when it is no form, or no call runs: only a call may ask, the oldest one does."""
