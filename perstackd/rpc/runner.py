@@ -326,7 +326,7 @@ class SocketRunnerLink:
 
 
 class _RejectedError(Exception):
-    """Who dialled is not this session's runner."""
+    """Who dialled is not the runner of the session."""
 
 
 def _bound(path: Path) -> socket.socket:
