@@ -273,9 +273,11 @@ class SocketRunnerLink:
             return False
         self.token_hash = _hashed(token)
         welcome = pb.Welcome(session_token=token, acknowledged=self._resumed.acknowledged)
-        stream.write(pb.ToRunner(welcome=welcome), *self._early)
-        self._early.clear()
         self._stream = stream
+        if not stream.write(pb.ToRunner(welcome=welcome), *self._early):
+            self._lose("more orders than can be sent waited for it")
+            return False
+        self._early.clear()
         self._answer(hello)
         return True
 

@@ -81,6 +81,15 @@ class Connection:
         self._socket.close()
 
 
+def counters(messages: list[pb.FromRunner]) -> list[int]:
+    return [message.counter for message in messages]
+
+
+async def asks(connection: Connection, count: int) -> list[int]:
+    """The counters of the next messages."""
+    return counters([await connection.ask() for _ in range(count)])
+
+
 class Daemon:
     """Listens; `dials` says when each connection came, in the loop's seconds."""
 

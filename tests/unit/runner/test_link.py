@@ -2,7 +2,6 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -12,30 +11,9 @@ from perstack_runner import link as link_module
 from perstack_runner.link import Link, LinkGone
 from perstack_runner.messages import Failure, NextTurn, Order, Progress, Ready, Turn, Welcome
 
-from tests.fakes.runner_called import HELLO, TOKEN, WAIT_SECONDS, Connection, Daemon, Scene, scene_at
+from tests.fakes.runner_called import HELLO, TOKEN, WAIT_SECONDS, Daemon, Scene, asks, scene_at
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tries that follow each other closely."""
-    monkeypatch.setattr(link_module, "FIRST_DELAY", 0.005)
-    monkeypatch.setattr(link_module, "LONGEST_DELAY", 0.01)
-
-
-@pytest.fixture
-async def scene(tmp_path: Path, quick: None) -> AsyncIterator[Scene]:
-    async with scene_at(tmp_path / "r.sock") as made:
-        yield made
-
-
-def counters(messages: list[pb.FromRunner]) -> list[int]:
-    return [message.counter for message in messages]
-
-
-async def asks(connection: Connection, count: int) -> list[int]:
-    return [(await connection.ask()).counter for _ in range(count)]
 
 
 # --- connections that are lost --------------------------------------------------------------------------------------

@@ -3,8 +3,6 @@
 import asyncio
 import errno
 import struct
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 from perstack.v1 import runner_pb2 as pb
@@ -12,30 +10,9 @@ from perstack_runner import link as link_module
 from perstack_runner.link import Link
 from perstack_runner.messages import Failure, Finish, Order, Probe, Ready
 
-from tests.fakes.runner_called import HELLO, WAIT_SECONDS, Connection, Scene, scene_at
+from tests.fakes.runner_called import HELLO, WAIT_SECONDS, Scene, asks, counters
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tries that follow each other closely."""
-    monkeypatch.setattr(link_module, "FIRST_DELAY", 0.005)
-    monkeypatch.setattr(link_module, "LONGEST_DELAY", 0.01)
-
-
-@pytest.fixture
-async def scene(tmp_path: Path, quick: None) -> AsyncIterator[Scene]:
-    async with scene_at(tmp_path / "r.sock") as made:
-        yield made
-
-
-def counters(messages: list[pb.FromRunner]) -> list[int]:
-    return [message.counter for message in messages]
-
-
-async def asks(connection: Connection, count: int) -> list[int]:
-    return [(await connection.ask()).counter for _ in range(count)]
 
 
 async def test_what_was_flushed_is_in_the_kernel(scene: Scene, capsys: pytest.CaptureFixture[str]) -> None:
