@@ -84,12 +84,8 @@ def test_a_job_with_tools_a_skill_and_a_question_completes_in_it(daemon: Daemon)
         "solo",
         {"calls": [python("tool", "print(6 * 7)"), call("skill", "look", code="print('from the skill')")]},
         {"calls": [call("ask", "askMove", question="Where to?")]},
-        {
-            "calls": [
-                call("write", "writeTextFile", path="note", text="kept"),
-                call("read", "readTextFile", path="note"),
-            ]
-        },
+        {"calls": [call("write", "writeTextFile", path="note", text="kept")]},
+        {"calls": [call("read", "readTextFile", path="note")]},
         {"text": "done"},
     )
     with watched(daemon, daemon.definition(toml)) as job:
